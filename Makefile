@@ -1,0 +1,49 @@
+# excise: `make demo` runs it, `make test` tests it; both set up by themselves. Needs Python 3.11 (or 3.12) with venv, and pip's
+# package index; nothing else. Another interpreter: make PYTHON=/path/to/python3.11 ...
+
+PYTHON ?= $(or $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name)))),python3.11)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo bench-demo test check clean
+
+help:
+	@echo "make setup       install into $(VENV): several GB (torch), a few minutes the first time"
+	@echo "make demo        unlearn one scanner at one of four simulated hospitals; writes runs/<id>/report.html"
+	@echo "make bench-demo  the same over five seeds, with baselines; writes docs/results/brain-mri.md"
+	@echo "make test        run the tests"
+	@echo "make check       check format, lint and types"
+	@echo "make clean       remove caches and build outputs; keeps $(VENV) and runs"
+
+setup: $(STAMP)
+
+# The stamp is written last, so an interrupted set-up is taken up again. constraints.txt holds the releases that we test;
+# without them pip would take the newest that pyproject.toml allows.
+$(STAMP): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null || { \
+	  echo "excise needs Python 3.11 or 3.12; found: $$("$(PYTHON)" --version 2>&1 || true)" >&2; \
+	  echo "Install python3.11 (on Debian: python3.11 and python3.11-venv) or name one: make PYTHON=/path/to/python3.11 setup" >&2; \
+	  exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	$(BIN)/pip install --constraint constraints.txt --editable '.[demo,dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/excise simulate brain-mri
+
+bench-demo: setup
+	$(BIN)/excise bench-demo
+
+test: setup
+	$(BIN)/pytest
+
+check: setup
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/python scripts/typecheck.py
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,80 @@
+"""The Flower client app of a site: unpack the message, call `client/rounds.py`, pack the reply.
+
+Flower would send an exception's text to the coordinator, and a handler that returns None wedges its node. So every handler
+catches everything, writes the details into the site's own log under an incident number, and answers with a code alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from excise.client import rounds
+from excise.client.site import Site, open_site
+from excise.common import messages
+from excise.common.errors import DataError, MessageError, RequestError, SiteError, StorageError
+
+log = logging.getLogger("excise.client")
+M = TypeVar("M", bound=messages.Message)
+
+
+def make_app(locate: Callable[[Context], Path]) -> ClientApp:
+    """Build the client app of sites whose `site.toml` is found by `locate`."""
+    app = ClientApp()
+    app.query("status")(_handler(locate, messages.StatusQuery, rounds.status))
+    app.query("reference")(_handler(locate, messages.ReferenceQuery, rounds.reference))
+    app.train("fit")(_handler(locate, messages.FitInstruction, rounds.fit))
+    app.train("unlearn")(_handler(locate, messages.UnlearnInstruction, rounds.unlearn))
+    app.evaluate("audit")(_handler(locate, messages.AuditQuery, rounds.evaluate))
+    return app
+
+
+def _handler(
+    locate: Callable[[Context], Path], expected: type[M], work: Callable[[Site, M], messages.Message]
+) -> Callable[[Message, Context], Message]:
+    def handle(message: Message, context: Context) -> Message:
+        reply: messages.Message
+        try:
+            reply = work(open_site(locate(context)), expected.from_record(message.content))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must be answered, and its text must stay here
+            reply = _failure(error)
+        return Message(reply.to_record(), reply_to=message)
+
+    return handle
+
+
+def _failure(error: Exception) -> messages.Failure:
+    incident = secrets.token_hex(8)
+    log.error("incident %s: %s", incident, type(error).__name__)
+    log.debug("incident %s", incident, exc_info=error)  # the text may name a file or a patient: not at the default level
+    return messages.Failure(code=_code(error), incident=incident)
+
+
+def _code(error: Exception) -> SiteError:
+    if isinstance(error, rounds.SiteFailure):
+        return error.code
+    for kind, code in (
+        (MessageError, SiteError.BAD_MESSAGE),
+        (RequestError, SiteError.BAD_REQUEST),
+        (DataError, SiteError.BAD_DATA),
+        (StorageError, SiteError.STORAGE),
+        ((MemoryError, torch.OutOfMemoryError), SiteError.OUT_OF_MEMORY),
+    ):
+        if isinstance(error, kind):
+            return code
+    return SiteError.INTERNAL
+
+
+def _from_node_config(context: Context) -> Path:
+    """A deployed site: ``--node-config 'site="/path/to/site.toml"'``."""
+    return Path(str(context.node_config["site"]))
+
+
+app = make_app(_from_node_config)

@@ -1,0 +1,56 @@
+"""What a site measures of a model on its own images, and the form in which it may be told: aggregates only."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from excise.client.unlearning.boundary import frozen
+from excise.common.metrics import accuracy, calibration_error, class_accuracies
+
+BATCH = 512  # images per forward pass: large enough to be fast, small enough for any machine
+
+
+def predict(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits of every image in evaluation mode, float32 (N, C)."""
+    with frozen(model), torch.no_grad():
+        return torch.cat([model(batch).float() for batch in x.split(BATCH)])
+
+
+def losses(logits_NC: Tensor, y_N: Tensor) -> NDArray[np.float64]:
+    """Cross-entropy of each image, nats."""
+    return F.cross_entropy(logits_NC, y_N, reduction="none").double().numpy()
+
+
+def loss_profile(losses_N: NDArray[np.float64], points: int, min_count: int) -> tuple[float, ...]:
+    """A loss distribution in a form that reveals no single image.
+
+    The sorted losses are cut into equal parts of at least `min_count` images, at most `points` of them, and each part is
+    told by its mean. Fewer than `min_count` images give an empty profile.
+    """
+    parts = min(points, len(losses_N) // min_count)
+    if parts == 0:
+        return ()
+    return tuple(float(part.mean()) for part in np.array_split(np.sort(losses_N), parts))
+
+
+def measure(logits_NC: Tensor, y_N: Tensor, name: str, classes: int, min_count: int) -> dict[str, float]:
+    """Metrics of one set of images, keyed ``<name>_<metric>``; nothing when the set is smaller than `min_count`."""
+    n = len(y_N)
+    if n < min_count:
+        return {}
+    per_class = class_accuracies(logits_NC, y_N, classes)
+    counts = torch.bincount(y_N, minlength=classes)
+    found = {
+        "images": float(n),
+        "accuracy": accuracy(logits_NC, y_N),
+        "loss": float(F.cross_entropy(logits_NC, y_N)),
+        "balanced_accuracy": float(np.nanmean(per_class)),
+        "ece": calibration_error(logits_NC, y_N),
+        **{f"accuracy_class_{c}": per_class[c] for c in range(classes) if counts[c] >= min_count},
+        **{f"images_class_{c}": float(counts[c]) for c in range(classes) if counts[c] >= min_count},
+    }
+    return {f"{name}_{key}": value for key, value in found.items()}

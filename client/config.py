@@ -1,0 +1,82 @@
+"""`site.toml`: what a site is, where its images are, and how little may leave it. Owned by the site."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from excise.common.errors import ConfigError
+from excise.common.settings import PrivacySettings, Settings
+from excise.common.validation import explain
+
+
+class DataSettings(Settings):
+    """Where the images are and how they are prepared."""
+
+    source: Literal["dicom", "image-folder", "csv", "npz"] = "dicom"
+    path: Path
+    """Folder of images or DICOM files, or the npz file; relative to site.toml."""
+    labels: Path | None = None
+    """CSV of labels (`dicom`: SOPInstanceUID,label; `csv`: image,label and optional columns); relative to site.toml."""
+    classes: tuple[str, ...]
+    """Class names in the order of the logits; the same at every site."""
+    size: int = Field(32, ge=16)
+    """Side of the prepared square image, pixels."""
+    channels: Literal[1, 3] = 1
+    patient_column: str = "patient"
+    """Column of `csv` labels that names the patient; when absent every image is its own patient."""
+
+
+class SplitSettings(Settings):
+    """Shares of patients; decided by a keyed hash, so that adding data moves nobody."""
+
+    reference: float = Field(0.2, ge=0, lt=1)
+    """Never trained on; calibrates the targets."""
+    held_out: float = Field(0.2, ge=0, lt=1)
+    """Never trained on and never calibrated on; audits the model."""
+    key: str = "excise"
+    """Key of the hash. A hospital chooses its own secret; a simulation derives it from the seed."""
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> Self:
+        if self.reference + self.held_out >= 1:
+            raise ValueError("reference + held_out must leave patients to train on")
+        return self
+
+
+class SiteConfig(Settings):
+    """One hospital."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
+    data: DataSettings
+    split: SplitSettings = SplitSettings()
+    policy: PrivacySettings = PrivacySettings()
+    device: str = "auto"
+    """`auto` takes a GPU when there is one; else a torch device such as `cpu` or `cuda:1`."""
+    state: Path = Path("state")
+    """Folder for caches, teachers and logs; relative to site.toml. It may be deleted at any time."""
+
+
+def read_site_config(path: Path) -> SiteConfig:
+    """Read a `site.toml` and make its paths absolute.
+
+    Raises
+    ------
+    ConfigError : no such file, not TOML, or a wrong key or value
+    """
+    try:
+        config = SiteConfig.model_validate(tomllib.loads(path.read_text()))
+    except OSError as error:
+        raise ConfigError(f"no site configuration at {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(explain(error, SiteConfig, str(path))) from error
+    root = path.resolve().parent
+    data = config.data.model_copy(
+        update={"path": root / config.data.path, "labels": root / config.data.labels if config.data.labels else None}
+    )
+    return config.model_copy(update={"data": data, "state": root / config.state})

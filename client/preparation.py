@@ -1,0 +1,96 @@
+"""What unlearning needs once per request: the targets of the forget images and the teacher's logits of the retain images.
+
+The teacher is frozen, so neither depends on anything that later rounds do. Both are computed in the first round that asks
+for them and kept on the site's disk under (teacher, request, settings, reference, images).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from excise.client.audit import predict
+from excise.client.selection import Selection
+from excise.client.site import Site
+from excise.client.unlearning.boundary import boundary_search
+from excise.client.unlearning.targets import make_targets
+from excise.common.messages import UnlearnInstruction
+from excise.common.weights import Weights, load_weights, save_weights
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Targets and teacher's logits of one site for one request.
+
+    Attributes
+    ----------
+    targets_NC : targets of the forget images in the order of `Selection.forget`; None without any
+    teacher_logits_NC : teacher's logits of the retain images; None when nothing is distilled
+    measured : what the search measured; None without one. ``ascent`` (T,), ``crossing_rate`` and ``path_length`` (pixel units)
+    passes : images sent through the teacher now; 0 when everything was found on disk
+    """
+
+    targets_NC: Tensor | None
+    teacher_logits_NC: Tensor | None
+    measured: dict[str, Tensor]
+    passes: int
+
+
+def prepare_unlearning(site: Site, selection: Selection, teacher: nn.Module, instruction: UnlearnInstruction) -> Preparation:
+    """Find the preparation on disk, or compute and keep it.
+
+    Raises
+    ------
+    StorageError : it cannot be written
+    """
+    path = site.config.state / "preparations" / f"{_key(site, selection, instruction)}.safetensors"
+    passes = 0
+    if path.exists():
+        found = load_weights(path)
+    else:
+        found, passes = _compute(site, selection, teacher, instruction)
+        save_weights(found, path)
+    measured = {name: tensor for name, tensor in found.items() if name in ("ascent", "crossing_rate", "path_length")}
+    return Preparation(found.get("targets"), found.get("teacher_logits"), measured, passes)
+
+
+def _compute(site: Site, selection: Selection, teacher: nn.Module, instruction: UnlearnInstruction) -> tuple[Weights, int]:
+    settings, device = instruction.settings, next(teacher.parameters()).device
+    found: Weights = {}
+    passes = 0
+    if instruction.a_k > 0:
+        x, y_N = site.x[selection.forget].to(device), site.y_N[selection.forget].to(device)
+        reference_Q = torch.tensor(instruction.reference, dtype=torch.float64) if instruction.reference else None
+        largest = float(reference_Q[-1]) if reference_Q is not None else math.inf
+        generator = Generator().manual_seed(instruction.seed)
+        path = boundary_search(teacher, x, y_N, settings.search, generator, largest)
+        found["targets"] = make_targets(path, y_N, settings.target, reference_Q).cpu()
+        found["ascent"] = path.ascent_T
+        found["crossing_rate"] = path.crossed_N.float().mean().cpu()
+        found["path_length"] = path.length_N.mean().cpu()
+        passes += path.passes
+    if settings.local.distil > 0 and settings.psi < 1:
+        found["teacher_logits"] = predict(teacher, site.x[selection.retain].to(device)).cpu()
+        passes += len(selection.retain)
+    return found, passes
+
+
+def _key(site: Site, selection: Selection, instruction: UnlearnInstruction) -> str:
+    """SHA-256 over all that the preparation depends on, the images by their identifiers."""
+    sha = hashlib.sha256()
+    settings = instruction.settings
+    for part in (
+        instruction.teacher_digest,
+        instruction.request.digest,
+        settings.search.model_dump_json(),
+        settings.target.model_dump_json(),
+        str((settings.local.distil > 0, settings.psi < 1, instruction.a_k > 0)),
+        str(instruction.reference),
+        *(site.scan.rows[i].item for i in [*selection.forget.tolist(), -1, *selection.retain.tolist()]),
+    ):
+        sha.update(part.encode() + b"\0")
+    return sha.hexdigest()[:24]

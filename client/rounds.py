@@ -1,0 +1,185 @@
+"""What a site does in each kind of round: one function each, from the message that came to the message that leaves."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Generator, nn
+
+from excise.client import audit
+from excise.client.preparation import prepare_unlearning
+from excise.client.site import Site
+from excise.client.training import train_locally
+from excise.client.unlearning.local import ForgetSet, RetainSet, unlearn_locally
+from excise.common import weights as w
+from excise.common.errors import DataError, ExciseError, MessageError, SiteError
+from excise.common.messages import (
+    AuditQuery,
+    AuditReply,
+    FitInstruction,
+    ReferenceQuery,
+    ReferenceReply,
+    SiteStatus,
+    SiteUpdate,
+    StatusQuery,
+    UnlearnInstruction,
+)
+from excise.common.models import ModelSpec, build_model
+
+PROFILE_POINTS = 64  # most points of a loss profile in an audit: enough for the second decimal of an AUC
+
+
+class SiteFailure(ExciseError):
+    """A failure whose code the coordinator may know."""
+
+    def __init__(self, code: SiteError, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def status(site: Site, query: StatusQuery) -> SiteStatus:
+    """Count the images of each set."""
+    sets = site.select(query.request)
+    return SiteStatus(
+        site=site.config.name,
+        train=len(sets.forget) + len(sets.retain),
+        forget=len(sets.forget),
+        excluded=len(sets.excluded),
+        reference=len(sets.reference),
+        held_out=len(sets.held_out),
+        skipped=len(site.scan.problems),
+        classes=site.config.data.classes,
+    )
+
+
+def reference(site: Site, query: ReferenceQuery) -> ReferenceReply:
+    """Keep the teacher, and tell its losses on the reference images as a profile."""
+    _check_model(site, query.model)
+    w.save_weights(query.teacher, _teacher_path(site, w.digest(query.teacher)))
+    index = site.select(query.request).reference
+    if len(index) < site.config.policy.min_count:
+        return ReferenceReply(profile=(), images=0, passes=0)
+    teacher = _load(site, query.model, query.teacher)
+    losses = audit.losses(audit.predict(teacher, site.x[index].to(_device(site))).cpu(), site.y_N[index])
+    profile = audit.loss_profile(losses, query.points, site.config.policy.min_count)
+    return ReferenceReply(profile=profile, images=len(index), passes=len(index))
+
+
+def fit(site: Site, instruction: FitInstruction) -> SiteUpdate:
+    """Ordinary local training on the training images, without those of `instruction.without`."""
+    began = time.perf_counter()
+    index = site.select(instruction.without).retain
+    if len(index) == 0:
+        raise DataError("no training image is left")
+    model, device = _load(site, instruction.model, instruction.weights), _device(site)
+    generator = Generator().manual_seed(instruction.seed)
+    x, y_N = site.x[index].to(device), site.y_N[index].to(device)
+    loss, passes = train_locally(model, x, y_N, instruction.training, instruction.round_index, generator)
+    return _update(instruction.weights, model, passes, began, {"loss": loss})
+
+
+def unlearn(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
+    """A few joint steps on this site's share of the unlearning objective."""
+    began = time.perf_counter()
+    _check_model(site, instruction.model)
+    sets, device = site.select(instruction.request), _device(site)
+    teacher_weights = _read_teacher(site, instruction.teacher_digest)
+    teacher = _load(site, instruction.model, teacher_weights)
+    prepared = prepare_unlearning(site, sets, teacher, instruction)
+    student = _load(site, instruction.model, instruction.weights)
+    forget = retain = None
+    if prepared.targets_NC is not None:
+        forget = ForgetSet(site.x[sets.forget].to(device), prepared.targets_NC.to(device))
+    if len(sets.retain) and instruction.a_k < 1:
+        logits = prepared.teacher_logits_NC
+        x, y_N = site.x[sets.retain].to(device), site.y_N[sets.retain].to(device)
+        retain = RetainSet(x, y_N, logits.to(device) if logits is not None else None)
+    result = unlearn_locally(
+        student,
+        forget,
+        retain,
+        instruction.a_k,
+        instruction.settings.local,
+        instruction.round_index,
+        Generator().manual_seed(instruction.seed),
+        {name: tensor.to(device) for name, tensor in teacher_weights.items()},
+    )
+    measured = {
+        "forget_loss": result.forget_loss,
+        "retain_loss": result.retain_loss,
+        "gradient_norm": result.gradient_norm,
+        **{name: float(value) for name, value in prepared.measured.items() if name != "ascent"},
+    }
+    ascent = prepared.measured.get("ascent", torch.empty(0))
+    update = _update(instruction.weights, student, prepared.passes + result.passes, began, measured)
+    return replace(update, ascent=tuple(ascent[~ascent.isnan()].tolist()))
+
+
+def evaluate(site: Site, query: AuditQuery) -> AuditReply:
+    """Score a model on the forget, retain and held-out images."""
+    _check_model(site, query.model)
+    sets, policy = site.select(query.request), site.config.policy
+    model, device = _load(site, query.model, query.weights), _device(site)
+    metrics: dict[str, float] = {}
+    profiles: dict[str, tuple[float, ...]] = {}
+    for name, index in (("forget", sets.forget), ("retain", sets.retain), ("held_out", sets.held_out)):
+        if len(index) < policy.min_count:
+            continue
+        logits_NC, y_N = audit.predict(model, site.x[index].to(device)).cpu(), site.y_N[index]
+        metrics |= audit.measure(logits_NC, y_N, name, query.model.classes, policy.min_count)
+        if name != "retain":
+            losses_N = audit.losses(logits_NC, y_N)
+            for c in range(query.model.classes):
+                profile = audit.loss_profile(losses_N[(y_N == c).numpy()], PROFILE_POINTS, policy.min_count)
+                if profile:
+                    profiles[f"{name}/{c}"] = profile
+    return AuditReply(metrics=metrics, profiles=profiles)
+
+
+def _update(weights_in: w.Weights, model: nn.Module, passes: int, began: float, metrics: dict[str, float]) -> SiteUpdate:
+    delta = w.difference(w.snapshot(model), weights_in)
+    if not all(bool(tensor.isfinite().all()) for tensor in delta.values()):
+        raise SiteFailure(SiteError.DIVERGED, "training diverged: the update is not finite; use a smaller step size")
+    return SiteUpdate(
+        weights_in=w.digest(weights_in),
+        delta=delta,
+        passes=passes,
+        seconds=time.perf_counter() - began,
+        metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
+    )
+
+
+def _device(site: Site) -> torch.device:
+    wanted = site.config.device
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
+
+
+def _load(site: Site, spec: ModelSpec, weights: w.Weights) -> nn.Module:
+    model = build_model(spec)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise MessageError(f"the weights that came do not fit the model '{spec.name}': {error}") from error
+    return model.to(_device(site)).eval()
+
+
+def _check_model(site: Site, spec: ModelSpec) -> None:
+    data = site.config.data
+    ours = (len(data.classes), data.channels, data.size)
+    if (spec.classes, spec.channels, spec.size) != ours:
+        raise DataError(f"the model wants {spec.classes, spec.channels, spec.size} classes, channels, pixels; we have {ours}")
+
+
+def _teacher_path(site: Site, digest: str) -> Path:
+    return site.config.state / "teachers" / f"{digest}.safetensors"
+
+
+def _read_teacher(site: Site, digest: str) -> w.Weights:
+    path = _teacher_path(site, digest)
+    if not path.exists():
+        raise SiteFailure(SiteError.TEACHER_MISSING, f"teacher {digest[:12]} never came; it travels in 'query.reference'")
+    return w.load_weights(path)

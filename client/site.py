@@ -1,0 +1,66 @@
+"""One hospital as the rest of the client sees it: its rows, its images, its lists, its policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from excise.client.config import SiteConfig, read_site_config
+from excise.client.images import load_images
+from excise.client.selection import Selection, select
+from excise.client.table import Scan
+from excise.common.errors import DataError
+from excise.common.request import ForgetRequest
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site's data in memory.
+
+    Attributes
+    ----------
+    config : its `site.toml`
+    scan : usable rows and what was skipped
+    x : images, float32 in [0, 1], (N, channels, size, size)
+    y_N : labels, int64
+    lists : named lists that predicates may refer to; they never leave the site
+    """
+
+    config: SiteConfig
+    scan: Scan
+    x: Tensor
+    y_N: Tensor
+    lists: dict[str, frozenset[str]]
+
+    def select(self, request: ForgetRequest | None) -> Selection:
+        """Resolve a request over this site's rows."""
+        return select(self.scan.rows, request, self.lists)
+
+
+@lru_cache(maxsize=64)
+def open_site(site_toml: Path) -> Site:
+    """Open the site whose configuration is `site_toml`. A process opens each site once.
+
+    Raises
+    ------
+    ConfigError, DataError, StorageError : the configuration, the data or the cache cannot be used
+    """
+    config = read_site_config(site_toml)
+    scan, x = load_images(config)
+    y_N = torch.tensor([row.label for row in scan.rows], dtype=torch.int64)
+    return Site(config, scan, x, y_N, _read_lists(site_toml.parent / "lists"))
+
+
+def _read_lists(folder: Path) -> dict[str, frozenset[str]]:
+    """``lists/NAME.txt``, one value a line, as the list ``@NAME``."""
+    try:
+        return {
+            path.stem: frozenset(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+            for path in sorted(folder.glob("*.txt"))
+        }
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"a list in {folder} cannot be read: {error}") from error

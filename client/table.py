@@ -1,0 +1,66 @@
+"""A site's images as a table: one row per image, split by patient."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from excise.client.config import SplitSettings
+
+
+class Split(StrEnum):
+    """What an image is used for."""
+
+    TRAIN = "train"
+    REFERENCE = "reference"
+    HELD_OUT = "held-out"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image.
+
+    Attributes
+    ----------
+    item : identifier within the site (SOPInstanceUID, file name, index)
+    patient : key by which images are split; all images of a patient fall into one split
+    label : index into the site's class names
+    split : what the image is used for
+    fields : what a predicate may ask for, by name (DICOM keywords, ``class``, ``site``, ``patient``, ``item``)
+    """
+
+    item: str
+    patient: str
+    label: int
+    split: Split
+    fields: Mapping[str, str | None]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file or label that is left out, and why. Stays at the site: names can identify a patient."""
+
+    item: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a look at the site's data found: usable rows, and all that was skipped."""
+
+    rows: Sequence[Row]
+    problems: Sequence[Problem] = field(default_factory=tuple)
+
+
+def split_of(patient: str, settings: SplitSettings) -> Split:
+    """The split of a patient: a keyed hash (HMAC-SHA256) as a number in [0, 1) against the shares."""
+    mac = hmac.new(settings.key.encode(), patient.encode(), hashlib.sha256).digest()
+    position = int.from_bytes(mac[:8], "big") / 2**64
+    if position < settings.reference:
+        return Split.REFERENCE
+    if position < settings.reference + settings.held_out:
+        return Split.HELD_OUT
+    return Split.TRAIN

@@ -1,0 +1,152 @@
+"""The upper level at one site: a few joint gradient steps on F_k.
+
+One *joint* step sends a forget mini-batch and a retain mini-batch through the student in one forward pass. The forget term
+stays in every round until the last: "forget, then repair on retain data" brings memorised samples back.
+
+Batch norm. A batch of forget images alone poisons the running statistics, so they are frozen for it whatever the settings
+say (but for `published`, which repeats that fault). In mixed batches they may be live, and are then composed like weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from excise.client.unlearning.objective import forget_loss, proximal, retain_loss, site_objective
+from excise.common.settings import LocalSettings
+
+
+@dataclass(frozen=True)
+class ForgetSet:
+    """Forget images (N, channels, *spatial) in [0, 1] and their targets (N, C)."""
+
+    x: Tensor
+    targets_NC: Tensor
+
+
+@dataclass(frozen=True)
+class RetainSet:
+    """Retain images (N, channels, *spatial) in [0, 1], labels (N,) and, for distillation, the teacher's logits (N, C)."""
+
+    x: Tensor
+    y_N: Tensor
+    teacher_logits_NC: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """How the local steps went.
+
+    Attributes
+    ----------
+    forget_loss, retain_loss : means over the steps; NaN where there was no such term
+    gradient_norm : mean norm of ∇F_k before clipping
+    passes : images sent through the student, forward and backward
+    """
+
+    forget_loss: float
+    retain_loss: float
+    gradient_norm: float
+    passes: int
+
+
+def unlearn_locally(
+    student: nn.Module,
+    forget: ForgetSet | None,
+    retain: RetainSet | None,
+    a_k: float,
+    settings: LocalSettings,
+    round_index: int,
+    generator: Generator,
+    teacher: Mapping[str, Tensor] | None = None,
+) -> LocalResult:
+    """Take `settings.steps` joint steps of SGD on F_k, changing `student` in place.
+
+    Parameters
+    ----------
+    student : the model as it came from the coordinator
+    forget, retain : this site's images; one of them may be None when `a_k` gives it no weight
+    a_k : weight of the forget term in this site's objective, in [0, 1]
+    round_index : 0-based; the step size continues its schedule over all rounds
+    generator : source of the mini-batches
+    teacher : weights θ0 of the deployed model, for the proximal term; needed when μ > 0
+
+    Raises
+    ------
+    ValueError : a loss with weight has no images, or μ > 0 without `teacher`
+    """
+    use_forget, use_retain = forget is not None and a_k > 0, retain is not None and a_k < 1
+    forget_batches = _batches(len(forget.x), settings.forget_batch, generator) if forget and use_forget else None
+    retain_batches = _batches(len(retain.x), settings.retain_batch, generator) if retain and use_retain else None
+    if settings.mu > 0 and teacher is None:
+        raise ValueError("mu > 0 pulls towards the deployed model, whose weights were not given")
+    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=settings.momentum)
+    _set_mode(student, settings, forget_only=not use_retain)
+
+    losses = torch.full((settings.steps, 2), math.nan)
+    norms = torch.zeros(settings.steps)
+    passes = 0
+    for step in range(settings.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = step_size(settings, round_index * settings.steps + step)
+        f = next(forget_batches) if forget_batches else None
+        r = next(retain_batches) if retain_batches else None
+        inputs = [s.x[i] for s, i in ((forget, f), (retain, r)) if s is not None and i is not None]
+        logits = student(torch.cat(inputs))
+        passes += len(logits)
+        cut = len(f) if f is not None else 0
+        forget_term = None
+        if forget and f is not None:
+            forget_term = forget_loss(logits[:cut], forget.targets_NC[f], settings.forget_temperature)
+        retain_term = _retain_term(logits[cut:], retain, r, settings) if retain and r is not None else None
+        pull = proximal(student, teacher) if settings.mu > 0 and teacher else None
+        objective = site_objective(forget_term, retain_term, a_k, pull, settings.mu)
+        optimiser.zero_grad(set_to_none=True)
+        objective.backward()
+        norms[step] = nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+        optimiser.step()
+        for column, term in enumerate((forget_term, retain_term)):
+            if term is not None:
+                losses[step, column] = term.detach()
+
+    student.eval()
+    means = losses.mean(0)
+    return LocalResult(float(means[0]), float(means[1]), float(norms.mean()), passes)
+
+
+def _retain_term(logits_NC: Tensor, retain: RetainSet, index: Tensor, settings: LocalSettings) -> Tensor:
+    teacher = retain.teacher_logits_NC
+    return retain_loss(logits_NC, retain.y_N[index], teacher[index] if teacher is not None else None, settings)
+
+
+def step_size(settings: LocalSettings, step: int) -> float:
+    """Step size of SGD at `step`, counted from 0 over all rounds."""
+    done = step / (settings.rounds * settings.steps)
+    fall = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+    return settings.learning_rate * fall[settings.schedule]
+
+
+def _set_mode(student: nn.Module, settings: LocalSettings, forget_only: bool) -> None:
+    """Training mode, with batch norm in evaluation mode where its statistics must not move."""
+    student.train()
+    live = settings.batch_norm == "published" or (settings.batch_norm == "live" and not forget_only)
+    if not live:
+        for module in student.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def _batches(n: int, size: int, generator: Generator) -> Iterator[Tensor]:
+    """Endless mini-batches of indices; every image once before any image twice."""
+    size = min(size, n)
+    pool = torch.empty(0, dtype=torch.int64)
+    while True:
+        if len(pool) < size:
+            pool = torch.cat([pool, torch.randperm(n, generator=generator)])
+        yield pool[:size]
+        pool = pool[size:]

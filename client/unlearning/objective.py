@@ -1,0 +1,70 @@
+"""The upper level's objective, as one site sees it.
+
+    F(θ)      = ψ·Σ_k (n_k^f/N_f)·L_k^f(θ) + (1−ψ)·Σ_k (n_k^r/N_r)·L_k^r(θ) + (μ/2)·‖θ − θ0‖²
+    F_k(θ)    = a_k·L_k^f(θ) + (1−a_k)·L_k^r(θ) + (μ/2)·‖θ − θ0‖²,            Σ_k p_k·F_k = F
+
+L^f is cross-entropy to the targets; L^r mixes cross-entropy to the labels with distillation from the teacher. The weights
+a_k and p_k are computed by the coordinator (`server/weighting.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from excise.common.settings import LocalSettings
+
+
+def forget_loss(logits_NC: Tensor, targets_NC: Tensor, temperature: float = 1.0) -> Tensor:
+    """L^f: mean cross-entropy to target distributions, both softened by `temperature` τ and scaled by τ².
+
+    τ = 1 is the plain loss. It hardly tells p_y = 0.99 from 0.999, where most images lie and where membership shows; a larger
+    τ compares logits instead (docs/adr/0003).
+    """
+    if temperature == 1:
+        return F.cross_entropy(logits_NC, targets_NC)
+    softened_NC = (targets_NC.clamp_min(1e-8).log() / temperature).softmax(1)
+    return temperature**2 * F.cross_entropy(logits_NC / temperature, softened_NC)
+
+
+def retain_loss(logits_NC: Tensor, y_N: Tensor, teacher_logits_NC: Tensor | None, settings: LocalSettings) -> Tensor:
+    """L^r: ``(1−d)·CE(S, y) + d·τ²·KL(T‖S)`` at temperature τ (Hinton et al., 2015); d = `settings.distil`."""
+    hard = F.cross_entropy(logits_NC, y_N)
+    if teacher_logits_NC is None or settings.distil == 0:
+        return hard
+    tau = settings.distil_temperature
+    divergence = F.kl_div(
+        (logits_NC / tau).log_softmax(1), (teacher_logits_NC / tau).log_softmax(1), reduction="batchmean", log_target=True
+    )
+    return (1 - settings.distil) * hard + settings.distil * tau**2 * divergence
+
+
+def proximal(model: nn.Module, teacher: Mapping[str, Tensor]) -> Tensor:
+    """½‖θ − θ0‖² over the parameters; `teacher` holds θ0 by name."""
+    terms = [(parameter - teacher[name]).pow(2).sum() for name, parameter in model.named_parameters()]
+    total: Tensor = sum(terms[1:], terms[0])
+    return total / 2
+
+
+def site_objective(
+    forget: Tensor | None, retain: Tensor | None, a_k: float, pull: Tensor | None = None, mu: float = 0.0
+) -> Tensor:
+    """F_k from its parts; a part that is absent must have no weight.
+
+    Raises
+    ------
+    ValueError : a part with weight is absent
+    """
+    if (forget is None and a_k > 0) or (retain is None and a_k < 1):
+        raise ValueError(f"a_k = {a_k:.3g} weighs a loss that has no images")
+    parts = []
+    if forget is not None and a_k > 0:
+        parts.append(a_k * forget)
+    if retain is not None and a_k < 1:
+        parts.append((1 - a_k) * retain)
+    if pull is not None and mu > 0:
+        parts.append(mu * pull)
+    total: Tensor = sum(parts[1:], parts[0])
+    return total

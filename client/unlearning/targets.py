@@ -1,0 +1,121 @@
+"""Targets: what the student should say on a forget image, read off the boundary search's path.
+
+Classes are forgotten by saying another class (`nearest`, `soft`, `topk`). Samples are not: a retrained model is not wrong on
+images it never saw, it is as good on them as on any other unseen image. `calibrated` therefore asks the student to be *as
+uncertain as on held-out data*: the losses of the targets are distributed as the teacher's losses on reference images are.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from excise.client.unlearning.boundary import BoundaryPath
+from excise.common.settings import TargetSettings
+
+
+def make_targets(path: BoundaryPath, y_N: Tensor, settings: TargetSettings, reference_Q: Tensor | None = None) -> Tensor:
+    """Targets of the kind that `settings` names: float32 (N, C), rows sum to 1.
+
+    Parameters
+    ----------
+    path : result of the boundary search
+    y_N : labels of the forget images, int64
+    reference_Q : `calibrated` only: the teacher's losses on reference images at evenly spaced levels, ascending
+
+    Raises
+    ------
+    ValueError : `calibrated` without a reference
+    """
+    last_NC = path.logits_TNC[-1]
+    if settings.kind == "nearest":
+        return nearest(last_NC, y_N, settings.mask_true_class)
+    if settings.kind == "soft":
+        return soft(last_NC, y_N, settings.tau)
+    if settings.kind == "topk":
+        return topk(last_NC, y_N, settings.tau, settings.k)
+    if reference_Q is None:
+        raise ValueError("calibrated targets need the reference losses of the round 'query.reference'")
+    return calibrated(path, y_N, reference_Q)
+
+
+def nearest(logits_NC: Tensor, y_N: Tensor, mask_true_class: bool = True) -> Tensor:
+    """One-hot of the largest logit among c ≠ y; without the mask a search that did not cross keeps y (the published code)."""
+    scores_NC = _without_true_class(logits_NC, y_N) if mask_true_class else logits_NC
+    return F.one_hot(scores_NC.argmax(1), logits_NC.shape[1]).float()
+
+
+def soft(logits_NC: Tensor, y_N: Tensor, tau: float) -> Tensor:
+    """Softmax at temperature τ over the classes c ≠ y."""
+    return (_without_true_class(logits_NC, y_N) / tau).softmax(1)
+
+
+def topk(logits_NC: Tensor, y_N: Tensor, tau: float, k: int) -> Tensor:
+    """As `soft`, over the k largest logits among c ≠ y only."""
+    masked_NC = _without_true_class(logits_NC, y_N)
+    k = min(k, logits_NC.shape[1] - 1)
+    smallest_kept_N1 = masked_NC.topk(k, dim=1).values[:, -1:]
+    return (masked_NC.masked_fill(masked_NC < smallest_kept_N1, -torch.inf) / tau).softmax(1)
+
+
+def calibrated(path: BoundaryPath, y_N: Tensor, reference_Q: Tensor) -> Tensor:
+    """Targets whose losses are distributed as the reference losses are.
+
+    The forget image of difficulty rank r of n is given the reference quantile of level r/(n−1) as its wanted loss; its
+    target is the softmax of the logits at the point of its path, interpolated between steps, that has this loss.
+    """
+    losses_TN = path.losses_TN(y_N)
+    wanted_N = wanted_losses(difficulty(losses_TN, float(reference_Q[-1])), reference_Q)
+    return _with_loss(_at_loss(path.logits_TNC, losses_TN, y_N, wanted_N), y_N, wanted_N)
+
+
+def difficulty(losses_TN: Tensor, largest_loss: float) -> Tensor:
+    """How close an image lies to the boundary: its mean loss along the path, clamped at `largest_loss`. Larger is harder."""
+    return losses_TN.clamp_max(largest_loss).mean(0)
+
+
+def wanted_losses(difficulty_N: Tensor, reference_Q: Tensor) -> Tensor:
+    """The reference quantile of each image's difficulty rank, float32 (N,)."""
+    n, q = len(difficulty_N), len(reference_Q)
+    rank_N = torch.empty(n, dtype=torch.float64)
+    rank_N[difficulty_N.cpu().argsort(stable=True)] = torch.arange(n, dtype=torch.float64)
+    level_N = rank_N / max(n - 1, 1) * (q - 1) if n > 1 else torch.full((1,), (q - 1) / 2, dtype=torch.float64)
+    below_N = level_N.floor().long().clamp_max(q - 2) if q > 1 else torch.zeros(n, dtype=torch.int64)
+    reference = reference_Q.double().cpu()
+    wanted_N = torch.lerp(reference[below_N], reference[(below_N + 1).clamp_max(q - 1)], level_N - below_N)
+    return wanted_N.float().to(difficulty_N.device)
+
+
+def _at_loss(logits_TNC: Tensor, losses_TN: Tensor, y_N: Tensor, wanted_N: Tensor) -> Tensor:
+    """Probabilities (N, C) at the first point of each path whose loss is the wanted one, or the end that comes nearest."""
+    reached_TN = losses_TN >= wanted_N
+    reached_N = reached_TN.any(0)
+    after_N = torch.where(reached_N, reached_TN.float().argmax(0), losses_TN.argmax(0))
+    before_N = torch.where(reached_N, (after_N - 1).clamp_min(0), after_N)
+    index_N = torch.arange(len(y_N), device=y_N.device)
+    a_NC, b_NC = logits_TNC[before_N, index_N], logits_TNC[after_N, index_N]
+    # Bisection on the segment: its loss is at most the wanted one at `a` and at least that at `b`. 30 halvings reach float32.
+    low_N, high_N = torch.zeros_like(wanted_N), torch.ones_like(wanted_N)
+    for _ in range(30):
+        middle_N = (low_N + high_N) / 2
+        loss_N = F.cross_entropy(torch.lerp(a_NC, b_NC, middle_N[:, None]), y_N, reduction="none")
+        too_far_N = loss_N >= wanted_N
+        low_N, high_N = torch.where(too_far_N, low_N, middle_N), torch.where(too_far_N, middle_N, high_N)
+    return torch.lerp(a_NC, b_NC, high_N[:, None]).softmax(1)
+
+
+def _with_loss(q_NC: Tensor, y_N: Tensor, wanted_N: Tensor) -> Tensor:
+    """Set the true class's probability to exp(−wanted) and scale the others to fill the rest.
+
+    On a path that reaches the wanted loss this changes nothing beyond rounding. Where the wanted loss lies below the path's
+    start or above its end, it makes the loss distribution equal the reference's all the same.
+    """
+    true_N1 = torch.exp(-wanted_N)[:, None].clamp(1e-6, 1 - 1e-6)
+    others_NC = q_NC.clamp_min(1e-8).scatter(1, y_N[:, None], 0.0)
+    others_NC = others_NC / others_NC.sum(1, keepdim=True) * (1 - true_N1)
+    return others_NC.scatter(1, y_N[:, None], true_N1)
+
+
+def _without_true_class(logits_NC: Tensor, y_N: Tensor) -> Tensor:
+    return logits_NC.scatter(1, y_N[:, None], -torch.inf)

@@ -1,0 +1,130 @@
+"""Every error that excise raises on purpose, as one tree.
+
+    ExciseError                     exit 1   anything below
+    ├── ConfigError                 exit 2   a scenario, setting or command line that cannot be used
+    ├── DataError                   exit 2   images or labels that are missing, malformed or too few
+    ├── RequestError                exit 2   a forget request that cannot be read
+    │   └── PredicateError          exit 2   ... because of its predicate; carries the position
+    ├── NothingToForget             exit 3   no image at any site matches the request
+    ├── QuorumError                 exit 4   too few sites answered; names them
+    ├── StorageError                exit 5   a file could not be written (disk full, no permission)
+    ├── Interrupted                 exit 130 Ctrl-C; the run can be resumed
+    ├── MessageError                exit 1   a message of an unknown version or without a field
+    └── UpdateRefused               exit 1   an update that must not be composed; carries a code
+
+The text of an error says what was expected, what came, and what to do. It is for the machine on which it was raised: what a
+site tells the coordinator is only a `SiteError` code and an incident number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from enum import StrEnum
+
+
+class ExciseError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(ExciseError):
+    """A scenario, setting or command line that cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(ExciseError):
+    """Images or labels that are missing, malformed or too few."""
+
+    exit_code = 2
+
+
+class RequestError(ExciseError):
+    """A forget request that cannot be read."""
+
+    exit_code = 2
+
+
+class PredicateError(RequestError):
+    """A predicate that cannot be parsed.
+
+    Attributes
+    ----------
+    position : 0-based offset of the offending character in the predicate's text
+    """
+
+    def __init__(self, message: str, position: int) -> None:
+        super().__init__(f"{message} (at character {position + 1})")
+        self.position = position
+
+
+class NothingToForget(ExciseError):
+    """No image at any site matches the request; nothing was changed."""
+
+    exit_code = 3
+
+
+class QuorumError(ExciseError):
+    """Fewer sites answered than the run requires.
+
+    Attributes
+    ----------
+    missing : names of the sites whose usable answer was awaited
+    """
+
+    exit_code = 4
+
+    def __init__(self, message: str, missing: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+class StorageError(ExciseError):
+    """A file could not be written; what was there before is untouched."""
+
+    exit_code = 5
+
+
+class Interrupted(ExciseError):
+    """The user pressed Ctrl-C; every round that was done is kept."""
+
+    exit_code = 130  # the shell's convention for a process ended by SIGINT: 128 + 2
+
+
+class MessageError(ExciseError):
+    """A message of an unknown protocol version, of another kind, or without a field."""
+
+
+class UpdateRefused(ExciseError):
+    """An update that must not be composed.
+
+    Attributes
+    ----------
+    code : one of the admission codes of ``server/admission.py``
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class SiteError(StrEnum):
+    """All that a site ever tells the coordinator about a failure. Details stay in the site's own log."""
+
+    BAD_MESSAGE = "bad_message"
+    BAD_REQUEST = "bad_request"
+    BAD_DATA = "bad_data"
+    TEACHER_MISSING = "teacher_missing"
+    OUT_OF_MEMORY = "out_of_memory"
+    STORAGE = "storage"
+    DIVERGED = "diverged"
+    INTERNAL = "internal"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint for an unknown name: the closest known one, or all of them."""
+    known = sorted(known)
+    close = get_close_matches(name, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"

@@ -1,0 +1,260 @@
+"""The messages of a round, one dataclass each, and how they travel in Flower records.
+
+Fields travel by their declared type: numbers, text and lists in a ConfigRecord, weights in an ArrayRecord of their own,
+named numbers in a MetricRecord and named profiles in a ConfigRecord of their own, settings and requests as JSON text.
+Each message names its kind and protocol version; an unknown version, another kind or a missing field is refused with a
+`MessageError`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self, TypeVar
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from pydantic import BaseModel, ValidationError
+
+from excise.common.errors import MessageError
+from excise.common.models import ModelSpec
+from excise.common.request import ForgetRequest
+from excise.common.settings import TrainingSettings, UnlearningSettings
+from excise.common.weights import Weights
+
+PROTOCOL = 1
+
+Profiles = dict[str, tuple[float, ...]]
+"""Loss profiles by name (`client/audit.py`)."""
+
+_RECORDS = (Weights, dict[str, float], Profiles)  # field types that travel in a record of their own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """Base of all messages: the round trip between a dataclass and a Flower record."""
+
+    KIND: ClassVar[str]
+
+    def to_record(self) -> RecordDict:
+        """Pack the fields that are not None."""
+        record = RecordDict()
+        config = ConfigRecord({"kind": self.KIND, "protocol": PROTOCOL})
+        for name, (kind, _) in _fields(type(self)).items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if kind == Weights:
+                record[name] = ArrayRecord({key: Array(tensor.contiguous().numpy()) for key, tensor in value.items()})
+            elif kind == dict[str, float]:
+                record[name] = MetricRecord(value)
+            elif kind == Profiles:
+                record[name] = ConfigRecord({key: list(profile) for key, profile in value.items()})
+            elif isinstance(value, BaseModel):
+                config[name] = value.model_dump_json()
+            else:
+                config[name] = list(value) if isinstance(value, tuple) else value
+        record["message"] = config
+        return record
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> Self:
+        """Unpack a record of this kind.
+
+        Raises
+        ------
+        MessageError : another kind, an unknown protocol, or a field that is missing or malformed
+        """
+        config = record.get("message")
+        if not isinstance(config, ConfigRecord):
+            raise MessageError(f"expected a '{cls.KIND}' message, got a record without one")
+        if config.get("protocol") != PROTOCOL:
+            raise MessageError(f"expected protocol {PROTOCOL}, got {config.get('protocol')!r}: install one release")
+        if config.get("kind") != cls.KIND:
+            raise MessageError(f"expected a '{cls.KIND}' message, got {config.get('kind')!r}")
+        values: dict[str, Any] = {}
+        for name, (kind, optional) in _fields(cls).items():
+            raw = record.get(name) if kind in _RECORDS else config.get(name)
+            if raw is None:
+                if not optional:
+                    raise MessageError(f"a '{cls.KIND}' message came without its field '{name}'")
+                values[name] = None
+            else:
+                values[name] = _decoded(cls.KIND, name, kind, raw)
+        return cls(**values)
+
+
+def _fields(message: type[Message]) -> dict[str, tuple[Any, bool]]:
+    """Per field its declared type without None, and whether None is allowed."""
+    hints = typing.get_type_hints(message)
+    result = {}
+    for item in dataclasses.fields(message):
+        kind = hints[item.name]
+        optional = isinstance(kind, types.UnionType) and type(None) in typing.get_args(kind)
+        if optional:
+            (kind,) = [option for option in typing.get_args(kind) if option is not type(None)]
+        result[item.name] = (kind, optional)
+    return result
+
+
+def _decoded(message: str, name: str, kind: Any, raw: Any) -> Any:
+    if kind == Weights and isinstance(raw, ArrayRecord):
+        return {key: torch.from_numpy(array.numpy().copy()) for key, array in raw.items()}
+    if kind == dict[str, float] and isinstance(raw, MetricRecord):
+        return {key: float(value) for key, value in raw.items() if isinstance(value, int | float)}
+    if kind == Profiles and isinstance(raw, ConfigRecord):
+        return {key: tuple(profile) for key, profile in raw.items() if isinstance(profile, list)}
+    if isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(raw, str):
+        try:
+            return kind.model_validate_json(raw)
+        except ValidationError as error:
+            # The text of pydantic's error quotes the input, so only the place of the fault is told.
+            places = ", ".join(".".join(map(str, e["loc"])) or e["type"] for e in error.errors())
+            raise MessageError(f"field '{name}' of a '{message}' message is malformed: {places}") from None
+    if typing.get_origin(kind) is tuple and isinstance(raw, list):
+        return tuple(raw)
+    if isinstance(kind, type) and isinstance(raw, kind) and (kind is bool or not isinstance(raw, bool)):
+        return raw
+    raise MessageError(f"field '{name}' of a '{message}' message should be {kind}, got {type(raw).__name__}")
+
+
+R = TypeVar("R", bound=Message)
+"""A message that is a reply."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusQuery(Message):
+    """Who is there, and how many images does the request concern?"""
+
+    KIND: ClassVar[str] = "query.status"
+    request: ForgetRequest | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteStatus(Message):
+    """A site's name and its numbers of images."""
+
+    KIND: ClassVar[str] = "status"
+    site: str
+    train: int
+    """Training images, forget set included."""
+    forget: int
+    """Training images that match the request: n_k^f."""
+    excluded: int
+    """Held-out and reference images that match it; used no more."""
+    reference: int
+    held_out: int
+    skipped: int
+    """Files that could not be read; the site's own scan summary says why."""
+    classes: tuple[str, ...]
+    """Class names in the order of the logits."""
+
+    @property
+    def retain(self) -> int:
+        """n_k^r: training images that do not match the request."""
+        return self.train - self.forget
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceQuery(Message):
+    """How uncertain is the teacher on images it never saw? Also brings the teacher to the site."""
+
+    KIND: ClassVar[str] = "query.reference"
+    model: ModelSpec
+    teacher: Weights
+    request: ForgetRequest
+    points: int
+    """Most points of the loss profile."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceReply(Message):
+    """The teacher's losses on the site's reference images, as a profile (`client/audit.py`)."""
+
+    KIND: ClassVar[str] = "reference"
+    profile: tuple[float, ...]
+    images: int
+    passes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitInstruction(Message):
+    """One round of ordinary federated training."""
+
+    KIND: ClassVar[str] = "train.fit"
+    model: ModelSpec
+    weights: Weights
+    training: TrainingSettings
+    round_index: int
+    seed: int
+    without: ForgetRequest | None = None
+    """Train without the images that match: the retrained reference of a simulation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlearnInstruction(Message):
+    """One round of unlearning."""
+
+    KIND: ClassVar[str] = "train.unlearn"
+    model: ModelSpec
+    weights: Weights
+    teacher_digest: str
+    request: ForgetRequest
+    settings: UnlearningSettings
+    a_k: float
+    """Weight of the forget term in this site's objective."""
+    reference: tuple[float, ...]
+    """Teacher's losses on the pooled reference images at evenly spaced levels, ascending; empty unless calibrated."""
+    round_index: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteUpdate(Message):
+    """What a site learned in one round: Δ_k = θ_k − θ_in over the floating-point tensors, and how it went."""
+
+    KIND: ClassVar[str] = "update"
+    weights_in: str
+    """Digest of the weights the site started from."""
+    delta: Weights
+    passes: int
+    """Images sent through a model during the round."""
+    seconds: float
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Losses, gradient norm, crossing rate, path length: whatever the round measured."""
+    ascent: tuple[float, ...] = ()
+    """Left-hand side of the search's convergence bound per step; empty when the search did not run in this round."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditQuery(Message):
+    """How good is this model on forget, retain and held-out images?"""
+
+    KIND: ClassVar[str] = "evaluate.audit"
+    model: ModelSpec
+    weights: Weights
+    request: ForgetRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditReply(Message):
+    """Aggregates over at least the site's `min_count` images; what falls below is left out."""
+
+    KIND: ClassVar[str] = "audit"
+    metrics: dict[str, float]
+    """Keys ``<set>_<metric>``: sets forget, retain, held_out; metrics of `client.audit.measure`."""
+    profiles: Profiles
+    """Keys ``<set>/<class>``: loss profiles of the forget and held-out images of each class, for the membership test."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure(Message):
+    """A site could not do what was asked. Never carries an exception's text."""
+
+    KIND: ClassVar[str] = "failure"
+    code: str
+    """A `SiteError`."""
+    incident: str
+    """Number under which the site's own log holds the details."""

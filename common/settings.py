@@ -1,0 +1,170 @@
+"""Every setting of a run, each explained where it is declared, each checked once: when it is read.
+
+Symbols (ε, η, λ, γ, κ, τ, ψ, μ, a_k, p_k) are those of the method; docs/method.md writes the equations out.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Settings(BaseModel):
+    """Immutable, keyword-only, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SearchSettings(Settings):
+    """The lower level: the boundary search of `client/unlearning/boundary.py`."""
+
+    epsilon: float = Field(0.25, gt=0, le=1)
+    """ε: half side of the box around an image, pixel units of [0, 1]."""
+    eta: float = Field(0.02, gt=0)
+    """η: first step size, pixel units; step t is η/√(t+1)."""
+    max_steps: int = Field(30, ge=1, le=1000)
+    """Most steps that one image may take."""
+    lam: float = Field(0.0, ge=0)
+    """λ: weight of the pull back towards the image, per squared pixel unit."""
+    lam_schedule: Literal["constant", "inverse", "exponential", "linear"] = "constant"
+    """How λ falls with the step t: λ, λ/(t+1), λ·exp(−t/10), λ·(1 − t/max_steps)."""
+    gamma: float = Field(0.0, ge=0)
+    """γ: scale of the noise inside the sign, units of the per-sample gradient."""
+    noise: Literal["normal", "laplace", "uniform", "cauchy"] = "normal"
+    """Distribution of the noise, each of unit scale; uniform on (−1, 1)."""
+    stop: Literal["crossed", "confidence", "loss", "never"] = "loss"
+    """When an image leaves the search early: class changed, p_y ≤ κ, cross-entropy ≥ the largest wanted loss, or never."""
+    kappa: float = Field(0.5, gt=0, lt=1)
+    """κ: probability of the true class at which `stop = "confidence"` stops."""
+    batch_size: int = Field(256, ge=1)
+    """Images searched at once; changes memory, never the result."""
+
+
+class TargetSettings(Settings):
+    """What the student should say on a forget image: `client/unlearning/targets.py`."""
+
+    kind: Literal["nearest", "soft", "topk", "calibrated"] = "calibrated"
+    """`nearest`, `soft` and `topk` suit classes; `calibrated` suits devices, patients, dates and samples."""
+    tau: float = Field(1.0, gt=0)
+    """τ: temperature of `soft` and `topk`."""
+    k: int = Field(1, ge=1)
+    """Classes that `topk` keeps."""
+    mask_true_class: bool = True
+    """Whether `nearest` may never answer the true class. False repeats the published code."""
+
+
+class LocalSettings(Settings):
+    """The upper level at one site: `client/unlearning/local.py`."""
+
+    rounds: int = Field(6, ge=1)
+    """Unlearning rounds."""
+    steps: int = Field(10, ge=1)
+    """Local gradient steps of one round."""
+    forget_batch: int = Field(64, ge=1)
+    """Forget images in one step."""
+    retain_batch: int = Field(32, ge=0)
+    """Retain images in one step; 0 trains on forget images alone."""
+    learning_rate: float = Field(0.05, gt=0)
+    """Step size of SGD at the first step."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """How the step size falls over all rounds, to zero or not at all."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    clip_norm: float = Field(5.0, gt=0)
+    """Gradient norm above which a step is scaled down."""
+    batch_norm: Literal["frozen", "live", "published"] = "live"
+    """`live` updates the statistics in mixed batches only; `frozen` never; `published` always, as the authors' code does."""
+    forget_temperature: float = Field(1.0, gt=0)
+    """τ of the forget loss; above 1 it compares logits rather than probabilities (docs/adr/0003)."""
+    distil: float = Field(0.7, ge=0, le=1)
+    """Share of distillation from the teacher in the retain loss; the rest is cross-entropy."""
+    distil_temperature: float = Field(2.0, gt=0)
+    mu: float = Field(0.0, ge=0)
+    """μ: weight of ½‖θ − θ0‖², the pull towards the deployed model."""
+
+
+class UnlearningSettings(Settings):
+    """One way to carry out a forget request."""
+
+    psi: float = Field(0.4, gt=0, le=1)
+    """ψ: weight of forgetting against retaining in F(θ). 1 forgets only, as the published code does."""
+    weights: Literal["objective", "fedavg"] = "objective"
+    """`objective` composes with p_k and trains with a_k, which is federated averaging on F; `fedavg` weighs by data size."""
+    search: SearchSettings = SearchSettings()
+    target: TargetSettings = TargetSettings()
+    local: LocalSettings = LocalSettings()
+    quantiles: int = Field(64, ge=2, le=4096)
+    """Points of the loss distribution that a site reports for calibration."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.psi < 1 and self.local.retain_batch == 0:
+            raise ValueError("retain_batch = 0 needs psi = 1: with psi < 1 the objective has a retain term")
+        return self
+
+
+PRESETS: dict[str, UnlearningSettings] = {
+    # Devices, patients, dates, samples: as uncertain on forgotten images as on images never seen.
+    "samples": UnlearningSettings(),
+    # Classes: the nearest other class, in one to three gentle rounds.
+    "classes": UnlearningSettings(
+        psi=0.5,
+        search=SearchSettings(epsilon=0.1, eta=0.1, max_steps=10, stop="crossed"),
+        target=TargetSettings(kind="nearest"),
+        local=LocalSettings(rounds=3, steps=60, learning_rate=1e-4, schedule="constant", batch_norm="frozen", distil=0.0),
+    ),
+    # The authors' public code, faults included, so that a comparison with it stays possible.
+    "published": UnlearningSettings(
+        psi=1.0,
+        weights="fedavg",
+        search=SearchSettings(epsilon=0.1, eta=0.1, max_steps=1, stop="never"),
+        target=TargetSettings(kind="nearest", mask_true_class=False),
+        local=LocalSettings(
+            rounds=1,
+            steps=100,
+            forget_batch=32,
+            retain_batch=0,
+            learning_rate=1e-5,
+            schedule="constant",
+            batch_norm="published",
+            distil=0.0,
+            clip_norm=1e9,
+        ),
+    ),
+}
+
+
+class TrainingSettings(Settings):
+    """Ordinary federated training: how the deployed model and the retrained reference are made."""
+
+    rounds: int = Field(80, ge=1)
+    epochs: int = Field(1, ge=1)
+    """Local passes over the training images in one round."""
+    batch_size: int = Field(64, ge=2)
+    learning_rate: float = Field(0.1, gt=0)
+    """Step size of SGD at the first step; falls to zero over all rounds along a cosine."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    clip_norm: float = Field(5.0, gt=0)
+    augment: bool = True
+    """Whether each image is mirrored, turned, scaled, shifted and made brighter or darker at random; 2-D images only."""
+
+
+class RoundSettings(Settings):
+    """How a round deals with sites that are slow, dead or wrong: `server/rounds.py`."""
+
+    quorum: float = Field(1.0, gt=0, le=1)
+    """Share of the asked sites whose usable answer a round needs."""
+    deadline: float = Field(600.0, gt=0)
+    """Seconds after which a round goes on without the sites that have not answered."""
+    window: int = Field(8, ge=1)
+    """Messages outstanding at once; bounds the coordinator's memory."""
+    norm_bound: float = Field(100.0, gt=0)
+    """Largest Euclidean norm of an update that is composed."""
+
+
+class PrivacySettings(Settings):
+    """What may leave a site."""
+
+    min_count: int = Field(10, ge=1)
+    """Fewest images over which a site reports a number."""

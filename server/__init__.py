@@ -1,0 +1,1 @@
+"""The coordinator's side: rounds, weights, admission, composition, and the record of a run."""

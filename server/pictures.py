@@ -1,0 +1,311 @@
+"""Pictures of a run as SVG text, to stand inside an HTML page.
+
+The same numbers give the same bytes, on every run: fixed salt, no date, our own settings instead of the user's matplotlibrc.
+Nothing is told by colour alone: a set of images has its colour, its marker and its place, a retrained model is dashed.
+Every function returns "" when there is nothing to draw.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from io import StringIO
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from numpy.typing import NDArray
+
+from excise.server.verdict import number
+
+# Okabe-Ito: told apart with every kind of colour vision, and in grey by their lightness.
+RETAIN, FORGET, HELD_OUT, MEMBERSHIP, INK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#222222"
+LINES = (RETAIN, FORGET, HELD_OUT, MEMBERSHIP, "#E69F00", "#56B4E9")
+WORSE, BETTER = "#B2182B", "#2166AC"
+SETS = {  # name of the set: colour, marker
+    "retain": (RETAIN, "o"),
+    "held-out": (HELD_OUT, "^"),
+    "forget": (FORGET, "s"),  # last, so that it lies on top
+}
+
+_STYLE: dict[str, Any] = {
+    "svg.hashsalt": "excise",
+    "svg.fonttype": "path",  # looks alike where our font is not installed
+    "text.parse_math": False,  # a site may have a $ in its name
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.8,
+    "axes.edgecolor": "#666666",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 6,
+    "hatch.linewidth": 0.7,
+}
+
+Losses = Mapping[str, Sequence[Sequence[float]]]
+"""Per set ("forget", "held_out"): the losses, and the number of images that each of them stands for."""
+
+
+def round_curves(
+    original: Mapping[str, Any], history: Sequence[Mapping[str, Any]], retrained: Mapping[str, Any] | None, label: str
+) -> str:
+    """Accuracies and membership AUC after each unlearning round; round 0 is the original model, dashes are the retrained."""
+    told = [original, *(entry.get("pooled", {}) for entry in history)]
+    if len(told) < 2:
+        return ""
+    rounds = [0, *(int(entry.get("round", i)) for i, entry in enumerate(history, 1))]
+
+    def paint(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2, width_ratios=(1.7, 1))
+        curves = (
+            (left, "forget", "forget_accuracy", *SETS["forget"]),
+            (left, "retain", "retain_accuracy", *SETS["retain"]),
+            (left, "held-out", "held_out_accuracy", *SETS["held-out"]),
+            (right, "unlearned", "membership_auc", MEMBERSHIP, "D"),
+        )
+        for axes, name, key, colour, marker in curves:
+            axes.plot(rounds, [number(pooled.get(key)) for pooled in told], color=colour, marker=marker, label=name)
+            level = number((retrained or {}).get(key))
+            if not math.isnan(level):
+                axes.axhline(level, color=colour, linestyle="--", linewidth=1.4)
+        right.axhline(0.5, color=INK, linestyle=":", linewidth=1.2, label="chance")
+        left.plot([], [], color=INK, linestyle="--", linewidth=1.4, label="retrained (same colour)")
+        right.plot([], [], color=MEMBERSHIP, linestyle="--", linewidth=1.4, label="retrained")
+        for axes, title in ((left, "accuracy"), (right, "membership AUC")):
+            axes.set(title=title, xlabel="unlearning round")
+            axes.set_xticks(rounds if len(rounds) <= 16 else rounds[:: math.ceil(len(rounds) / 12)])
+            _legend_below(axes, 4 if axes is left else 3)
+
+    return _draw("rounds", label, (9.6, 4.0), paint)
+
+
+def loss_histograms(before: Losses, after: Losses, label: str) -> str:
+    """Loss of forget and held-out images, before and after, on one logarithmic axis."""
+    panels = [("before: original model", before), ("after: unlearned model", after)]
+    values = [v for _, losses in panels for name in ("forget", "held_out") for v in _loss_points(losses, name)[0]]
+    if not values:
+        return ""
+    floor, top = min(values), max(values)
+    bins = np.geomspace(floor * 0.9, max(top, floor) * 1.1, 31)
+
+    def paint(figure: Figure) -> None:
+        for axes, (title, losses) in zip(figure.subplots(1, 2, sharex=True, sharey=True), panels, strict=True):
+            for name, key, line in (("held-out", "held_out", "--"), ("forget", "forget", "-")):
+                points, mass = _loss_points(losses, key)
+                if len(points):
+                    share, colour = mass / mass.sum(), SETS[name][0]
+                    axes.hist(points, bins, weights=share, histtype="stepfilled", color=colour, alpha=0.25)
+                    axes.hist(
+                        points, bins, weights=share, histtype="step", color=colour, linestyle=line, linewidth=1.8, label=name
+                    )
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set(title=title, xlabel="loss (nats, logarithmic)")
+            axes.label_outer()
+            _legend_below(axes, 2)
+        figure.axes[0].set_ylabel("share of images")
+
+    return _draw("losses", label, (9.6, 3.8), paint)
+
+
+def site_changes(changes: Mapping[str, tuple[float, float]], limit: float, label: str) -> str:
+    """Change of held-out accuracy at each site: unlearned − original as a bar, retrained − original as a diamond."""
+    told = {site: pair for site, pair in changes.items() if not math.isnan(pair[0])}
+    if not told:
+        return ""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for i, (unlearned, retrained) in enumerate(told.values()):
+            worse = unlearned < 0
+            colour = WORSE if worse else BETTER
+            axes.barh(i, unlearned, 0.6, color=colour, hatch="///" if worse else "", edgecolor="white", linewidth=0)
+            if not math.isnan(retrained):
+                axes.plot(retrained, i, "D", color="white", markeredgecolor=INK, markeredgewidth=1.5)
+        axes.axvline(0, color=INK, linewidth=1)
+        axes.axvline(-limit, color=INK, linestyle="--", linewidth=1.2, label=f"most that a site may lose ({limit:.3f})")
+        if any(not math.isnan(retrained) for _, retrained in told.values()):
+            axes.plot([], [], "D", color="white", markeredgecolor=INK, markeredgewidth=1.5, label="retrained")
+        axes.set_yticks(range(len(told)), [_short(site) for site in told])
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.margins(x=0.08)
+        axes.set_xlabel("change of held-out accuracy (left of zero: worse)")
+        axes.xaxis.set_major_formatter(FuncFormatter(_signed))
+        _legend_below(axes, 2)
+
+    return _draw("sites", label, (8.4, 1.7 + 0.36 * len(told)), paint)
+
+
+def embedding_map(before: NDArray[np.floating], after: NDArray[np.floating], sets: Sequence[str], label: str) -> str:
+    """Images as points in two dimensions, before and after; both panels share their axes."""
+    if len(sets) == 0 or not len(sets) == len(before) == len(after):
+        return ""
+    kind = np.array(sets)
+
+    def paint(figure: Figure) -> None:
+        panels = figure.subplots(1, 2, sharex=True, sharey=True)
+        for axes, points, title in zip(
+            panels, (before, after), ("before: original model", "after: unlearned model"), strict=True
+        ):
+            for name, (colour, marker) in SETS.items():
+                chosen = points[kind == name]
+                axes.scatter(
+                    chosen[:, 0], chosen[:, 1], s=18, c=colour, marker=marker, alpha=0.65, linewidths=0, label=name
+                )  # fmt: skip
+            axes.set_title(title)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            for side in ("top", "right"):
+                axes.spines[side].set_visible(True)
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=3, markerscale=1.6)
+
+    return _draw("embedding", label, (9.6, 4.9), paint)
+
+
+def convergence(history: Sequence[Mapping[str, Any]], label: str) -> str:
+    """The measured ascent of the boundary search at each step, one line per site."""
+    told: dict[str, list[float]] = {}
+    for entry in history:
+        for site, ascent in entry.get("ascent", {}).items():
+            told.setdefault(site, [number(value) for value in ascent])  # the search runs once per request
+    told = {site: told[site] for site in sorted(told) if any(value > 0 for value in told[site])}
+    if not told:
+        return ""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for i, (site, ascent) in enumerate(told.items()):
+            steps = range(1, len(ascent) + 1)
+            style = ("-", "--", "-.", ":")[i // len(LINES) % 4]
+            marker = "osD^vP"[i % 6]
+            axes.plot(steps, ascent, style, color=LINES[i % len(LINES)], marker=marker, markersize=4, label=_short(site))
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+        axes.yaxis.set_minor_formatter(FuncFormatter(_plain) if _decades(told.values()) < 1 else NullFormatter())
+        axes.set(xlabel="step of the boundary search", ylabel="ascent (logarithmic)")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        _legend_below(axes, 4)
+
+    return _draw("convergence", label, (8.4, 3.9), paint)
+
+
+def cost_bars(ratios: Mapping[str, float], label: str) -> str:
+    """Cost of unlearning as a multiple of retraining's, on a logarithmic axis."""
+    told = {name: ratio for name, ratio in ratios.items() if ratio > 0}
+    if not told:
+        return ""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        low = min(0.1, *told.values()) / 3  # room for the numbers
+        for i, ratio in enumerate(told.values()):
+            dearer = ratio > 1
+            colour = WORSE if dearer else BETTER
+            hatch = "///" if dearer else ""
+            axes.barh(i, ratio - low, 0.6, left=low, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
+            axes.annotate(f"{ratio:.3f} ×", (ratio, i), (5, 0), textcoords="offset points", va="center")
+        axes.axvline(1, color=INK, linestyle="--", linewidth=1.2, label="as dear as retraining")
+        axes.set_xscale("log")
+        axes.set_xlim(low, max(1, *told.values()) * 3)
+        axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_yticks(range(len(told)), list(told))
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("unlearning ÷ retraining (logarithmic)")
+        _legend_below(axes, 1)
+
+    return _draw("cost", label, (8.4, 1.7 + 0.36 * len(told)), paint)
+
+
+def example_images(examples: Sequence[tuple[NDArray[np.floating], str]], label: str) -> str:
+    """Images in grey, eight in a row, each with its caption; pixel values are shown as they are, 0 black and 1 white."""
+    if not examples:
+        return ""
+    rows, columns = math.ceil(len(examples) / 8), min(8, len(examples))
+
+    def paint(figure: Figure) -> None:
+        grid = figure.subplots(rows, columns, squeeze=False).flat
+        for axes in grid:
+            axes.set_axis_off()
+        for axes, (image, caption) in zip(grid, examples, strict=False):
+            axes.imshow(np.squeeze(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.set_title(_short(caption, 17), fontsize=8)
+
+    return _draw("examples", label, (1.2 * columns, 1.4 * rows), paint)
+
+
+# ---- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def _draw(name: str, label: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
+    """Paint a figure of `size` inches and return it as one `<svg>` element that is told as `label` to who cannot see it."""
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a site's name in letters that it lacks
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
+        paint(figure)
+        text = StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return _inline(text.getvalue(), name, label)
+
+
+def _inline(svg: str, name: str, label: str) -> str:
+    """The `<svg>` element of a file, for a page that holds several: ids of its own, no metadata, no comments."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="|(?<=url\(#)|(?<=href="#)', lambda found: f"{found[0]}{name}-", svg)
+    head, _, body = svg.partition(">")
+    head = re.sub(r' (width|height|version)="[^"]*"', "", head)
+    body = re.sub(r"\n\s*\n", "\n", body)
+    return f'{head} role="img" aria-label="{escape(label)}">{body}'
+
+
+def _legend_below(axes: Axes, columns: int) -> None:
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, columnspacing=1.2, handlelength=2.2)
+
+
+def _loss_points(losses: Losses, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Losses and images of one set; a loss below 1e-6 is drawn at 1e-6, since a logarithm has no zero."""
+    values, mass = (np.array([number(v) for v in side], dtype=np.float64) for side in losses.get(name, ([], [])))
+    known = np.isfinite(values) & (mass > 0)
+    return values[known].clip(1e-6), mass[known]
+
+
+def _decades(lines: Any) -> float:
+    values = [value for line in lines for value in line if value > 0]
+    return math.log10(max(values) / min(values))
+
+
+def _plain(value: float, _: object = None) -> str:
+    return f"{value:.3g}"
+
+
+def _signed(value: float, _: object = None) -> str:
+    return f"{value:+.3g}".replace("-", "−") if abs(value) > 1e-12 else "0"
+
+
+def _short(text: str, most: int = 28) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"

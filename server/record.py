@@ -1,0 +1,87 @@
+"""The folder of a run: its settings, its events, a checkpoint after every round, its results.
+
+    runs/<id>/  config.toml  events.jsonl  checkpoints/<phase>.safetensors  model.safetensors  metrics.json  report.html
+
+A checkpoint holds the weights and the history of its phase in one file that is replaced at once, so a run that was killed at
+any moment goes on from the last whole round.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from excise.common.files import storage_errors, write_atomically
+from excise.common.weights import Weights, load_weights, save_weights
+
+
+@dataclass
+class Phase:
+    """Progress of one phase of a run.
+
+    Attributes
+    ----------
+    weights : the model after `rounds` rounds
+    rounds : rounds that are done
+    history : one entry per round, JSON values only
+    cost : seconds, passes, bytes_down, bytes_up and rounds, summed
+    """
+
+    weights: Weights
+    rounds: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    cost: dict[str, float] = field(default_factory=dict)
+
+    def spend(self, **amounts: float) -> None:
+        """Add to the cost."""
+        for name, amount in amounts.items():
+            self.cost[name] = self.cost.get(name, 0) + amount
+
+
+class RunFolder:
+    """Reads and writes the folder of one run. Every write is atomic or appends one line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def event(self, kind: str, **details: Any) -> None:
+        """Append one line to `events.jsonl`. Details are aggregates and names of sites, never anything of a patient."""
+        line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind, **details})
+        with storage_errors(self.path / "events.jsonl"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with (self.path / "events.jsonl").open("a") as file:
+                file.write(line + "\n")
+
+    def save_phase(self, name: str, phase: Phase) -> None:
+        """Write the checkpoint of a phase."""
+        state = json.dumps({"rounds": phase.rounds, "history": phase.history, "cost": phase.cost})
+        save_weights(phase.weights, self._checkpoint(name), {"state": state})
+
+    def load_phase(self, name: str) -> Phase | None:
+        """The checkpoint of a phase; None before its first."""
+        path = self._checkpoint(name)
+        if not path.exists():
+            return None
+        with safe_open(path, framework="pt") as file:
+            state = json.loads(file.metadata()["state"])
+        return Phase(load_weights(path), state["rounds"], state["history"], state["cost"])
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file; NaN becomes null, which every reader understands."""
+        write_atomically(self.path / name, json.dumps(_without_nan(value), indent=2) + "\n")
+
+    def _checkpoint(self, name: str) -> Path:
+        return self.path / "checkpoints" / f"{name}.safetensors"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and value != value else value

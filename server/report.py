@@ -1,0 +1,238 @@
+"""The report of a run: one HTML page that opens offline, tells what was done, and says how to read each picture.
+
+The same results give the same bytes, so a report can be hashed into the evidence. Nothing in it is fetched or run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from excise.common.files import write_atomically
+from excise.common.request import RequestKind
+from excise.server import pictures
+from excise.server.plan import Plan
+from excise.server.verdict import Results, cost_rows, number, site_names, site_score, summary_rows, verdict
+
+MISSING = "\N{EN DASH}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportExtras:
+    """What only a simulation has to show, since it needs images.
+
+    Attributes
+    ----------
+    examples : images of the forget set, (H, W) in [0, 1], each with a caption
+    embedding_before, embedding_after : the images under the original and the unlearned model, (N, 2), same projection
+    embedding_set : the set of each image: "forget", "retain" or "held-out"; N of them
+    note : what a reader must know about the data, such as that device tags are simulated
+    """
+
+    examples: Sequence[tuple[NDArray[np.floating], str]] = ()
+    embedding_before: NDArray[np.floating] | None = None
+    embedding_after: NDArray[np.floating] | None = None
+    embedding_set: Sequence[str] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.embedding_set) - set(pictures.SETS):
+            raise ValueError(f"embedding_set holds {sorted(unknown)}; the sets are {sorted(pictures.SETS)}")
+        for name in ("embedding_before", "embedding_after"):
+            points = getattr(self, name)
+            if points is not None and points.shape != (len(self.embedding_set), 2):
+                raise ValueError(f"{name} has shape {points.shape}, expected ({len(self.embedding_set)}, 2)")
+
+
+def write_report(folder: Path, results: dict[str, Any], plan: Plan, extras: ReportExtras | None = None) -> Path:
+    """Write `folder`/report.html and return its path.
+
+    Parameters
+    ----------
+    folder : folder of the run
+    results : what `Coordinator.run` returned, or what ``metrics.json`` holds; ``retrained`` may be absent
+    plan : what was run
+    extras : pictures that need images
+
+    Raises
+    ------
+    StorageError : the disk is full or the folder cannot be written; an earlier report is untouched
+    """
+    path = folder / "report.html"
+    write_atomically(path, render_report(results, plan, extras))
+    return path
+
+
+def render_report(results: Results, plan: Plan, extras: ReportExtras | None = None) -> str:
+    """The page itself, as text."""
+    extras = extras or ReportExtras()
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters |= {"three": three, "signed": signed, "whole": whole, "amount": amount}
+    return environment.get_template("report.html.j2").render(
+        request=plan.request,
+        note=extras.note,
+        verdict=verdict(results, plan.request),
+        summary=summary_rows(results),
+        has_retrained="retrained" in results,
+        sites=[_site_row(results, site) for site in site_names(results)],
+        cost=cost_rows(results),
+        cost_line=cost_line(results),
+        pictures={name: Markup(svg) for name, svg in _pictures(results, plan, extras).items()},  # noqa: S704 - drawn by us
+        limits=_limits(results, plan, extras),
+        digest=results.get("unlearned", {}).get("digest", MISSING),
+        settings=tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True)),
+    )
+
+
+# ---- numbers as text --------------------------------------------------------------------------------------------------
+
+
+def three(value: float) -> str:
+    """Three decimals with a true minus; a dash for NaN.
+
+    >>> three(0.12345), three(-0.5), three(-0.0001)
+    ('0.123', '−0.500', '0.000')
+    """
+    if not math.isfinite(value):
+        return MISSING
+    text = f"{value:.3f}"
+    return text.replace("-", "" if float(text) == 0 else "−")
+
+
+def signed(value: float) -> str:
+    """As `three`, with a plus before what is positive.
+
+    >>> signed(0.012), signed(-0.012), signed(0.0)
+    ('+0.012', '−0.012', '0.000')
+    """
+    text = three(value)
+    return f"+{text}" if value > 0 and float(text) > 0 else text
+
+
+def whole(value: float) -> str:
+    """A count, thousands parted by commas; a dash for NaN."""
+    return f"{value:,.0f}" if math.isfinite(value) else MISSING
+
+
+def amount(value: float, unit: str) -> str:
+    """An amount of a resource with its unit.
+
+    >>> amount(12.34, "s"), amount(12345, "images"), amount(2_500_000, "bytes"), amount(6, "rounds")
+    ('12.3 s', '12,345', '2.5 MB', '6')
+    """
+    if not math.isfinite(value):
+        return MISSING
+    if unit == "s":
+        return f"{value:,.1f} s"
+    if unit == "bytes":
+        for name, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+            if value >= size:
+                return f"{value / size:.1f} {name}"
+        return f"{value:.0f} B"
+    return whole(value)
+
+
+def cost_line(results: Results) -> str:
+    """What unlearning cost, in one sentence: for the page and for the terminal."""
+    seconds, images, rounds, up, down = cost_rows(results)
+    text = (
+        f"Unlearning took {amount(seconds.unlearning, 's')}, {whole(rounds.unlearning)} rounds and "
+        f"{whole(images.unlearning)} images processed, {amount(up.unlearning, 'bytes')} up and "
+        f"{amount(down.unlearning, 'bytes')} down"
+    )
+    if math.isnan(images.ratio):
+        return f"{text}; there is no retraining to compare with."
+    return f"{text}: {three(seconds.ratio)} of retraining's time and {three(images.ratio)} of its images."
+
+
+# ---- parts of the page ------------------------------------------------------------------------------------------------
+
+
+def _site_row(results: Results, site: str) -> dict[str, Any]:
+    counts = results.get("sites", {}).get(site, {})
+    models = ("original", "retrained", "unlearned")
+    held_out = [site_score(results, model, site, "held_out_accuracy") for model in models]
+    return {
+        "name": site,
+        "counts": [number(counts.get(key)) for key in ("forget", "retain", "held_out", "skipped")],
+        "held_out": held_out,
+        "change": held_out[2] - held_out[0],
+        "forget": [site_score(results, model, site, "forget_accuracy") for model in models],
+    }
+
+
+def _pictures(results: Results, plan: Plan, extras: ReportExtras) -> dict[str, str]:
+    original, unlearned = results.get("original", {}), results.get("unlearned", {})
+    history: Sequence[Mapping[str, Any]] = unlearned.get("history", ())
+    scores = {row.name: row for row in summary_rows(results)}
+    forget, auc = scores["forget accuracy"], scores["membership AUC"]
+    sites = {row["name"]: row for row in (_site_row(results, site) for site in site_names(results))}
+    changes = {site: (row["change"], row["held_out"][1] - row["held_out"][0]) for site, row in sites.items()}
+    ratios = {row.name: row.ratio for row in cost_rows(results)}
+    before, after = extras.embedding_before, extras.embedding_after
+    told = ", ".join(f"{name} {three(ratio)}" for name, ratio in ratios.items())
+    return {
+        "rounds": pictures.round_curves(
+            original.get("pooled", {}),
+            history,
+            results.get("retrained", {}).get("pooled"),
+            f"Curves over the unlearning rounds. Forget accuracy goes from {three(forget.original)} to "
+            f"{three(forget.unlearned)}, membership AUC from {three(auc.original)} to {three(auc.unlearned)}.",
+        ),
+        "losses": pictures.loss_histograms(
+            original.get("losses", {}),
+            unlearned.get("losses", {}),
+            "Histograms of the loss of forget and held-out images before and after unlearning. "
+            f"Membership AUC {three(auc.original)} before, {three(auc.unlearned)} after.",
+        ),
+        "sites": pictures.site_changes(
+            changes,
+            plan.request.acceptance.worst_site_drop,
+            "Bars of the change of held-out accuracy: "
+            + ", ".join(f"{site} {signed(change)}" for site, (change, _) in changes.items()),
+        ),
+        "embedding": ""
+        if before is None or after is None
+        else pictures.embedding_map(
+            before,
+            after,
+            extras.embedding_set,
+            "Two maps of the same images, under the original and under the unlearned model; "
+            + ", ".join(f"{list(extras.embedding_set).count(name)} {name}" for name in pictures.SETS),
+        ),
+        "examples": pictures.example_images(
+            extras.examples, f"{len(extras.examples)} images of the forget set: " + ", ".join(c for _, c in extras.examples)
+        ),
+        "convergence": pictures.convergence(history, "Curves of the measured ascent at each step of the boundary search."),
+        "cost": pictures.cost_bars(ratios, f"Bars of the cost of unlearning divided by that of retraining: {told}"),
+    }
+
+
+def _limits(results: Results, plan: Plan, extras: ReportExtras) -> str:
+    parts = [extras.note] if extras.note else []
+    parts.append(
+        "A membership test by a threshold on the loss is a weak test: a stronger attacker, with shadow models or with the "
+        "original model to compare with, may still tell who was a member. Scores look at the model's answers: even good ones "
+        "do not show that nothing of the images is left in the weights, and further training may bring some of it back. The "
+        "numbers come from one run with one seed and carry the chance of a limited number of images, most of all on small "
+        "sites and small forget sets."
+    )
+    if plan.request.kind is not RequestKind.CLASS:
+        parts.append("Chance level (0.500) is what the membership AUC of images never seen would be, up to that same chance.")
+    if "retrained" not in results:
+        parts.append("Without a retrained reference this page cannot tell forgetting from damage on the forget set.")
+    parts.append(
+        "Copies of the images elsewhere, earlier versions of the model and what was learned from its answers are not touched."
+    )
+    return " ".join(parts)

@@ -1,0 +1,80 @@
+"""One set of scores for the federation out of the sites' audits, which hold aggregates only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from excise.common.messages import AuditReply
+
+SETS = ("forget", "retain", "held_out")
+
+
+def pooled_scores(audits: Mapping[str, AuditReply], classes: int) -> dict[str, float]:
+    """Scores over the images of all sites.
+
+    Returns
+    -------
+    ``<set>_images``, ``<set>_accuracy``, ``<set>_loss``, ``<set>_ece``, ``<set>_accuracy_class_<c>`` for the sets forget,
+    retain and held_out; ``membership_auc`` (`membership`); ``worst_site_held_out_accuracy``. NaN where no site told a number.
+    """
+    scores: dict[str, float] = {}
+    for name in SETS:
+        scores[f"{name}_images"] = sum(audit.metrics.get(f"{name}_images", 0.0) for audit in audits.values())
+        for metric in ("accuracy", "loss", "ece"):
+            scores[f"{name}_{metric}"] = _weighted(audits, f"{name}_{metric}", f"{name}_images")
+        per_class = [_weighted(audits, f"{name}_accuracy_class_{c}", f"{name}_images_class_{c}") for c in range(classes)]
+        scores |= {f"{name}_accuracy_class_{c}": value for c, value in enumerate(per_class)}
+        told = [value for value in per_class if not math.isnan(value)]
+        scores[f"{name}_balanced_accuracy"] = sum(told) / len(told) if told else math.nan
+    scores["membership_auc"] = membership(audits, classes)
+    held_out = [a.metrics["held_out_accuracy"] for a in audits.values() if "held_out_accuracy" in a.metrics]
+    scores["worst_site_held_out_accuracy"] = min(held_out, default=math.nan)
+    return scores
+
+
+def _weighted(audits: Mapping[str, AuditReply], metric: str, images: str) -> float:
+    told = [(a.metrics[metric], a.metrics[images]) for a in audits.values() if metric in a.metrics and images in a.metrics]
+    total = sum(n for _, n in told)
+    return sum(value * n for value, n in told) / total if total else math.nan
+
+
+def membership(audits: Mapping[str, AuditReply], classes: int) -> float:
+    """Loss-threshold membership AUC, forget against held-out images of the same classes, over all sites; NaN without both.
+
+    The held-out images of each class weigh as much as the forget images of that class do: another mix of classes would
+    pass for membership. Each point of a loss profile stands for its equal share of the images it was made of.
+    """
+    points: list[float] = []
+    mass: list[float] = []
+    truth: list[int] = []
+    for c in range(classes):
+        sides = [_class_points(audits, side, c) for side in ("forget", "held_out")]
+        if not all(len(values) for values, _ in sides):
+            continue
+        total = sides[0][1].sum()
+        for member, (values, weights) in zip((1, 0), sides, strict=True):
+            points += values.tolist()
+            mass += (weights / weights.sum() * total).tolist()
+            truth += [member] * len(values)
+    if not truth:
+        return math.nan
+    return float(roc_auc_score(truth, -np.array(points), sample_weight=np.array(mass)))
+
+
+def _class_points(audits: Mapping[str, AuditReply], side: str, c: int) -> tuple[np.ndarray, np.ndarray]:
+    values, weights = [], []
+    for audit in audits.values():
+        profile = audit.profiles.get(f"{side}/{c}", ())
+        values += list(profile)
+        weights += [audit.metrics.get(f"{side}_images_class_{c}", 0.0) / len(profile)] * len(profile) if profile else []
+    return np.array(values), np.array(weights)
+
+
+def loss_points(audits: Mapping[str, AuditReply], side: str, classes: int) -> tuple[list[float], list[float]]:
+    """Losses and their number of images over all sites and classes, for a histogram."""
+    parts = [_class_points(audits, side, c) for c in range(classes)]
+    return [float(v) for values, _ in parts for v in values], [float(m) for _, mass in parts for m in mass]

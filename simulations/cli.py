@@ -1,0 +1,165 @@
+"""`excise simulate`: a multi-site simulation on one machine, with progress and a final table."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from excise.common.errors import ExciseError, Interrupted
+
+if TYPE_CHECKING:
+    from excise.common.request import ForgetRequest
+    from excise.simulations.engine import Backend
+
+app = typer.Typer()
+terminal = Console(stderr=True)  # standard output is for --json alone
+
+
+class BackendName(StrEnum):
+    """What carries the messages of a simulation."""
+
+    FLOWER = "flower"
+    INPROCESS = "inprocess"
+
+
+TITLES = {
+    "hospitals": "Preparing the hospitals",
+    "original": "Training the deployed model",
+    "unlearned": "Unlearning",
+    "retrained": "Retraining without the forget set",
+    "report": "Writing the report",
+}
+
+
+@app.command()
+def simulate(
+    name: Annotated[str, typer.Argument(metavar="SCENARIO", help="A built-in scenario.")] = "brain-mri",
+    scenario: Annotated[Path | None, typer.Option(help="A scenario file of your own instead.")] = None,
+    sites: Annotated[int | None, typer.Option(min=1, help="Number of sites, in place of the scenario's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed, in place of the scenario's.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
+    backend: Annotated[
+        BackendName, typer.Option(help="flower (Flower's engine on Ray) or inprocess (same apps, less memory).")
+    ] = BackendName.FLOWER,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run of this folder.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of simulated hospitals; ~/.cache/excise by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON on standard output.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the scenario, print it, and write nothing.")] = False,
+) -> None:
+    """Train a model over simulated hospitals, unlearn a request, compare with retraining, and write a report."""
+    # Flower and Ray take seconds to import, so they are imported where a mistake in the scenario has been told already.
+    from excise.simulations.scenario import read_scenario, resumed_scenario
+
+    chosen = resumed_scenario(resume) if resume else read_scenario(name, scenario)
+    if seed is not None:
+        chosen = chosen.model_copy(update={"seed": seed})
+    if sites is not None:
+        chosen = chosen.model_copy(update={"partition": chosen.partition.model_copy(update={"sites": sites})})
+    if dry_run:
+        typer.echo(chosen.model_dump_json(indent=2))
+        return
+    from excise.simulations.run import new_run_folder
+    from excise.simulations.run import simulate as run_simulation
+
+    folder = resume or new_run_folder(out, chosen)
+    home = cache or cache_folder()
+    try:
+        with _progress() as report:
+            done = run_simulation(chosen, folder, home, "flower" if backend is BackendName.FLOWER else "inprocess", report)
+    except Interrupted:
+        terminal.print(f"Stopped. Every finished round is kept; go on with: excise simulate --resume {folder}")
+        raise
+    except ExciseError:
+        terminal.print(f"The run folder is {folder}; once the cause is mended: excise simulate --resume {folder}")
+        raise
+    _print_results(done.results, done.plan.request, folder)
+    if as_json:
+        typer.echo(json.dumps(json.loads((folder / "metrics.json").read_text())))
+
+
+@app.command("bench-demo")
+def bench_demo(
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 5,
+    home: Annotated[Path, typer.Option(help="Folder where finished seeds are kept.")] = Path("runs/bench-demo"),
+    page: Annotated[Path, typer.Option(help="The result page to write.")] = Path("docs/results/brain-mri.md"),
+    backend: Annotated[
+        BackendName, typer.Option(help="flower (Flower's engine on Ray) or inprocess (same apps, less memory).")
+    ] = BackendName.FLOWER,
+) -> None:
+    """Run the demo over several seeds, with parts of the method taken away, and write the result page."""
+    from excise.simulations.bench_demo import run_seed, write_page
+    from excise.simulations.scenario import read_scenario
+
+    scenario = read_scenario("brain-mri")
+    per_seed = {}
+    for seed in range(seeds):
+        terminal.print(f"seed {seed}")
+        seeded = scenario.model_copy(update={"seed": seed})
+        with _progress() as report:
+            engine: Backend = "flower" if backend is BackendName.FLOWER else "inprocess"
+            per_seed[seed] = run_seed(seeded, home / f"seed-{seed}", cache_folder(), engine, report)
+    write_page(page, scenario, per_seed)
+    terminal.print(f"Result page: {page}")
+
+
+def cache_folder() -> Path:
+    """Where simulated hospitals are kept between runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "excise"
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    columns = (
+        TextColumn("{task.description:<34}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    bars: dict[str, TaskID] = {}
+    with Progress(*columns, console=terminal) as progress:
+
+        def report(phase: str, done: int, total: int, note: str) -> None:
+            if phase not in bars:
+                bars[phase] = progress.add_task(TITLES.get(phase, phase), total=total)
+            progress.update(bars[phase], completed=done, total=total)
+
+        yield report
+
+
+def _print_results(results: dict[str, Any], request: ForgetRequest, folder: Path) -> None:
+    """The table, the cost, the sites, the verdict with its rule, and where everything is."""
+    from excise.server.report import cost_line, signed, three
+    from excise.server.verdict import site_names, site_score, summary_rows, verdict
+
+    table = Table(title=f"{request.id}: {request.where}")
+    for column in ("", "original", "retrained", "unlearned", "gap", "ideal"):
+        table.add_column(column, justify="left" if not column else "right")
+    for row in summary_rows(results):
+        scores = (three(row.original), three(row.retrained), three(row.unlearned), signed(row.gap))
+        table.add_row(row.name, *scores, row.ideal)
+    terminal.print(table)
+    sites = Table(title="held-out accuracy by site")
+    for column in ("site", "original", "unlearned", "change", "forget images"):
+        sites.add_column(column, justify="left" if column == "site" else "right")
+    for site in site_names(results):
+        before, after = (site_score(results, model, site, "held_out_accuracy") for model in ("original", "unlearned"))
+        sites.add_row(site, three(before), three(after), signed(after - before), str(results["sites"][site]["forget"]))
+    terminal.print(sites)
+    terminal.print(cost_line(results))
+    outcome = verdict(results, request)
+    terminal.print("[bold]Acceptance rule met[/]" if outcome.accepted else "[bold]Acceptance rule not met[/]")
+    for check in outcome.checks:
+        mark = "[green]✓[/]" if check.passed else "[red]✗[/]"
+        terminal.print(f"  {mark} {check.rule}: measured {three(check.measured)} {check.note}")
+    terminal.print(f"Report:        {folder / 'report.html'}\nRevised model: {folder / 'model.safetensors'}", soft_wrap=True)

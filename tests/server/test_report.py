@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from excise.common.models import ModelSpec
+from excise.common.request import ForgetRequest
+from excise.server.plan import Plan
+from excise.server.report import ReportExtras, amount, cost_line, render_report, signed, three, write_report
+
+SITES = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
+MODELS = {"original": (1.0, 0.99, 0.94, 0.75), "retrained": (0.9, 0.985, 0.92, 0.51), "unlearned": (0.88, 0.98, 0.935, 0.53)}
+COSTS = {"original": (118.0, 72000, 40, 7e7), "retrained": (109.3, 66400, 40, 7e7), "unlearned": (11.2, 6380, 6, 1.05e7)}
+SECTIONS = ("verdict", "scores", "rounds", "membership", "sites", "images", "search", "cost", "limits", "model", "settings")
+
+
+def scores(forget: float, retain: float, held_out: float, auc: float) -> dict[str, float]:
+    return {
+        "forget_accuracy": forget,
+        "retain_accuracy": retain,
+        "held_out_accuracy": held_out,
+        "held_out_balanced_accuracy": held_out - 0.004,
+        "worst_site_held_out_accuracy": held_out - 0.03,
+        "membership_auc": auc,
+        "held_out_ece": 0.031,
+    }
+
+
+def made_up_results(retrained: bool = True) -> dict[str, Any]:
+    """What a run of four hospitals and six rounds could have measured."""
+    rng = np.random.default_rng(0)
+    results: dict[str, Any] = {
+        "request": "scanner-7-retired",
+        "seed": 0,
+        "sites": {
+            site: {"train": 450, "forget": 120 if i == 1 else 0, "retain": 330, "held_out": 150, "skipped": i}
+            for i, site in enumerate(SITES)
+        },
+    }
+    for name, values in MODELS.items():
+        told = {site: {"held_out_accuracy": values[2] + 0.01 * (i - 1.5)} for i, site in enumerate(SITES)}
+        told["hospital-2"]["forget_accuracy"] = values[0]
+        if name == "unlearned":
+            told["hospital-2"]["held_out_accuracy"] -= 0.012
+            told["hospital-4"]["held_out_accuracy"] += 0.015
+        losses = {
+            side: [np.sort(rng.lognormal(centre, 1.4, 64)).tolist(), [2.0] * 64]
+            for side, centre in (("forget", -4.5 if name == "original" else -2.4), ("held_out", -2.3))
+        }
+        seconds, passes, rounds, size = COSTS[name]
+        cost = {"seconds": seconds, "passes": passes, "rounds": rounds, "bytes_up": size, "bytes_down": size * 1.1}
+        results[name] = {"pooled": scores(*values), "sites": told, "losses": losses, "cost": cost}
+    start, end = np.array(MODELS["original"]), np.array(MODELS["unlearned"])
+    results["unlearned"]["digest"] = "5d" * 32
+    results["unlearned"]["history"] = [
+        {
+            "round": r,
+            "pooled": scores(*(start + (end - start) * (1 - math.exp(-r)))),
+            "ascent": {"hospital-2": [0.9 * math.exp(-t / 8) + 0.2 for t in range(20)]} if r == 1 else {},
+        }
+        for r in range(1, 7)
+    ]
+    if not retrained:
+        del results["retrained"]
+    return results
+
+
+def plan(reason: str = "coil fault, found at the yearly quality control") -> Plan:
+    request = ForgetRequest(id="scanner-7-retired", kind="device", where='StationName = "MR7"', reason=reason)
+    return Plan(sites=4, model=ModelSpec(), request=request)
+
+
+def extras(note: str = "Device tags and their intensity response are simulated.") -> ReportExtras:
+    rng = np.random.default_rng(1)
+    sets = ["retain"] * 150 + ["held-out"] * 80 + ["forget"] * 40
+    tumour = rng.random(len(sets)) < 0.5
+    before = rng.normal(0, 1, (len(sets), 2)) + np.where(tumour, 3, -3)[:, None] * [1, 0.3]
+    after = before + rng.normal(0, 0.4, before.shape)
+    ramp = np.linspace(0, 1, 32)
+    images = [(np.clip(np.outer(ramp, ramp) * (i + 1) / 6, 0, 1), "tumour" if i % 2 else "no tumour") for i in range(12)]
+    return ReportExtras(examples=images, embedding_before=before, embedding_after=after, embedding_set=sets, note=note)
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return render_report(made_up_results(), plan(), extras())
+
+
+class Outline(HTMLParser):
+    """Collects what the tests look for: elements by id, tags, attributes, text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_page_holds_every_section_and_picture(page: str) -> None:
+    outline = Outline(page)
+    headings = [attributes["id"] for tag, attributes in outline.tags if tag == "h2"]
+    assert tuple(headings) == SECTIONS
+    assert [tag for tag, _ in outline.tags].count("figure") == 7
+    for said in (
+        "Acceptance rule met",
+        "differs from 0.5 by at most 0.050",
+        "0.102 of retraining's time",
+        "model.safetensors",
+    ):
+        assert said in unescape(page)
+    assert "What this does not prove" in page
+    assert page.count("Device tags and their intensity response are simulated.") == 2
+
+
+def test_page_is_self_contained(page: str) -> None:
+    outline = Outline(page)
+    assert not {tag for tag, _ in outline.tags} & {"script", "link", "iframe", "img", "object", "embed", "base"}
+    without_namespaces = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
+    assert "http://" not in without_namespaces
+    assert "https://" not in without_namespaces
+    links = [value for _, attributes in outline.tags for name, value in attributes.items() if name.endswith(("href", "src"))]
+    assert links
+    assert all(str(link).startswith(("#", "data:image/png;base64,", "model.safetensors")) for link in links)
+    assert not re.search(r"url\((?!#)|@import|<metadata|<!--|dc:date", page)
+
+
+def test_page_can_be_read_aloud(page: str) -> None:
+    tags = Outline(page).tags
+    assert [attributes["lang"] for tag, attributes in tags if tag == "html"] == ["en"]
+    assert all(attributes.get("scope") for tag, attributes in tags if tag == "th")
+    pictures = [attributes for tag, attributes in tags if tag == "svg"]
+    assert all(attributes["role"] == "img" and len(attributes["aria-label"] or "") > 30 for attributes in pictures)
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_references_inside_pictures_lead_somewhere(page: str) -> None:
+    ids = set(re.findall(r'\bid="([^"]+)"', page))
+    assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page)) and all(
+        (link or clip) in ids for link, clip in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page)
+    )
+
+
+def test_same_results_give_the_same_bytes(tmp_path: Path) -> None:
+    first = write_report(tmp_path / "a", made_up_results(), plan(), extras())
+    second = write_report(tmp_path / "b", made_up_results(), plan(), extras())
+    assert first == tmp_path / "a" / "report.html"
+    assert first.read_bytes() == second.read_bytes()
+    assert [path.name for path in first.parent.iterdir()] == ["report.html"]
+
+
+def test_hostile_text_stays_text() -> None:
+    evil = '<script>alert("x")</script> & $\\frac{ </style> -->'
+    results = made_up_results()
+    for model in ("original", "unlearned"):
+        results[model]["sites"][evil] = {"held_out_accuracy": 0.9}
+    results["unlearned"]["history"][0]["ascent"][evil] = [0.5, 0.4]
+    page = render_report(results, plan(evil), ReportExtras(examples=[(np.zeros((8, 8)), evil)], note=evil))
+    assert "<script" not in page
+    assert page.count("</style>") == render_report(made_up_results(), plan(), extras()).count("</style>")
+    assert "&lt;script&gt;" in page
+    assert evil in Outline(page).text
+
+
+def test_without_retrained_its_columns_are_dashes() -> None:
+    page = render_report(made_up_results(retrained=False), plan())
+    row = re.search(r'<tr><th scope="row">forget accuracy</th>(.*?)</tr>', page, re.DOTALL)
+    assert row
+    assert re.sub(r"<.*?>", " ", row[1]).split() == ["1.000", "–", "0.880", "–", "as", "retrained"]
+    assert "No retrained reference" in page
+    assert "no over-unlearning" not in page
+    assert "– no retraining was run here" in page
+    assert "nan" not in Outline(page).text.lower()
+
+
+@pytest.mark.parametrize("missing", [math.nan, None])
+def test_nan_is_a_dash_and_no_success(missing: float | None) -> None:
+    results = made_up_results()
+    results["unlearned"]["pooled"]["membership_auc"] = missing
+    for entry in results["unlearned"]["history"]:
+        entry["pooled"]["membership_auc"] = missing
+    page = render_report(results, plan())
+    assert "Acceptance rule not met" in page
+    assert "(not measured)" in page
+    row = re.search(r'<tr><th scope="row">membership AUC</th>(.*?)</tr>', page, re.DOTALL)
+    assert row
+    assert re.sub(r"<.*?>", " ", row[1]).split() == ["0.750", "0.510", "–", "–", "0.500"]
+    assert "nan" not in re.sub(r"<path[^>]*>", "", page).lower()
+
+
+def test_bare_results_still_make_a_page() -> None:
+    bare: dict[str, Any] = {"pooled": {}, "sites": {}, "losses": {}, "cost": {}}
+    page = render_report({"original": bare, "unlearned": {**bare, "history": [], "digest": "0"}}, plan())
+    assert "<svg" not in page
+    assert page.count('class="missing">') == 8  # seven pictures, and no retrained reference
+
+
+def test_metrics_json_makes_the_same_page() -> None:
+    results = made_up_results()
+    assert render_report(json.loads(json.dumps(results)), plan()) == render_report(results, plan())
+
+
+@pytest.mark.parametrize("losses", [[0.0, 0.0], [1e-9, 1e-9], [2.0]])
+def test_losses_of_zero_or_all_alike_can_be_drawn(losses: list[float]) -> None:
+    results = made_up_results()
+    for model in ("original", "unlearned"):
+        results[model]["losses"] = {"forget": [losses, [1.0] * len(losses)], "held_out": [[], []]}
+    results["unlearned"]["history"][0]["ascent"] = {"a": [0.3, 0.3], "b": [0.0], "c": []}
+    assert render_report(results, plan()).count("<svg") == 5
+
+
+def test_extras_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="the sets are"):
+        ReportExtras(embedding_set=["train"])
+    with pytest.raises(ValueError, match="expected"):
+        ReportExtras(embedding_before=np.zeros((3, 2)), embedding_set=["retain"])
+
+
+def test_numbers_as_text() -> None:
+    assert (three(-0.1234), three(math.nan), three(-0.0), signed(0.02), signed(-0.02)) == (
+        "−0.123",
+        "–",
+        "0.000",
+        "+0.020",
+        "−0.020",
+    )
+    assert (amount(math.nan, "s"), amount(999, "bytes"), amount(1234.56, "s")) == ("–", "999 B", "1,234.6 s")
+
+
+def test_cost_in_one_line() -> None:
+    assert cost_line(made_up_results()) == (
+        "Unlearning took 11.2 s, 6 rounds and 6,380 images processed, 10.5 MB up and 11.6 MB down: "
+        "0.102 of retraining's time and 0.096 of its images."
+    )
+    assert cost_line(made_up_results(retrained=False)).endswith("there is no retraining to compare with.")
