@@ -68,10 +68,10 @@ def read_site_config(path: Path) -> SiteConfig:
     ConfigError : no such file, not TOML, or a wrong key or value
     """
     try:
-        config = SiteConfig.model_validate(tomllib.loads(path.read_text()))
+        config = SiteConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise ConfigError(f"no site configuration at {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     except ValidationError as error:
         raise ConfigError(explain(error, SiteConfig, str(path))) from error

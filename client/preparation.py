@@ -80,7 +80,7 @@ def _compute(site: Site, selection: Selection, teacher: nn.Module, instruction: 
 
 
 def _key(site: Site, selection: Selection, instruction: UnlearnInstruction) -> str:
-    """SHA-256 over all that the preparation depends on, the images by their identifiers."""
+    """SHA-256 over all that the preparation depends on, the images by their identifiers and labels."""
     sha = hashlib.sha256()
     settings = instruction.settings
     for part in (
@@ -90,7 +90,9 @@ def _key(site: Site, selection: Selection, instruction: UnlearnInstruction) -> s
         settings.target.model_dump_json(),
         str((settings.local.distil > 0, settings.psi < 1, instruction.a_k > 0)),
         str(instruction.reference),
-        *(site.scan.rows[i].item for i in [*selection.forget.tolist(), -1, *selection.retain.tolist()]),
+        *(f"{site.scan.rows[i].item}|{site.scan.rows[i].label}" for i in selection.forget.tolist()),
+        "retain",
+        *(site.scan.rows[i].item for i in selection.retain.tolist()),
     ):
         sha.update(part.encode() + b"\0")
     return sha.hexdigest()[:24]

@@ -72,6 +72,7 @@ def reference(site: Site, query: ReferenceQuery) -> ReferenceReply:
 def fit(site: Site, instruction: FitInstruction) -> SiteUpdate:
     """Ordinary local training on the training images, without those of `instruction.without`."""
     began = time.perf_counter()
+    _check_model(site, instruction.model)
     index = site.select(instruction.without).retain
     if len(index) == 0:
         raise DataError("no training image is left")
@@ -79,7 +80,8 @@ def fit(site: Site, instruction: FitInstruction) -> SiteUpdate:
     generator = Generator().manual_seed(instruction.seed)
     x, y_N = site.x[index].to(device), site.y_N[index].to(device)
     loss, passes = train_locally(model, x, y_N, instruction.training, instruction.round_index, generator)
-    return _update(instruction.weights, model, passes, began, {"loss": loss})
+    told = {"loss": loss} if len(index) >= site.config.policy.min_count else {}
+    return _update(instruction.weights, model, passes, began, told)
 
 
 def unlearn(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
@@ -108,13 +110,15 @@ def unlearn(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
         Generator().manual_seed(instruction.seed),
         {name: tensor.to(device) for name, tensor in teacher_weights.items()},
     )
-    measured = {
-        "forget_loss": result.forget_loss,
-        "retain_loss": result.retain_loss,
-        "gradient_norm": result.gradient_norm,
-        **{name: float(value) for name, value in prepared.measured.items() if name != "ascent"},
-    }
-    ascent = prepared.measured.get("ascent", torch.empty(0))
+    # Means over fewer than `min_count` images stay here, as in an audit.
+    measured = {"gradient_norm": result.gradient_norm}
+    ascent = torch.empty(0)
+    if len(sets.retain) >= site.config.policy.min_count:
+        measured["retain_loss"] = result.retain_loss
+    if len(sets.forget) >= site.config.policy.min_count:
+        measured["forget_loss"] = result.forget_loss
+        measured |= {name: float(value) for name, value in prepared.measured.items() if name != "ascent"}
+        ascent = prepared.measured.get("ascent", ascent)
     update = _update(instruction.weights, student, prepared.passes + result.passes, began, measured)
     return replace(update, ascent=tuple(ascent[~ascent.isnan()].tolist()))
 

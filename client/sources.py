@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from excise.client.config import DataSettings, SiteConfig
 from excise.client.dicom.index import read_headers, read_labels
@@ -63,7 +63,7 @@ def _dicom(config: SiteConfig) -> Source:
             continue
         # PatientID is unique only together with its issuer (PS3.3 C.7.1.1).
         patient = f"{header.fields['PatientID']}@{header.fields['IssuerOfPatientID'] or ''}"
-        row = _row(config, uid, patient, labels[uid]["label"], problems, dict(header.fields))
+        row = _row(config, uid, str(header.fields["PatientID"]), labels[uid]["label"], problems, dict(header.fields), patient)
         if row:
             rows.append(row)
             paths.append(header.path)
@@ -120,12 +120,12 @@ def read_npz(path: Path) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any] 
 
     Raises
     ------
-    DataError : no such file, not npz, or without these keys
+    DataError : no such file, not npz, without these keys, or arrays that do not fit together
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = dict(file)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # numpy, zip and zlib answer damaged bytes with errors of many types
         raise DataError(f"no readable npz file at {path}: {error}") from error
     prefixes = [p for p in ("", "train_", "val_", "test_") if f"{p}images" in arrays]
     lacking = [f"{p}labels" for p in prefixes if f"{p}labels" not in arrays] if prefixes else ["images"]
@@ -133,14 +133,23 @@ def read_npz(path: Path) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any] 
         raise DataError(f"{path} lacks {', '.join(lacking)}; it has {', '.join(sorted(arrays))}")
 
     def joined(kind: str) -> NDArray[Any]:
-        return np.concatenate([arrays[f"{p}{kind}"] for p in prefixes])
+        try:
+            return np.concatenate([arrays[f"{p}{kind}"] for p in prefixes])
+        except ValueError as error:
+            raise DataError(f"{path}: the parts of {kind} do not fit together: {error}") from error
 
     images, labels = joined("images"), joined("labels")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or len(labels) != len(images):
         raise DataError(f"{path}: {len(images)} images but labels of shape {labels.shape}; expected one class per image")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"{path}: labels are {labels.dtype}; expected the numbers of the classes")
+    if images.ndim not in (3, 4) or not (images.dtype == np.uint8 or np.issubdtype(images.dtype, np.floating)):
+        raise DataError(f"{path}: images are {images.dtype} of shape {images.shape}; expected uint8 or floats, one row each")
     patients = joined("patients") if all(f"{p}patients" in arrays for p in prefixes) else None
+    if patients is not None and len(patients) != len(images):
+        raise DataError(f"{path}: {len(images)} images but {len(patients)} patients")
     return images, labels.astype(np.int64), patients
 
 
@@ -156,10 +165,14 @@ def _npz(config: SiteConfig) -> Source:
         if row:
             rows.append(row)
             kept.append(i)
-    scale = np.float32(255 if images.dtype == np.uint8 else 1)
-    return Source(
-        Scan(rows, problems), lambda i: np.asarray(images[kept[i]] / scale, dtype=np.float32), _stamp([config.data.path])
-    )
+    return Source(Scan(rows, problems), lambda i: _from_array(images[kept[i]]), _stamp([config.data.path]))
+
+
+def _from_array(image: NDArray[Any]) -> NDArray[np.float32]:
+    values = np.asarray(image / np.float32(255 if image.dtype == np.uint8 else 1), dtype=np.float32)
+    if not (values.min() >= 0 and values.max() <= 1):
+        raise DataError(f"floats must lie in [0, 1], got {values.min():g} to {values.max():g} (NaN also fails)")
+    return values
 
 
 _READERS: dict[str, Callable[[SiteConfig], Source]] = {
@@ -171,13 +184,21 @@ _READERS: dict[str, Callable[[SiteConfig], Source]] = {
 
 
 def _row(
-    config: SiteConfig, item: str, patient: str, label: str, problems: list[Problem], fields: dict[str, str | None]
+    config: SiteConfig,
+    item: str,
+    patient: str,
+    label: str,
+    problems: list[Problem],
+    fields: dict[str, str | None],
+    key: str | None = None,
 ) -> Row | None:
+    """A row, split by `key` (without one, by `patient`); None and a problem when the class is unknown."""
     if label not in config.data.classes:
         problems.append(Problem(item, f"label '{label}' is none of the classes {', '.join(config.data.classes)}"))
         return None
-    fields |= {"site": config.name, "class": label, "patient": patient.split("@")[0], "item": item}
-    return Row(item, patient, config.data.classes.index(label), split_of(patient, config.split), fields)
+    fields |= {"site": config.name, "class": label, "patient": patient, "item": item}
+    key = key or patient
+    return Row(item, key, config.data.classes.index(label), split_of(key, config.split), fields)
 
 
 def _labels_path(data: DataSettings) -> Path:
@@ -189,9 +210,14 @@ def _labels_path(data: DataSettings) -> Path:
 def _load_picture(path: Path, channels: int) -> NDArray[np.float32]:
     try:
         with Image.open(path) as picture:
-            return np.asarray(picture.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / np.float32(255)
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+            if picture.mode.startswith("I;16"):  # Pillow's own conversion to 8 bits would cut at 255: a white image
+                return np.asarray(picture).astype(np.float32) / np.float32(65535)
+            if picture.mode not in ("I", "F"):
+                return np.asarray(picture.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / np.float32(255)
+            mode = picture.mode
+    except Exception as error:  # Pillow answers damaged bytes with errors of many types
         raise DataError(f"not a readable image: {error}") from error
+    raise DataError(f"image of mode {mode}; expected 8 or 16 bits per channel")
 
 
 def _stamp(paths: Sequence[Path]) -> str:

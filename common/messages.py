@@ -101,7 +101,10 @@ def _fields(message: type[Message]) -> dict[str, tuple[Any, bool]]:
 
 def _decoded(message: str, name: str, kind: Any, raw: Any) -> Any:
     if kind == Weights and isinstance(raw, ArrayRecord):
-        return {key: torch.from_numpy(array.numpy().copy()) for key, array in raw.items()}
+        try:
+            return {key: torch.from_numpy(array.numpy().copy()) for key, array in raw.items()}
+        except Exception as error:  # numpy and torch answer foreign bytes and dtypes with errors of many types
+            raise MessageError(f"field '{name}' of a '{message}' message holds an array that cannot be read") from error
     if kind == dict[str, float] and isinstance(raw, MetricRecord):
         return {key: float(value) for key, value in raw.items() if isinstance(value, int | float)}
     if kind == Profiles and isinstance(raw, ConfigRecord):

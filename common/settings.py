@@ -61,6 +61,8 @@ class LocalSettings(Settings):
     """Unlearning rounds."""
     steps: int = Field(10, ge=1)
     """Local gradient steps of one round."""
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the forget images in one round, in place of `steps` at sites that have any; with a constant schedule."""
     forget_batch: int = Field(64, ge=1)
     """Forget images in one step."""
     retain_batch: int = Field(32, ge=0)
@@ -74,13 +76,17 @@ class LocalSettings(Settings):
     """Gradient norm above which a step is scaled down."""
     batch_norm: Literal["frozen", "live", "published"] = "live"
     """`live` updates the statistics in mixed batches only; `frozen` never; `published` always, as the authors' code does."""
-    forget_temperature: float = Field(1.0, gt=0)
-    """τ of the forget loss; above 1 it compares logits rather than probabilities (docs/adr/0003)."""
     distil: float = Field(0.7, ge=0, le=1)
     """Share of distillation from the teacher in the retain loss; the rest is cross-entropy."""
     distil_temperature: float = Field(2.0, gt=0)
     mu: float = Field(0.0, ge=0)
     """μ: weight of ½‖θ − θ0‖², the pull towards the deployed model."""
+
+    @model_validator(mode="after")
+    def _epochs_are_constant(self) -> Self:
+        if self.epochs is not None and self.schedule != "constant":
+            raise ValueError("epochs needs schedule = 'constant': sites would be at different places of another schedule")
+        return self
 
 
 class UnlearningSettings(Settings):
@@ -121,7 +127,7 @@ PRESETS: dict[str, UnlearningSettings] = {
         target=TargetSettings(kind="nearest", mask_true_class=False),
         local=LocalSettings(
             rounds=1,
-            steps=100,
+            epochs=10,
             forget_batch=32,
             retain_batch=0,
             learning_rate=1e-5,

@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from excise.server.verdict import number
@@ -35,7 +35,7 @@ SETS = {  # name of the set: colour, marker
     "forget": (FORGET, "s"),  # last, so that it lies on top
 }
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {  # Any: matplotlib types its keys as one literal of all settings
     "svg.hashsalt": "excise",
     "svg.fonttype": "path",  # looks alike where our font is not installed
     "text.parse_math": False,  # a site may have a $ in its name
@@ -102,7 +102,7 @@ def loss_histograms(before: Losses, after: Losses, label: str) -> str:
     if not values:
         return ""
     floor, top = min(values), max(values)
-    bins = np.geomspace(floor * 0.9, max(top, floor) * 1.1, 31)
+    bins = np.geomspace(floor * 0.9, max(top, floor) * 1.1, 25)
 
     def paint(figure: Figure) -> None:
         for axes, (title, losses) in zip(figure.subplots(1, 2, sharex=True, sharey=True), panels, strict=True):
@@ -202,7 +202,7 @@ def convergence(history: Sequence[Mapping[str, Any]], label: str) -> str:
         axes.yaxis.set_major_formatter(FuncFormatter(_plain))
         axes.yaxis.set_minor_formatter(FuncFormatter(_plain) if _decades(told.values()) < 1 else NullFormatter())
         axes.set(xlabel="step of the boundary search", ylabel="ascent (logarithmic)")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend_below(axes, 4)
 
     return _draw("convergence", label, (8.4, 3.9), paint)
@@ -244,7 +244,7 @@ def example_images(examples: Sequence[tuple[NDArray[np.floating], str]], label: 
     rows, columns = math.ceil(len(examples) / 8), min(8, len(examples))
 
     def paint(figure: Figure) -> None:
-        grid = figure.subplots(rows, columns, squeeze=False).flat
+        grid = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axes in grid:
             axes.set_axis_off()
         for axes, (image, caption) in zip(grid, examples, strict=False):
@@ -274,12 +274,13 @@ def _draw(name: str, label: str, size: tuple[float, float], paint: Callable[[Fig
 def _inline(svg: str, name: str, label: str) -> str:
     """The `<svg>` element of a file, for a page that holds several: ids of its own, no metadata, no comments."""
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    # matplotlib's own <style> holds one rule for every element, of our page too; the root's attributes say the same
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="|(?<=url\(#)|(?<=href="#)', lambda found: f"{found[0]}{name}-", svg)
     head, _, body = svg.partition(">")
     head = re.sub(r' (width|height|version)="[^"]*"', "", head)
     body = re.sub(r"\n\s*\n", "\n", body)
-    return f'{head} role="img" aria-label="{escape(label)}">{body}'
+    return f'{head} stroke-linejoin="round" role="img" aria-label="{escape(label)}">{body}'
 
 
 def _legend_below(axes: Axes, columns: int) -> None:

@@ -9,6 +9,7 @@ any moment goes on from the last whole round.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,7 +52,7 @@ class RunFolder:
 
     def event(self, kind: str, **details: Any) -> None:
         """Append one line to `events.jsonl`. Details are aggregates and names of sites, never anything of a patient."""
-        line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind, **details})
+        line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind, **_without_nan(details)})
         with storage_errors(self.path / "events.jsonl"):
             self.path.mkdir(parents=True, exist_ok=True)
             with (self.path / "events.jsonl").open("a") as file:
@@ -72,7 +73,7 @@ class RunFolder:
         return Phase(load_weights(path), state["rounds"], state["history"], state["cost"])
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file; NaN becomes null, which every reader understands."""
+        """Write a JSON file; what is not finite becomes null, which every reader understands."""
         write_atomically(self.path / name, json.dumps(_without_nan(value), indent=2) + "\n")
 
     def _checkpoint(self, name: str) -> Path:
@@ -84,4 +85,4 @@ def _without_nan(value: Any) -> Any:
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -51,6 +51,8 @@ def size_weights(forget: Mapping[str, int], retain: Mapping[str, int], psi: floa
     total = sum(forget.values()) + sum(retain.values())
     weights = {}
     for site in forget:
+        if forget[site] + retain[site] == 0:
+            continue
         a = 0.0 if forget[site] == 0 else 1.0 if retain[site] == 0 else psi
         weights[site] = SiteWeight(p=(forget[site] + retain[site]) / total, a=a)
     return weights

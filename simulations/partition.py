@@ -37,7 +37,7 @@ def deal(patients: Sequence[Patient], partition: Partition, seed: int) -> dict[s
 
     Raises
     ------
-    ConfigError : fewer patients than sites, or `by-device` on data that names no device
+    ConfigError : fewer patients than sites, or `by-device` on data that names no device or fewer devices than sites
     """
     if len(patients) < partition.sites:
         raise ConfigError(f"{len(patients)} patients cannot be dealt to {partition.sites} sites; lower partition.sites")
@@ -50,7 +50,13 @@ def deal(patients: Sequence[Patient], partition: Partition, seed: int) -> dict[s
     if partition.kind == "by-device":
         return _by_device(order, partition.sites)
     matching = {patient.key: 0 for patient in order if patient.matches}
-    return _lightest([patient for patient in order if not patient.matches], partition.sites) | matching
+    others = [patient for patient in order if not patient.matches]
+    if len(others) < partition.sites:
+        raise ConfigError(
+            f"{len(others)} patients that do not match the request cannot be dealt to {partition.sites} sites; "
+            "lower partition.sites"
+        )
+    return _lightest(others, partition.sites) | matching
 
 
 def _lightest(order: Sequence[Patient], sites: int) -> dict[str, int]:

@@ -140,7 +140,7 @@ def resumed_scenario(folder: Path) -> Scenario:
 
 def _with_preset(keys: dict[str, Any], file: Path) -> dict[str, Any]:
     preset = keys.pop("preset", "samples")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(f"{file.name}: unknown unlearning.preset '{preset}': {did_you_mean(str(preset), PRESETS)}")
     return _merged(PRESETS[preset].model_dump(), keys)
 

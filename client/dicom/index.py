@@ -61,9 +61,9 @@ def read_headers(folder: Path) -> tuple[list[Header], list[Problem]]:
 def _read(path: Path) -> tuple[dict[str, str | None], str | None]:
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*_KEYWORDS])
+        fields = {key: _text(dataset.get(key)) for key in _KEYWORDS}  # values are parsed only here, and may refuse
     except Exception as error:  # noqa: BLE001 - any bytes may stand in a file; the scan goes on, with the reason kept
         return {}, f"header cannot be read ({type(error).__name__}): {error}"
-    fields = {key: _text(dataset.get(key)) for key in _KEYWORDS}
     missing = [key for key in _NEEDED if fields[key] is None]
     return fields, f"without {', '.join(missing)}" if missing else None
 
@@ -81,7 +81,7 @@ def read_labels(path: Path, key: str, column: str = "label") -> dict[str, dict[s
 
     Raises
     ------
-    DataError : no such file, a column is missing, or a key occurs twice
+    DataError : no such file, no CSV, a column is missing, a line is too short or too long, or a key occurs twice
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -91,9 +91,11 @@ def read_labels(path: Path, key: str, column: str = "label") -> dict[str, dict[s
                 raise DataError(f"{path} lacks the column {', '.join(sorted(missing))}; it has {reader.fieldnames}")
             rows: dict[str, dict[str, str]] = {}
             for row in reader:
+                if None in row or None in row.values():
+                    raise DataError(f"{path} has too few or too many values in line {reader.line_num}")
                 if row[key] in rows:
                     raise DataError(f"{path} names one {key} twice, in line {reader.line_num}; keep one line per image")
                 rows[row[key]] = row
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"no readable labels at {path}: {error}") from error
     return rows

@@ -6,6 +6,7 @@ inverted → [0, 1]. pydicom does not invert MONOCHROME1 by itself. Values stay 
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,11 @@ def decode(path: Path) -> NDArray[np.float32]:
         raise DataError(f"{dataset.PhotometricInterpretation} image; expected grey (MONOCHROME1 or MONOCHROME2)")
     if stored.ndim != 2 or stored.size == 0:
         raise DataError(f"image of shape {stored.shape}; expected rows × columns")
-    low, high = _window(dataset, stored)
-    values = apply_modality_lut(stored, dataset).astype(np.float64)
+    try:
+        values = apply_modality_lut(stored, dataset).astype(np.float64)
+        low, high = _window(dataset, values)
+    except Exception as error:  # a rescale or a window that is empty or no number raises many kinds too
+        raise DataError(f"rescale or window cannot be used ({type(error).__name__}): {error}") from error
     if not np.isfinite(values).all():
         raise DataError("rescaled values are not finite")
     image = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
@@ -51,11 +55,11 @@ def decode(path: Path) -> NDArray[np.float32]:
     return image.astype(np.float32)
 
 
-def _window(dataset: Dataset, stored: NDArray[np.generic]) -> tuple[float, float]:
+def _window(dataset: Dataset, values: NDArray[np.float64]) -> tuple[float, float]:
     """The rescaled values that become 0 and 1: the file's window (PS3.3 C.11.2.1.2), or the image's own range."""
-    if "WindowCenter" in dataset and "WindowWidth" in dataset:
-        center, width = (float(np.atleast_1d(dataset[key].value)[0]) for key in ("WindowCenter", "WindowWidth"))
-        if width >= 1:
+    first = [np.atleast_1d(dataset.get(key))[0] for key in ("WindowCenter", "WindowWidth")]
+    if all(value not in (None, "") for value in first):  # scanners leave them empty
+        center, width = map(float, first)
+        if width >= 1 and math.isfinite(center) and math.isfinite(width):
             return center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
-    values = apply_modality_lut(stored, dataset)
     return float(values.min()), float(values.max())

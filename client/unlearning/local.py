@@ -64,7 +64,7 @@ def unlearn_locally(
     generator: Generator,
     teacher: Mapping[str, Tensor] | None = None,
 ) -> LocalResult:
-    """Take `settings.steps` joint steps of SGD on F_k, changing `student` in place.
+    """Take the joint steps of one round of SGD on F_k, changing `student` in place.
 
     Parameters
     ----------
@@ -88,10 +88,13 @@ def unlearn_locally(
     optimiser = torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=settings.momentum)
     _set_mode(student, settings, forget_only=not use_retain)
 
-    losses = torch.full((settings.steps, 2), math.nan)
-    norms = torch.zeros(settings.steps)
+    steps = settings.steps
+    if forget and settings.epochs is not None:
+        steps = settings.epochs * math.ceil(len(forget.x) / settings.forget_batch)
+    losses = torch.full((steps, 2), math.nan)
+    norms = torch.zeros(steps)
     passes = 0
-    for step in range(settings.steps):
+    for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = step_size(settings, round_index * settings.steps + step)
         f = next(forget_batches) if forget_batches else None
@@ -100,9 +103,7 @@ def unlearn_locally(
         logits = student(torch.cat(inputs))
         passes += len(logits)
         cut = len(f) if f is not None else 0
-        forget_term = None
-        if forget and f is not None:
-            forget_term = forget_loss(logits[:cut], forget.targets_NC[f], settings.forget_temperature)
+        forget_term = forget_loss(logits[:cut], forget.targets_NC[f]) if forget and f is not None else None
         retain_term = _retain_term(logits[cut:], retain, r, settings) if retain and r is not None else None
         pull = proximal(student, teacher) if settings.mu > 0 and teacher else None
         objective = site_objective(forget_term, retain_term, a_k, pull, settings.mu)

@@ -17,16 +17,9 @@ from torch import Tensor, nn
 from excise.common.settings import LocalSettings
 
 
-def forget_loss(logits_NC: Tensor, targets_NC: Tensor, temperature: float = 1.0) -> Tensor:
-    """L^f: mean cross-entropy to target distributions, both softened by `temperature` τ and scaled by τ².
-
-    τ = 1 is the plain loss. It hardly tells p_y = 0.99 from 0.999, where most images lie and where membership shows; a larger
-    τ compares logits instead (docs/adr/0003).
-    """
-    if temperature == 1:
-        return F.cross_entropy(logits_NC, targets_NC)
-    softened_NC = (targets_NC.clamp_min(1e-8).log() / temperature).softmax(1)
-    return temperature**2 * F.cross_entropy(logits_NC / temperature, softened_NC)
+def forget_loss(logits_NC: Tensor, targets_NC: Tensor) -> Tensor:
+    """L^f: mean cross-entropy to target distributions."""
+    return F.cross_entropy(logits_NC, targets_NC)
 
 
 def retain_loss(logits_NC: Tensor, y_N: Tensor, teacher_logits_NC: Tensor | None, settings: LocalSettings) -> Tensor:

@@ -28,6 +28,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "unpacked"
 
 
+def files(folder: Path) -> set[Path]:
+    found = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(folder) for path in found}
+
+
 def run_away_from_the_checkout(code: str, folder: Path) -> list[str]:
     """Run `code`, which can import from `folder` and the standard library alone; return the lines that it prints."""
     # -I -S: no PYTHONPATH, no current folder, and no site-packages, whose editable install would lead back to the checkout
@@ -40,11 +45,11 @@ def test_it_holds_one_name(wheel: Path) -> None:
     assert names == {"excise", f"excise-{excise.__version__}.dist-info"}
 
 
-def test_it_holds_every_module(wheel: Path) -> None:
-    expected = {path.relative_to(ROOT / "excise") for path in (ROOT / "excise").rglob("*.py")}
-    expected |= {path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+def test_it_holds_every_file(wheel: Path) -> None:
+    """Modules, and what they read: templates, scenarios."""
+    expected = files(ROOT / "excise") | {Path(package) / path for package in PACKAGES for path in files(ROOT / package)}
     assert Path("common/errors.py") in expected
-    assert {path.relative_to(wheel / "excise") for path in (wheel / "excise").rglob("*.py")} == expected
+    assert files(wheel / "excise") == expected
 
 
 def test_it_imports_away_from_the_checkout(wheel: Path) -> None:

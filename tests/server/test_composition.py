@@ -28,12 +28,13 @@ def _base() -> Weights:
         "bn.running_mean": _randn(3, seed=1),
         "bn.num_batches_tracked": torch.tensor(17),
         "head.bias": _randn(2, seed=2),
+        "head.weight": _randn(5, seed=3).double(),  # float64 shows the order of a sum that float32 rounds away
     }
 
 
 def _update(seed: int, scale: float = 0.1) -> Weights:
     floats = (name for name, tensor in _base().items() if tensor.is_floating_point())
-    return {name: scale * _randn(*_base()[name].shape, seed=10 * seed + i) for i, name in enumerate(floats)}
+    return {name: scale * _randn(*_base()[name].shape, seed=10 * seed + i).to(_base()[name]) for i, name in enumerate(floats)}
 
 
 def _composed(rule: str, updates: list[tuple[Weights, float]]) -> Weights:

@@ -14,7 +14,7 @@ import pytest
 from excise.common.models import ModelSpec
 from excise.common.request import ForgetRequest
 from excise.server.plan import Plan
-from excise.server.report import ReportExtras, amount, cost_line, render_report, signed, three, write_report
+from excise.server.report import MISSING, ReportExtras, amount, cost_line, render_report, signed, three, write_report
 
 SITES = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
 MODELS = {"original": (1.0, 0.99, 0.94, 0.75), "retrained": (0.9, 0.985, 0.92, 0.51), "unlearned": (0.88, 0.98, 0.935, 0.53)}
@@ -150,9 +150,9 @@ def test_page_can_be_read_aloud(page: str) -> None:
 
 def test_references_inside_pictures_lead_somewhere(page: str) -> None:
     ids = set(re.findall(r'\bid="([^"]+)"', page))
-    assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page)) and all(
-        (link or clip) in ids for link, clip in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page)
-    )
+    used = {link or clip for link, clip in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page)}
+    assert used
+    assert used <= ids
 
 
 def test_same_results_give_the_same_bytes(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_hostile_text_stays_text() -> None:
     results["unlearned"]["history"][0]["ascent"][evil] = [0.5, 0.4]
     page = render_report(results, plan(evil), ReportExtras(examples=[(np.zeros((8, 8)), evil)], note=evil))
     assert "<script" not in page
-    assert page.count("</style>") == render_report(made_up_results(), plan(), extras()).count("</style>")
+    assert page.count("</style>") == 1
     assert "&lt;script&gt;" in page
     assert evil in Outline(page).text
 
@@ -180,10 +180,10 @@ def test_without_retrained_its_columns_are_dashes() -> None:
     page = render_report(made_up_results(retrained=False), plan())
     row = re.search(r'<tr><th scope="row">forget accuracy</th>(.*?)</tr>', page, re.DOTALL)
     assert row
-    assert re.sub(r"<.*?>", " ", row[1]).split() == ["1.000", "–", "0.880", "–", "as", "retrained"]
+    assert re.sub(r"<.*?>", " ", row[1]).split() == ["1.000", MISSING, "0.880", MISSING, "as", "retrained"]
     assert "No retrained reference" in page
     assert "no over-unlearning" not in page
-    assert "– no retraining was run here" in page
+    assert f"{MISSING} no retraining was run here" in page
     assert "nan" not in Outline(page).text.lower()
 
 
@@ -198,7 +198,7 @@ def test_nan_is_a_dash_and_no_success(missing: float | None) -> None:
     assert "(not measured)" in page
     row = re.search(r'<tr><th scope="row">membership AUC</th>(.*?)</tr>', page, re.DOTALL)
     assert row
-    assert re.sub(r"<.*?>", " ", row[1]).split() == ["0.750", "0.510", "–", "–", "0.500"]
+    assert re.sub(r"<.*?>", " ", row[1]).split() == ["0.750", "0.510", MISSING, MISSING, "0.500"]
     assert "nan" not in re.sub(r"<path[^>]*>", "", page).lower()
 
 
@@ -233,12 +233,12 @@ def test_extras_that_do_not_fit_are_refused() -> None:
 def test_numbers_as_text() -> None:
     assert (three(-0.1234), three(math.nan), three(-0.0), signed(0.02), signed(-0.02)) == (
         "−0.123",
-        "–",
+        MISSING,
         "0.000",
         "+0.020",
         "−0.020",
     )
-    assert (amount(math.nan, "s"), amount(999, "bytes"), amount(1234.56, "s")) == ("–", "999 B", "1,234.6 s")
+    assert (amount(math.nan, "s"), amount(999, "bytes"), amount(1234.56, "s")) == (MISSING, "999 B", "1,234.6 s")
 
 
 def test_cost_in_one_line() -> None:

@@ -162,6 +162,13 @@ def test_forget_loss_rests_at_the_target(tau: float) -> None:
     assert float(cast("Tensor", elsewhere_NC.grad).norm()) > 1e-2
 
 
+def test_forget_loss_at_a_temperature_is_the_equation() -> None:
+    logits_NC, target_NC, tau = _randn(4, CLASSES), _randn(4, CLASSES, seed=3), 3.0
+    softened_NC = (target_NC / tau).softmax(1)
+    expected = -(tau**2) * (softened_NC * (logits_NC / tau).log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(forget_loss(logits_NC, target_NC.softmax(1), tau), expected)
+
+
 def test_forget_loss_near_temperature_one_is_continuous() -> None:
     logits_NC, q_NC = _randn(5, CLASSES), _randn(5, CLASSES, seed=1).softmax(1)
     torch.testing.assert_close(forget_loss(logits_NC, q_NC, 1 + 1e-9), forget_loss(logits_NC, q_NC, 1.0))

@@ -1,0 +1,201 @@
+"""From a DICOM file to [0, 1]: the standard's order, full depth, and a clear word about every file that is no grey image."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom.data
+import pytest
+from numpy.typing import NDArray
+
+from excise.client.dicom.pixels import decode
+from excise.common.errors import DataError
+from tests.dicoms import dataset, write_dicom
+
+RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+
+
+def _decoded(tmp_path: Path, pixels: NDArray[Any] = RAMP, **fields: Any) -> NDArray[np.float32]:
+    return decode(write_dicom(tmp_path / "a.dcm", pixels, **fields))
+
+
+def test_own_range_keeps_every_grey_value(tmp_path: Path) -> None:
+    image = _decoded(tmp_path)
+    assert image.dtype == np.float32
+    assert image.shape == (64, 64)
+    np.testing.assert_allclose(image, RAMP / 4095, atol=1e-6)
+    assert len(np.unique(image)) == 4096
+
+
+def test_all_16_bits_stay_distinguishable(tmp_path: Path) -> None:
+    assert len(np.unique(_decoded(tmp_path, np.arange(65536, dtype=np.uint16).reshape(256, 256)))) == 65536
+
+
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": "2048", "WindowWidth": "1001"}])
+def test_monochrome1_is_inverted_last(tmp_path: Path, window: dict[str, str]) -> None:
+    normal = _decoded(tmp_path, **window)
+    inverted = _decoded(tmp_path, PhotometricInterpretation="MONOCHROME1", **window)
+    np.testing.assert_allclose(inverted, 1 - normal, atol=1e-6)
+
+
+def test_the_window_is_in_rescaled_values(tmp_path: Path) -> None:
+    # PS3.3 C.11.2.1.2.1: x ≤ c − 0.5 − (w−1)/2 is black, x > c − 0.5 + (w−1)/2 white; here −101 and 99
+    rescaled = 2.0 * RAMP - 1024
+    image = _decoded(tmp_path, RescaleSlope="2", RescaleIntercept="-1024", WindowCenter="-0.5", WindowWidth="201")
+    np.testing.assert_allclose(image, np.clip((rescaled + 101) / 200, 0, 1), atol=1e-6)
+
+
+def test_signed_values_and_a_negative_slope(tmp_path: Path) -> None:
+    signed = (RAMP.astype(np.int32) - 2048).astype(np.int16)
+    np.testing.assert_allclose(_decoded(tmp_path, signed), RAMP / 4095, atol=1e-6)
+    flipped = _decoded(tmp_path, signed, RescaleSlope="-1", RescaleIntercept="0")
+    np.testing.assert_allclose(flipped, 1 - RAMP / 4095, atol=1e-6)
+
+
+def test_the_first_of_several_windows_counts(tmp_path: Path) -> None:
+    several = _decoded(tmp_path, WindowCenter=["100", "3000"], WindowWidth=["101", "500"])
+    np.testing.assert_array_equal(several, _decoded(tmp_path, WindowCenter="100", WindowWidth="101"))
+
+
+@pytest.mark.parametrize("width", ["0", "0.5", "-100"])
+def test_a_window_narrower_than_one_is_ignored(tmp_path: Path, width: str) -> None:
+    np.testing.assert_array_equal(_decoded(tmp_path, WindowCenter="100", WindowWidth=width), _decoded(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "window",
+    [{"WindowCenter": "", "WindowWidth": ""}, {"WindowCenter": "40", "WindowWidth": ""}, {"WindowCenter": "40"}],
+)
+def test_an_empty_window_is_no_window(tmp_path: Path, window: dict[str, str]) -> None:
+    np.testing.assert_array_equal(_decoded(tmp_path, **window), _decoded(tmp_path))
+
+
+def test_a_window_of_width_one_is_a_threshold(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(_decoded(tmp_path, WindowCenter="2000.5", WindowWidth="1"), RAMP > 2000)
+
+
+@pytest.mark.parametrize(("kind", "value"), [("MONOCHROME2", 0), ("MONOCHROME1", 1)])
+def test_a_constant_image_is_black_and_finite(tmp_path: Path, kind: str, value: float) -> None:
+    image = _decoded(tmp_path, np.full((16, 16), 700, np.uint16), PhotometricInterpretation=kind)
+    np.testing.assert_array_equal(image, np.full((16, 16), value))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "fields", "reason"),
+    [
+        (np.zeros((2, 8, 8), np.uint16), {"NumberOfFrames": "2"}, "multi-frame image with 2 frames; expected one"),
+        (
+            np.zeros((3, 8, 8), np.uint16),
+            {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": "RGB"},
+            "RGB image; expected grey",
+        ),
+        (RAMP, {"PixelData": b"\0" * 100}, "less than expected"),
+        (RAMP, {"PixelData": b""}, "pixels cannot be decoded"),
+        (RAMP, {"PixelData": None}, "Pixel Data"),
+        (RAMP, {"PhotometricInterpretation": None}, "Photometric Interpretation"),
+        (RAMP, {"Rows": 0}, "pixels cannot be decoded"),
+        (RAMP, {"RescaleSlope": "", "RescaleIntercept": "0"}, "rescale or window cannot be used"),
+    ],
+)
+def test_a_file_that_is_no_grey_image_is_refused_with_its_reason(
+    tmp_path: Path, pixels: NDArray[Any], fields: dict[str, Any], reason: str
+) -> None:
+    path = write_dicom(tmp_path / "a.dcm", pixels, **fields)
+    with pytest.raises(DataError, match=reason):
+        decode(path)
+
+
+@pytest.mark.parametrize("key", ["RescaleSlope", "WindowWidth"])
+def test_numbers_that_are_no_numbers_are_a_data_error(tmp_path: Path, key: str) -> None:
+    path = write_dicom(
+        tmp_path / "a.dcm", RAMP, **{"RescaleSlope": "1", "RescaleIntercept": "0", "WindowCenter": "1", key: "123456"}
+    )
+    path.write_bytes(path.read_bytes().replace(b"123456", b"ab-cde"))
+    with pytest.raises(DataError, match="rescale or window cannot be used"):
+        decode(path)
+
+
+def test_what_is_not_dicom_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.dcm"
+    path.write_bytes(b"SOPInstanceUID,label\n" * 20)
+    with pytest.raises(DataError, match="not a DICOM file"):
+        decode(path)
+    with pytest.raises(DataError, match="FileNotFoundError"):
+        decode(tmp_path / "none.dcm")
+
+
+@pytest.mark.parametrize("kept", [0, 100, 140, 300, 0.5, 0.99])
+def test_a_file_cut_anywhere_is_refused(tmp_path: Path, kept: float) -> None:
+    path = write_dicom(tmp_path / "a.dcm", RAMP)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept if isinstance(kept, int) else kept * len(whole))])
+    with pytest.raises(DataError):
+        decode(path)
+
+
+def _shipped(name: str) -> Path:
+    path = pydicom.data.get_testdata_file(name, download=False)
+    assert path is not None
+    return Path(str(path))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CT_small.dcm",
+        "MR_small.dcm",
+        "MR_small_RLE.dcm",
+        "MR_small_bigendian.dcm",
+        "MR_small_implicit.dcm",
+        "MR_small_jp2klossless.dcm",
+        "MR_small_padded.dcm",
+        "rtdose_1frame.dcm",
+    ],
+)
+@pytest.mark.filterwarnings("default")  # of files that are odd on purpose
+def test_pydicoms_own_files_decode(name: str) -> None:
+    image = decode(_shipped(name))
+    assert image.dtype == np.float32
+    assert image.ndim == 2
+    assert 0 <= image.min() < image.max() <= 1
+
+
+@pytest.mark.parametrize("name", ["MR_small_RLE.dcm", "MR_small_bigendian.dcm", "MR_small_jp2klossless.dcm"])
+@pytest.mark.filterwarnings("default")
+def test_lossless_encodings_give_the_same_image(name: str) -> None:
+    np.testing.assert_array_equal(decode(_shipped(name)), decode(_shipped("MR_small.dcm")))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gdcm") is None, reason="python-gdcm is not installed: run make setup")
+@pytest.mark.parametrize("name", ["MR_small_jpeg_ls_lossless.dcm", "JPGExtended.dcm"])
+@pytest.mark.filterwarnings("default")
+def test_files_that_need_gdcm_decode(name: str) -> None:
+    image = decode(_shipped(name))
+    assert 0 <= image.min() < image.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("MR_truncated.dcm", "less than expected"),
+        ("SC_rgb_rle.dcm", "RGB image"),
+        ("SC_rgb_rle_2frame.dcm", "multi-frame image with 2 frames"),
+        ("examples_palette.dcm", "PALETTE COLOR image"),
+        ("rtdose.dcm", "multi-frame image with 15 frames"),
+        ("rtplan.dcm", "has no 'Pixel Data'"),
+        ("no_meta.dcm", "not a DICOM file"),
+    ],
+)
+@pytest.mark.filterwarnings("default")
+def test_pydicoms_own_files_that_are_no_grey_images(name: str, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        decode(_shipped(name))
+
+
+def test_the_helper_writes_what_it_says(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "a.dcm", RAMP)
+    np.testing.assert_array_equal(pydicom.dcmread(path).pixel_array, RAMP)
+    assert dataset(RAMP).PatientID == "P1"

@@ -1,0 +1,80 @@
+"""What a site tells of a model: aggregates over enough images, or nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from excise.client.audit import BATCH, loss_profile, losses, measure, predict
+
+_losses = st.lists(st.floats(0, 50), max_size=200).map(lambda values: np.array(values, dtype=np.float64))
+
+
+@given(_losses, st.integers(1, 80), st.integers(1, 30))
+def test_no_point_of_a_profile_stands_for_few_images(values: np.ndarray, points: int, min_count: int) -> None:
+    profile = loss_profile(values, points, min_count)
+    if len(values) < min_count:
+        assert profile == ()
+        return
+    assert 1 <= len(profile) <= points
+    sizes = [len(part) for part in np.array_split(values, len(profile))]  # as numpy deals n into parts
+    assert min(sizes) >= min_count
+    assert np.dot(profile, sizes) / len(values) == pytest.approx(values.mean(), abs=1e-9)
+    assert np.all(np.diff(profile) >= -1e-9)
+    assert values.min() - 1e-9 <= profile[0] <= profile[-1] <= values.max() + 1e-9
+
+
+def test_a_profile_of_whole_parts_is_their_means() -> None:
+    assert loss_profile(np.array([4.0, 1.0, 3.0, 2.0]), 9, 2) == (1.5, 3.5)
+    assert loss_profile(np.array([4.0, 1.0, 3.0, 2.0]), 9, 1) == (1.0, 2.0, 3.0, 4.0)
+    assert loss_profile(np.array([4.0, 1.0]), 0, 1) == ()
+
+
+def _logits(y_N: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.one_hot(y_N, 3).float() * 5
+
+
+def test_measure() -> None:
+    y_N = torch.tensor([0] * 12 + [1] * 12 + [2] * 2)
+    logits = _logits(y_N)
+    logits[0] = _logits(torch.tensor([1]))[0]
+    found = measure(logits, y_N, "held_out", 3, 10)
+    assert found["held_out_images"] == 26
+    assert found["held_out_accuracy"] == pytest.approx(25 / 26)
+    assert found["held_out_accuracy_class_0"] == pytest.approx(11 / 12)
+    assert found["held_out_images_class_1"] == 12
+    assert found["held_out_loss"] == pytest.approx(losses(logits, y_N).mean(), rel=1e-5)
+    assert found["held_out_balanced_accuracy"] == pytest.approx((11 / 12 + 2) / 3)
+    assert not [key for key in found if key.endswith("class_2")]  # two images: too few
+    assert all(np.isfinite(list(found.values())))
+
+
+def test_measure_says_nothing_of_a_small_set() -> None:
+    y_N = torch.zeros(9).long()
+    assert measure(_logits(y_N), y_N, "forget", 3, 10) == {}
+    assert measure(_logits(y_N), y_N, "forget", 3, 9)
+
+
+def test_measure_of_a_set_with_an_absent_class() -> None:
+    y_N = torch.tensor([0] * 10 + [2] * 10)
+    found = measure(_logits(y_N), y_N, "forget", 3, 1)
+    assert found["forget_balanced_accuracy"] == 1
+    assert "forget_accuracy_class_1" not in found
+
+
+def test_predict_goes_in_batches_and_leaves_the_model_as_it_was() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
+    model.train()
+    x = torch.rand(BATCH + 3, 1, 2, 2)
+    before = model[2].running_mean.clone()
+    logits = predict(model, x)
+    assert model.training
+    assert torch.equal(model[2].running_mean, before)
+    assert logits.shape == (BATCH + 3, 3)
+    assert not logits.requires_grad
+    model.eval()
+    torch.testing.assert_close(logits, model(x).detach())

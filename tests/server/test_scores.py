@@ -1,0 +1,144 @@
+"""Scores pooled from the sites' aggregates against the scores of the images themselves."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Generator, Tensor
+
+from excise.client.audit import loss_profile, losses, measure
+from excise.common.messages import AuditReply
+from excise.common.metrics import accuracy, class_accuracies, membership_auc
+from excise.server.scores import SETS, loss_points, membership, pooled_scores
+
+CLASSES = 3
+Images = dict[str, tuple[Tensor, Tensor]]  # set → logits, labels
+
+
+def images_of(site: int, sizes: dict[str, int], classes: int = CLASSES) -> Images:
+    generator = Generator().manual_seed(site)
+
+    def draw(n: int) -> tuple[Tensor, Tensor]:
+        y = torch.randint(classes, (n,), generator=generator)
+        return torch.randn(n, classes, generator=generator) + torch.nn.functional.one_hot(y, classes), y
+
+    return {name: draw(n) for name, n in sizes.items()}
+
+
+def audit(images: Images, points: int = 10_000, min_count: int = 1, classes: int = CLASSES) -> AuditReply:
+    """What a site tells of its images; with these defaults every image's loss."""
+    metrics: dict[str, float] = {}
+    profiles: dict[str, tuple[float, ...]] = {}
+    for name, (logits, y) in images.items():
+        metrics |= measure(logits, y, name, classes, min_count)
+        for c in range(classes) if name != "retain" else ():
+            if profile := loss_profile(losses(logits, y)[(y == c).numpy()], points, min_count):
+                profiles[f"{name}/{c}"] = profile
+    return AuditReply(metrics=metrics, profiles=profiles)
+
+
+def union(sites: list[Images], name: str) -> tuple[Tensor, Tensor]:
+    return torch.cat([s[name][0] for s in sites if name in s]), torch.cat([s[name][1] for s in sites if name in s])
+
+
+SITES = [
+    images_of(1, {"forget": 40, "retain": 200, "held_out": 90}),
+    images_of(2, {"retain": 30, "held_out": 300}),
+    images_of(3, {"forget": 150, "retain": 10, "held_out": 25}),
+]
+AUDITS = {f"site-{i}": audit(site) for i, site in enumerate(SITES)}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_pooled_scores_are_those_of_the_union(name: str) -> None:
+    scores, (logits, y) = pooled_scores(AUDITS, CLASSES), union(SITES, name)
+    assert scores[f"{name}_images"] == len(y)
+    assert scores[f"{name}_accuracy"] == pytest.approx(accuracy(logits, y), abs=1e-6)
+    assert scores[f"{name}_loss"] == pytest.approx(losses(logits, y).mean(), rel=1e-5)
+    per_class = class_accuracies(logits, y, CLASSES)
+    assert [scores[f"{name}_accuracy_class_{c}"] for c in range(CLASSES)] == pytest.approx(per_class, abs=1e-6)
+    assert scores[f"{name}_balanced_accuracy"] == pytest.approx(np.mean(per_class), abs=1e-6)
+
+
+def test_the_worst_site_is_the_lowest() -> None:
+    own = [accuracy(*site["held_out"]) for site in SITES]
+    assert pooled_scores(AUDITS, CLASSES)["worst_site_held_out_accuracy"] == pytest.approx(min(own))
+
+
+def test_membership_of_one_class_is_that_of_the_raw_losses() -> None:
+    generator = Generator().manual_seed(5)
+    sites = []
+    for n in (60, 200):
+        forget = torch.randn(n, 2, generator=generator) + torch.tensor([1.0, 0])
+        held_out = torch.randn(2 * n, 2, generator=generator)
+        sites.append(
+            {
+                "forget": (forget, torch.zeros(n, dtype=torch.int64)),
+                "held_out": (held_out, torch.zeros(2 * n, dtype=torch.int64)),
+            }
+        )
+    raw = membership_auc(*(losses(*union(sites, name)).astype(np.float32) for name in ("forget", "held_out")))
+    assert raw > 0.6
+    fine = {str(i): audit(site, classes=2) for i, site in enumerate(sites)}
+    assert membership(fine, 2) == pytest.approx(raw, abs=1e-6)
+    coarse = {str(i): audit(site, points=64, min_count=5, classes=2) for i, site in enumerate(sites)}
+    assert membership(coarse, 2) == pytest.approx(raw, abs=0.01)
+
+
+def test_membership_weighs_held_out_classes_like_forget_classes() -> None:
+    logits_f, y_f = union(SITES, "forget")
+    logits_h, y_h = union(SITES, "held_out")
+    weight = torch.bincount(y_f, minlength=CLASSES) / torch.bincount(y_h, minlength=CLASSES)
+    expected = roc_auc_score(
+        np.r_[np.ones(len(y_f)), np.zeros(len(y_h))],
+        -np.r_[losses(logits_f, y_f), losses(logits_h, y_h)],
+        sample_weight=np.r_[np.ones(len(y_f)), weight[y_h].numpy()],
+    )
+    assert membership(AUDITS, CLASSES) == pytest.approx(expected, abs=1e-6)
+
+
+def test_another_mix_of_classes_is_no_membership() -> None:
+    generator = Generator().manual_seed(0)
+
+    def draw(easy: int, hard: int) -> tuple[Tensor, Tensor]:
+        y = torch.tensor([0] * easy + [1] * hard)
+        margin = torch.where(y == 0, 3.0, -1.0) + 0.5 * torch.randn(len(y), generator=generator)
+        return torch.stack([torch.where(y == 0, margin, -margin), torch.zeros(len(y))], 1), y
+
+    site = {"forget": draw(900, 100), "held_out": draw(100, 900)}
+    unmatched = membership_auc(*(losses(*site[name]).astype(np.float32) for name in ("forget", "held_out")))
+    assert unmatched > 0.85
+    assert membership({"a": audit(site, classes=2)}, 2) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_class_on_one_side_only_is_left_out() -> None:
+    profiles = {"forget/0": (1.0, 2.0), "held_out/0": (1.0, 2.0), "forget/1": (0.0,)}
+    counts = {"forget_images_class_0": 2.0, "held_out_images_class_0": 2.0, "forget_images_class_1": 50.0}
+    assert membership({"a": AuditReply(metrics=counts, profiles=profiles)}, 2) == 0.5
+
+
+@pytest.mark.parametrize(
+    "missing", [{}, {"a": AuditReply(metrics={}, profiles={})}], ids=["no site", "a site that tells none"]
+)
+def test_without_numbers_every_score_is_nan(missing: dict[str, AuditReply]) -> None:
+    scores = pooled_scores(missing, CLASSES)
+    assert all(value == 0 if key.endswith("_images") else math.isnan(value) for key, value in scores.items())
+
+
+def test_a_missing_set_is_nan_and_the_others_are_not() -> None:
+    scores = pooled_scores({"b": AUDITS["site-1"]}, CLASSES)  # that site has no forget images
+    assert math.isnan(scores["forget_accuracy"])
+    assert math.isnan(scores["membership_auc"])
+    assert scores["forget_images"] == 0
+    assert scores["held_out_accuracy"] == pytest.approx(accuracy(*SITES[1]["held_out"]))
+
+
+def test_loss_points_carry_every_image_once() -> None:
+    values, mass = loss_points({k: audit(s, points=7, min_count=3) for k, s in zip("abc", SITES, strict=True)}, "held_out", 3)
+    _, y = union(SITES, "held_out")
+    assert sum(mass) == pytest.approx(len(y))
+    assert len(values) == len(mass)
