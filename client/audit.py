@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -25,16 +28,34 @@ def losses(logits_NC: Tensor, y_N: Tensor) -> NDArray[np.float64]:
     return F.cross_entropy(logits_NC, y_N, reduction="none").double().numpy()
 
 
-def loss_profile(losses_N: NDArray[np.float64], points: int, min_count: int) -> tuple[float, ...]:
+def loss_profile(
+    losses_N: NDArray[np.float64], points: int, min_count: int, weights_N: NDArray[np.float64] | None = None
+) -> tuple[float, ...]:
     """A loss distribution in a form that reveals no single image.
 
-    The sorted losses are cut into equal parts of at least `min_count` images, at most `points` of them, and each part is
-    told by its mean. Fewer than `min_count` images give an empty profile.
+    The sorted losses are cut into parts of equal weight, at most `points` of them and each of at least `min_count` images,
+    and each part is told by its mean. Fewer than `min_count` images give an empty profile.
+
+    Parameters
+    ----------
+    weights_N : weight of each image; equal when left out
     """
-    parts = min(points, len(losses_N) // min_count)
-    if parts == 0:
-        return ()
-    return tuple(float(part.mean()) for part in np.array_split(np.sort(losses_N), parts))
+    order = np.argsort(losses_N, kind="stable")
+    losses_N, weights_N = losses_N[order], np.ones(len(losses_N)) if weights_N is None else weights_N[order]
+    share_N = np.cumsum(weights_N) / max(weights_N.sum(), 1e-300)
+    for parts in range(min(points, len(losses_N) // min_count), 0, -1):
+        # The middle of an image's share decides its part, so that rounding cannot move one that ends on a boundary.
+        part_N = np.clip((share_N - weights_N / weights_N.sum() / 2) * parts, 0, parts - 1).astype(np.int64)
+        if np.bincount(part_N, minlength=parts).min() >= min_count:
+            sums = np.bincount(part_N, weights_N * losses_N, parts)
+            return tuple(float(mean) for mean in sums / np.bincount(part_N, weights_N, parts))
+    return ()
+
+
+def patient_weights(patients: Sequence[str]) -> NDArray[np.float64]:
+    """Weight of each image so that every patient counts once, however many images there are of them."""
+    images = Counter(patients)
+    return np.array([1 / images[patient] for patient in patients])
 
 
 def measure(logits_NC: Tensor, y_N: Tensor, name: str, classes: int, min_count: int) -> dict[str, float]:

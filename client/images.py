@@ -1,4 +1,4 @@
-"""Prepared images: square, of one size, float32 in [0, 1], cached memory-mapped beside the site's data.
+"""Prepared images: square, of one size, float32 in [0, 1], cached beside the site's data.
 
 The cache key covers the source's stamp (names, sizes, times), the preparation settings and the pipeline's version, so a
 change of any of them prepares anew. Images that fail to load become problems and leave the table.

@@ -21,6 +21,9 @@ from excise.client.unlearning.targets import make_targets
 from excise.common.messages import UnlearnInstruction
 from excise.common.weights import Weights, load_weights, save_weights
 
+PREPARATIONS = "preparations"
+"""Folder below the site's state."""
+
 
 @dataclass(frozen=True)
 class Preparation:
@@ -47,18 +50,23 @@ def prepare_unlearning(site: Site, selection: Selection, teacher: nn.Module, ins
     ------
     StorageError : it cannot be written
     """
-    path = site.config.state / "preparations" / f"{_key(site, selection, instruction)}.safetensors"
+    key = _key(site, selection, instruction)
+    path = site.config.state / PREPARATIONS / f"{key}.safetensors"
     passes = 0
     if path.exists():
         found = load_weights(path)
     else:
-        found, passes = _compute(site, selection, teacher, instruction)
-        save_weights(found, path)
+        found, passes = _compute(site, selection, teacher, instruction, seed=int(key[:12], 16))
+        if found:  # a site without forget images that distils nothing has nothing to keep
+            save_weights(found, path)
     measured = {name: tensor for name, tensor in found.items() if name in ("ascent", "crossing_rate", "path_length")}
     return Preparation(found.get("targets"), found.get("teacher_logits"), measured, passes)
 
 
-def _compute(site: Site, selection: Selection, teacher: nn.Module, instruction: UnlearnInstruction) -> tuple[Weights, int]:
+def _compute(
+    site: Site, selection: Selection, teacher: nn.Module, instruction: UnlearnInstruction, seed: int
+) -> tuple[Weights, int]:
+    """`seed` follows from all that the preparation depends on: computed again in a later round, it is the same."""
     settings, device = instruction.settings, next(teacher.parameters()).device
     found: Weights = {}
     passes = 0
@@ -66,7 +74,7 @@ def _compute(site: Site, selection: Selection, teacher: nn.Module, instruction: 
         x, y_N = site.x[selection.forget].to(device), site.y_N[selection.forget].to(device)
         reference_Q = torch.tensor(instruction.reference, dtype=torch.float64) if instruction.reference else None
         largest = float(reference_Q[-1]) if reference_Q is not None else math.inf
-        generator = Generator().manual_seed(instruction.seed)
+        generator = Generator().manual_seed(seed)
         path = boundary_search(teacher, x, y_N, settings.search, generator, largest)
         found["targets"] = make_targets(path, y_N, settings.target, reference_Q).cpu()
         found["ascent"] = path.ascent_T
@@ -85,6 +93,7 @@ def _key(site: Site, selection: Selection, instruction: UnlearnInstruction) -> s
     settings = instruction.settings
     for part in (
         instruction.teacher_digest,
+        instruction.model.model_dump_json(),
         instruction.request.digest,
         settings.search.model_dump_json(),
         settings.target.model_dump_json(),

@@ -57,16 +57,18 @@ def status(site: Site, query: StatusQuery) -> SiteStatus:
 
 
 def reference(site: Site, query: ReferenceQuery) -> ReferenceReply:
-    """Keep the teacher, and tell its losses on the reference images as a profile."""
+    """Keep the teacher, and tell its losses on the reference images as a profile in which each patient counts once."""
     _check_model(site, query.model)
     w.save_weights(query.teacher, _teacher_path(site, w.digest(query.teacher)))
-    index = site.select(query.request).reference
+    sets = site.select(query.request)
+    index = torch.cat([sets.reference, sets.held_out])  # all that was never trained on: a small reference misleads
     if len(index) < site.config.policy.min_count:
-        return ReferenceReply(profile=(), images=0, passes=0)
+        return ReferenceReply(profile=(), patients=0, passes=0)
     teacher = _load(site, query.model, query.teacher)
     losses = audit.losses(audit.predict(teacher, site.x[index].to(_device(site))).cpu(), site.y_N[index])
-    profile = audit.loss_profile(losses, query.points, site.config.policy.min_count)
-    return ReferenceReply(profile=profile, images=len(index), passes=len(index))
+    patients = [site.scan.rows[i].patient for i in index]
+    profile = audit.loss_profile(losses, query.points, site.config.policy.min_count, audit.patient_weights(patients))
+    return ReferenceReply(profile=profile, patients=len(set(patients)), passes=len(index))
 
 
 def fit(site: Site, instruction: FitInstruction) -> SiteUpdate:

@@ -9,6 +9,7 @@ Each message names its kind and protocol version; an unknown version, another ki
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -108,7 +109,7 @@ def _decoded(message: str, name: str, kind: Any, raw: Any) -> Any:
     if kind == dict[str, float] and isinstance(raw, MetricRecord):
         return {key: float(value) for key, value in raw.items() if isinstance(value, int | float)}
     if kind == Profiles and isinstance(raw, ConfigRecord):
-        return {key: tuple(profile) for key, profile in raw.items() if isinstance(profile, list)}
+        return {key: _numbers(message, name, profile) for key, profile in raw.items() if isinstance(profile, list)}
     if isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(raw, str):
         try:
             return kind.model_validate_json(raw)
@@ -116,11 +117,19 @@ def _decoded(message: str, name: str, kind: Any, raw: Any) -> Any:
             # The text of pydantic's error quotes the input, so only the place of the fault is told.
             places = ", ".join(".".join(map(str, e["loc"])) or e["type"] for e in error.errors())
             raise MessageError(f"field '{name}' of a '{message}' message is malformed: {places}") from None
-    if typing.get_origin(kind) is tuple and isinstance(raw, list):
+    if kind == tuple[float, ...] and isinstance(raw, list):
+        return _numbers(message, name, raw)
+    if kind == tuple[str, ...] and isinstance(raw, list) and all(isinstance(value, str) for value in raw):
         return tuple(raw)
     if isinstance(kind, type) and isinstance(raw, kind) and (kind is bool or not isinstance(raw, bool)):
         return raw
     raise MessageError(f"field '{name}' of a '{message}' message should be {kind}, got {type(raw).__name__}")
+
+
+def _numbers(message: str, name: str, raw: list[Any]) -> tuple[float, ...]:
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in raw):
+        raise MessageError(f"field '{name}' of a '{message}' message should hold finite numbers alone")
+    return tuple(map(float, raw))
 
 
 R = TypeVar("R", bound=Message)
@@ -174,11 +183,14 @@ class ReferenceQuery(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceReply(Message):
-    """The teacher's losses on the site's reference images, as a profile (`client/audit.py`)."""
+    """The teacher's losses on the site's reference images, as a profile (`client/audit.py`) in which each patient counts once.
+
+    A patient with many near-identical images would otherwise decide what the forget set is calibrated to.
+    """
 
     KIND: ClassVar[str] = "reference"
     profile: tuple[float, ...]
-    images: int
+    patients: int
     passes: int
 
 

@@ -38,7 +38,7 @@ class SearchSettings(Settings):
     kappa: float = Field(0.5, gt=0, lt=1)
     """κ: probability of the true class at which `stop = "confidence"` stops."""
     batch_size: int = Field(256, ge=1)
-    """Images searched at once; changes memory, never the result."""
+    """Images searched at once. Changes memory; with γ > 0 also which noise an image gets, never its distribution."""
 
 
 class TargetSettings(Settings):

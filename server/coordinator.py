@@ -215,12 +215,12 @@ class Coordinator:
             phase.spend(seconds=answer.seconds, passes=passes, bytes_down=answer.bytes_down, bytes_up=answer.bytes_up)
         if plan.unlearning.target.kind != "calibrated":
             return ()
-        told = [(np.array(reply.profile), reply.images) for reply in answer.replies.values()]
-        if not sum(images for _, images in told):
+        told = [(np.array(reply.profile), reply.patients) for reply in answer.replies.values()]
+        if not sum(patients for _, patients in told):
             raise DataError("no site has enough reference images to calibrate on; raise split.reference or use 'nearest'")
         levels = (np.arange(plan.unlearning.quantiles) + 0.5) / plan.unlearning.quantiles
         pooled = tuple(float(value) for value in pooled_quantiles(told, levels))
-        self.folder.event("reference", images=sum(images for _, images in told), quantiles=[round(q, 4) for q in pooled])
+        self.folder.event("reference", patients=sum(patients for _, patients in told), quantiles=[round(q, 4) for q in pooled])
         return pooled
 
     # ---- rounds -------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -29,6 +30,8 @@ from flwr.app import Context  # noqa: E402
 from flwr.clientapp import ClientApp  # noqa: E402
 
 from excise.client.app import make_app as make_client_app  # noqa: E402
+from excise.client.config import read_site_config  # noqa: E402
+from excise.client.preparation import PREPARATIONS  # noqa: E402
 from excise.server.app import make_app as make_server_app  # noqa: E402
 from excise.server.coordinator import Coordinator, Progress  # noqa: E402
 from excise.server.plan import Plan  # noqa: E402
@@ -49,6 +52,10 @@ def run_plan(plan: Plan, sites: Sequence[Path], folder: RunFolder, backend: Back
     ExciseError : whatever the coordinator raises
     """
     client = simulated_client(sites)
+    if folder.load_phase("unlearned") is None:
+        # What an earlier run of these sites prepared would make this one look cheaper than it is.
+        for site in sites:
+            shutil.rmtree(read_site_config(site).state / PREPARATIONS, ignore_errors=True)
     with (
         _ctrl_c() as stopped,
         _one_thread(),

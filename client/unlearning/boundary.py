@@ -80,8 +80,10 @@ def boundary_search(
 
     Raises
     ------
-    ValueError : no images, or images outside [0, 1]
+    ValueError : no images, images outside [0, 1], or not one label per image
     """
+    if len(x) != len(y_N):
+        raise ValueError(f"the boundary search needs one label per image, got {len(x)} images and {len(y_N)} labels")
     if len(x) == 0:
         raise ValueError("the boundary search needs at least one image, got none")
     if not (x.min() >= 0 and x.max() <= 1):

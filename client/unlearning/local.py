@@ -80,10 +80,16 @@ def unlearn_locally(
     ValueError : a loss with weight has no images, or μ > 0 without `teacher`
     """
     use_forget, use_retain = forget is not None and a_k > 0, retain is not None and a_k < 1
-    forget_batches = _batches(len(forget.x), settings.forget_batch, generator) if forget and use_forget else None
-    retain_batches = _batches(len(retain.x), settings.retain_batch, generator) if retain and use_retain else None
+    if not (use_forget or use_retain):
+        raise ValueError(f"no images for any loss that a_k = {a_k:.3g} weighs")
+    if (use_forget and forget and len(forget.x) == 0) or (
+        use_retain and retain and 0 in (len(retain.x), settings.retain_batch)
+    ):
+        raise ValueError(f"no images for a loss that a_k = {a_k:.3g} weighs: its set or its mini-batch is empty")
     if settings.mu > 0 and teacher is None:
         raise ValueError("mu > 0 pulls towards the deployed model, whose weights were not given")
+    forget_batches = _batches(len(forget.x), settings.forget_batch, generator) if forget and use_forget else None
+    retain_batches = _batches(len(retain.x), settings.retain_batch, generator) if retain and use_retain else None
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimiser = torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=settings.momentum)
     _set_mode(student, settings, forget_only=not use_retain)

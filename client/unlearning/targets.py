@@ -55,8 +55,8 @@ def topk(logits_NC: Tensor, y_N: Tensor, tau: float, k: int) -> Tensor:
     """As `soft`, over the k largest logits among c ≠ y only."""
     masked_NC = _without_true_class(logits_NC, y_N)
     k = min(k, logits_NC.shape[1] - 1)
-    smallest_kept_N1 = masked_NC.topk(k, dim=1).values[:, -1:]
-    return (masked_NC.masked_fill(masked_NC < smallest_kept_N1, -torch.inf) / tau).softmax(1)
+    kept = masked_NC.topk(k, dim=1)
+    return (torch.full_like(masked_NC, -torch.inf).scatter(1, kept.indices, kept.values) / tau).softmax(1)
 
 
 def calibrated(path: BoundaryPath, y_N: Tensor, reference_Q: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ class Mean:
         self._weight = 0.0
 
     def add(self, delta: Mapping[str, Tensor], weight: float) -> None:
-        if weight <= 0:
-            raise ValueError(f"an update's weight must be positive, got {weight}")
+        if not 2.0**-40 <= weight < float("inf"):  # less would round to nothing
+            raise ValueError(f"an update's weight must be positive and finite, got {weight}")
         for name, total in self._sum.items():
             total.add_(_on_grid(delta[name].double() * weight))
         self._weight += float(_on_grid(torch.tensor(weight, dtype=torch.float64)))

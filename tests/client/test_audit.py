@@ -9,23 +9,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from excise.client.audit import BATCH, loss_profile, losses, measure, predict
+from excise.client.audit import BATCH, loss_profile, losses, measure, patient_weights, predict
 
 _losses = st.lists(st.floats(0, 50), max_size=200).map(lambda values: np.array(values, dtype=np.float64))
 
 
-@given(_losses, st.integers(1, 80), st.integers(1, 30))
-def test_no_point_of_a_profile_stands_for_few_images(values: np.ndarray, points: int, min_count: int) -> None:
-    profile = loss_profile(values, points, min_count)
+@given(_losses, st.integers(1, 80), st.integers(1, 30), st.integers(1, 9))
+def test_no_point_of_a_profile_stands_for_few_images(values: np.ndarray, points: int, min_count: int, most: int) -> None:
+    weights = 1 / (1 + np.arange(len(values)) % most)
+    profile = loss_profile(values, points, min_count, weights)
     if len(values) < min_count:
         assert profile == ()
         return
     assert 1 <= len(profile) <= points
-    sizes = [len(part) for part in np.array_split(values, len(profile))]  # as numpy deals n into parts
-    assert min(sizes) >= min_count
-    assert np.dot(profile, sizes) / len(values) == pytest.approx(values.mean(), abs=1e-9)
+    parts: list[list[int]] = [[] for _ in profile]  # slowly: which images does each point stand for?
+    passed = 0.0
+    for i in sorted(range(len(values)), key=lambda i: values[i]):
+        middle = (passed + weights[i] / 2) / weights.sum()
+        parts[min(int(middle * len(profile)), len(profile) - 1)].append(i)
+        passed += weights[i]
+    assert min(len(part) for part in parts) >= min_count - 1  # an image on a border may fall to either side by rounding
     assert np.all(np.diff(profile) >= -1e-9)
     assert values.min() - 1e-9 <= profile[0] <= profile[-1] <= values.max() + 1e-9
+    if most == 1:
+        assert np.mean(profile) == pytest.approx(values.mean(), abs=50 / len(profile))
+
+
+def test_each_patient_counts_once_in_a_profile() -> None:
+    weights = patient_weights(["ann", "ann", "ann", "ann", "bob", "cem"])
+    assert weights.tolist() == [0.25, 0.25, 0.25, 0.25, 1, 1]
+    values = np.array([0.0, 0.0, 0.0, 0.0, 1.0, 2.0])
+    assert loss_profile(values, 1, 1, weights) == pytest.approx((1.0,))
+    assert loss_profile(values, 3, 1, weights) == pytest.approx((0.0, 1.0, 2.0))
 
 
 def test_a_profile_of_whole_parts_is_their_means() -> None:

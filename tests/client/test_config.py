@@ -78,5 +78,5 @@ def test_every_fault_is_told(tmp_path: Path) -> None:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no site configuration at .*: No such file"):
+    with pytest.raises(ConfigError, match=r"no site configuration at .*: No such file"):
         read_site_config(tmp_path / "site.toml")

@@ -32,10 +32,7 @@ def test_adding_patients_moves_nobody(before: list[str], more: list[str]) -> Non
 def test_known_values_never_move() -> None:
     # A change here would put held-out patients of every deployed site into training.
     splits = [split_of(f"P{i}@H", SplitSettings(key="k")).value for i in range(12)]
-    assert " ".join(splits) == (
-        "reference reference train reference train train "
-        "reference train train train train held-out"
-    )
+    assert " ".join(splits) == ("reference reference train reference train train reference train train train train held-out")
 
 
 @pytest.mark.parametrize(("reference", "held_out"), [(0.2, 0.2), (0.1, 0.4), (0, 0.3), (0.3, 0)])

@@ -16,7 +16,6 @@ from excise.common.messages import (
     AuditQuery,
     AuditReply,
     Failure,
-    ReferenceReply,
     SiteStatus,
     SiteUpdate,
     StatusQuery,
@@ -171,18 +170,24 @@ def _pickled_array() -> RecordDict:
     return record
 
 
+def _text_for_numbers() -> RecordDict:
+    record = update().to_record()
+    record.config_records["message"]["ascent"] = ["low", "high"]
+    return record
+
+
 def _text_profile() -> RecordDict:
-    record = ReferenceReply(profile=(0.5,), images=1, passes=1).to_record()
-    record.config_records["message"]["profile"] = ["low", "high"]
+    record = AuditReply(metrics={}, profiles={"forget/0": (0.5,)}).to_record()
+    record.config_records["profiles"]["forget/0"] = ["low", "high"]
     return record
 
 
 @pytest.mark.parametrize(
     ("reply", "kind"),
-    [(_bad_array, SiteUpdate), (_pickled_array, SiteUpdate), (_text_profile, ReferenceReply)],
-    ids=["bytes that are no array", "an array of another serialisation", "text for numbers"],
+    [(_bad_array, SiteUpdate), (_pickled_array, SiteUpdate), (_text_for_numbers, SiteUpdate), (_text_profile, AuditReply)],
+    ids=["bytes that are no array", "an array of another serialisation", "text for numbers", "text in a profile"],
 )
-def test_malformed_contents_are_refused_too(reply: Reply, kind: type[SiteUpdate | ReferenceReply]) -> None:
+def test_malformed_contents_are_refused_too(reply: Reply, kind: type[SiteUpdate | AuditReply]) -> None:
     grid = LocalGrid(sites(reply, lambda: status().to_record()), 2)
     with pytest.raises(QuorumError, match=r"a \(malformed\)"):
         run_round(grid, {"a": 100}, lambda _: StatusQuery(), kind, HALF)

@@ -18,10 +18,12 @@ PIXELS = np.zeros((8, 8), np.uint16)
 def test_reads_the_headers_below_a_folder_in_the_order_of_their_paths(tmp_path: Path) -> None:
     write_dicom(tmp_path / "b" / "2.dcm", PIXELS, "1.2", StationName="MR7", StudyDate="20200101")
     write_dicom(tmp_path / "a" / "deep" / "1.dcm", PIXELS, "1.1")
+    write_dicom(tmp_path / "c" / "IM0003", PIXELS, "1.3")  # many archives give no ending
+    (tmp_path / "DICOMDIR").write_text("a table of contents, not an image")
     (tmp_path / "notes.txt").write_text("not an image")
     headers, problems = read_headers(tmp_path)
-    assert [header.path.name for header in headers] == ["1.dcm", "2.dcm"]
-    assert not problems
+    assert [header.path.name for header in headers] == ["1.dcm", "2.dcm", "IM0003"]
+    assert [problem.item for problem in problems] == ["notes.txt"]
     assert headers[1].fields["StationName"] == "MR7"
     assert headers[1].fields["StudyDate"] == "20200101"
     assert headers[0].fields["StationName"] is None
@@ -79,7 +81,7 @@ def test_broken_files_become_problems_and_the_scan_goes_on(tmp_path: Path) -> No
     (tmp_path / "folder.dcm").mkdir()
     headers, problems = read_headers(tmp_path)
     assert [header.path.name for header in headers] == ["z.dcm"]
-    assert {problem.item for problem in problems} == {"cut.dcm", "empty.dcm", "text.dcm", "folder.dcm"}
+    assert {problem.item for problem in problems} == {"cut.dcm", "empty.dcm", "text.dcm"}
     assert all(problem.reason for problem in problems)
 
 

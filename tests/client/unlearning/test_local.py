@@ -179,6 +179,24 @@ def test_a_joint_step_sends_forget_and_retain_images_together() -> None:
     assert result.retain_loss == pytest.approx(math.log(2))
 
 
+@pytest.mark.parametrize(("images", "batches"), [(3, 2), (4, 2), (7, 4)])
+def test_epochs_count_passes_over_the_forget_images(images: int, batches: int) -> None:
+    student = _Recorder()
+    forget = ForgetSet(torch.arange(images).float()[:, None], torch.full((images, 2), 0.5))
+    local = LocalSettings(steps=1, epochs=3, schedule="constant", forget_batch=2, distil=0.0)
+    unlearn_locally(student, forget, None, 1.0, local, 0, _seeded())
+    assert len(student.seen) == 3 * batches
+    assert {image for batch in student.seen for image in batch} == set(range(images))
+
+
+def test_epochs_do_not_concern_sites_that_forget_nothing() -> None:
+    student = _Recorder()
+    retain = RetainSet(torch.arange(7).float()[:, None], torch.zeros(7, dtype=torch.int64))
+    local = LocalSettings(steps=5, epochs=3, schedule="constant", retain_batch=2, distil=0.0)
+    unlearn_locally(student, None, retain, 0.0, local, 0, _seeded())
+    assert len(student.seen) == 5
+
+
 def test_retain_only_sites_report_no_forget_loss() -> None:
     _, retain = _sets()
     result = unlearn_locally(_student(), None, retain, 0.0, SETTINGS, 0, _seeded())

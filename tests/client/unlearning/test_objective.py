@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -43,13 +41,12 @@ _sizes = st.lists(st.tuples(st.integers(0, 5) | st.just(0), st.integers(0, 7)), 
 @settings(max_examples=60, deadline=None)
 @given(
     sizes=_sizes,
-    psi=st.floats(0.05, 1),
+    psi=st.floats(0.05, 0.95) | st.just(1.0),
     distil=st.sampled_from([0.0, 0.7]),
-    tau=st.sampled_from([1.0, 3.0]),
     mu=st.sampled_from([0.0, 0.5]),
 )
 def test_site_gradients_add_up_to_the_gradient_of_f(
-    sizes: list[tuple[int, int]], psi: float, distil: float, tau: float, mu: float
+    sizes: list[tuple[int, int]], psi: float, distil: float, mu: float
 ) -> None:
     student, teacher = _linear(1), _linear(2)
     home = {name: tensor.detach() for name, tensor in teacher.named_parameters()}
@@ -64,7 +61,7 @@ def test_site_gradients_add_up_to_the_gradient_of_f(
     def losses(sites: list[str]) -> tuple[Tensor | None, Tensor | None]:
         """L^f and L^r over the images of all `sites` together."""
         x_f, x_r, y_r = torch.cat([xf[s] for s in sites]), torch.cat([xr[s] for s in sites]), torch.cat([yr[s] for s in sites])
-        f = forget_loss(student(x_f), torch.cat([qf[s] for s in sites]), tau) if len(x_f) else None
+        f = forget_loss(student(x_f), torch.cat([qf[s] for s in sites])) if len(x_f) else None
         r = retain_loss(student(x_r), y_r, teacher(x_r).detach(), local) if len(x_r) else None
         return f, r
 
@@ -82,7 +79,7 @@ def test_site_gradients_add_up_to_the_gradient_of_f(
 
 
 @settings(max_examples=100, deadline=None)
-@given(sizes=_sizes, psi=st.floats(0.05, 1))
+@given(sizes=_sizes, psi=st.floats(0.05, 0.95) | st.just(1.0))
 def test_weights_sum_to_one(sizes: list[tuple[int, int]], psi: float) -> None:
     forget = {f"s{k}": f for k, (f, _) in enumerate(sizes)}
     retain = {f"s{k}": r for k, (_, r) in enumerate(sizes)}
@@ -150,45 +147,16 @@ def test_forget_loss_is_cross_entropy_to_the_targets() -> None:
     torch.testing.assert_close(forget_loss(logits_NC, hard_NC), F.cross_entropy(logits_NC, hard_NC.argmax(1)))
 
 
-@pytest.mark.parametrize("tau", [0.5, 1.0, 2.0, 8.0])
-def test_forget_loss_rests_at_the_target(tau: float) -> None:
+def test_forget_loss_rests_at_the_target() -> None:
     target_NC = _randn(4, CLASSES, seed=3)
     logits_NC = (target_NC + _randn(4, 1, seed=4)).requires_grad_(True)  # logits are free up to a constant
-    forget_loss(logits_NC, target_NC.softmax(1), tau).backward()
+    forget_loss(logits_NC, target_NC.softmax(1)).backward()
     assert logits_NC.grad is not None
-    torch.testing.assert_close(logits_NC.grad, torch.zeros_like(logits_NC), rtol=0, atol=1e-7)
+    torch.testing.assert_close(logits_NC.grad, torch.zeros_like(logits_NC), rtol=0, atol=1e-9)
     elsewhere_NC = (target_NC + _randn(4, CLASSES, seed=5)).requires_grad_(True)
-    forget_loss(elsewhere_NC, target_NC.softmax(1), tau).backward()
-    assert float(cast("Tensor", elsewhere_NC.grad).norm()) > 1e-2
-
-
-def test_forget_loss_at_a_temperature_is_the_equation() -> None:
-    logits_NC, target_NC, tau = _randn(4, CLASSES), _randn(4, CLASSES, seed=3), 3.0
-    softened_NC = (target_NC / tau).softmax(1)
-    expected = -(tau**2) * (softened_NC * (logits_NC / tau).log_softmax(1)).sum(1).mean()
-    torch.testing.assert_close(forget_loss(logits_NC, target_NC.softmax(1), tau), expected)
-
-
-def test_forget_loss_near_temperature_one_is_continuous() -> None:
-    logits_NC, q_NC = _randn(5, CLASSES), _randn(5, CLASSES, seed=1).softmax(1)
-    torch.testing.assert_close(forget_loss(logits_NC, q_NC, 1 + 1e-9), forget_loss(logits_NC, q_NC, 1.0))
-
-
-def test_temperature_tells_apart_what_the_plain_loss_hardly_does() -> None:
-    """docs/adr/0003: at p_y = 0.99 against a target of 0.999 the softened gradient is the larger one."""
-    norms = []
-    for tau in (1.0, 4.0):
-        logits_NC = torch.tensor([[0.99, 0.01]]).double().log().requires_grad_(True)
-        forget_loss(logits_NC, torch.tensor([[0.999, 0.001]]).double(), tau).backward()
-        norms.append(float(cast("Tensor", logits_NC.grad).norm()))
-    assert norms[1] > 10 * norms[0]
-
-
-def test_hard_targets_stay_finite_at_any_temperature() -> None:
-    logits_NC = torch.zeros(1, CLASSES, requires_grad=True)
-    forget_loss(logits_NC, torch.tensor([[1.0, 0.0, 0.0]]), 3.0).backward()
-    assert logits_NC.grad is not None
-    assert logits_NC.grad.isfinite().all()
+    forget_loss(elsewhere_NC, target_NC.softmax(1)).backward()
+    assert elsewhere_NC.grad is not None
+    assert float(elsewhere_NC.grad.norm()) > 1e-2
 
 
 def test_retain_loss_without_distillation_is_cross_entropy() -> None:
@@ -220,10 +188,10 @@ def test_retain_loss_is_the_equation() -> None:
 def test_proximal_is_half_the_squared_distance() -> None:
     model = _linear()
     home = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
-    assert float(proximal(model, home)) == 0
+    assert float(proximal(model, home).detach()) == 0
     with torch.no_grad():
         model.weight[0, 0] += 3
         model.bias[1] -= 4
-    assert float(proximal(model, home)) == pytest.approx((9 + 16) / 2)
+    assert float(proximal(model, home).detach()) == pytest.approx((9 + 16) / 2)
     (gradient, _) = torch.autograd.grad(proximal(model, home), list(model.parameters()))
     torch.testing.assert_close(gradient, model.weight.detach() - home["weight"])

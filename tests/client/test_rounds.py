@@ -1,0 +1,306 @@
+"""What a site does in each kind of round, on a tiny hospital of DICOM files."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from excise.client import preparation, rounds
+from excise.client.audit import loss_profile, losses, predict
+from excise.client.rounds import SiteFailure
+from excise.client.site import Site, open_site
+from excise.common import weights as w
+from excise.common.errors import DataError, MessageError, SiteError
+from excise.common.messages import AuditQuery, FitInstruction, ReferenceQuery, StatusQuery, UnlearnInstruction
+from excise.common.models import ModelSpec, build_model
+from excise.common.request import ForgetRequest, RequestKind
+from excise.common.settings import (
+    LocalSettings,
+    PrivacySettings,
+    SearchSettings,
+    TargetSettings,
+    TrainingSettings,
+    UnlearningSettings,
+)
+from tests.dicoms import CLASSES, write_hospital
+
+SPEC = ModelSpec(size=16, width=0.05)
+REQUEST = ForgetRequest(id="mr7", kind=RequestKind.DEVICE, where="StationName = MR7", reason="coil fault")
+SETTINGS = UnlearningSettings(
+    search=SearchSettings(max_steps=4),
+    local=LocalSettings(rounds=2, steps=2, forget_batch=8, retain_batch=8),
+)
+
+
+@pytest.fixture(scope="module")
+def site_toml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_hospital(tmp_path_factory.mktemp("hospital"))
+
+
+@pytest.fixture
+def site(site_toml: Path, tmp_path: Path) -> Site:
+    """The hospital, with a state folder of this test's own."""
+    opened = open_site(site_toml)
+    return replace(opened, config=opened.config.model_copy(update={"state": tmp_path / "state"}))
+
+
+def _weights(spec: ModelSpec = SPEC, seed: int = 0) -> w.Weights:
+    return w.snapshot(build_model(spec, seed))
+
+
+def _with_min_count(site: Site, min_count: int) -> Site:
+    return replace(site, config=site.config.model_copy(update={"policy": PrivacySettings(min_count=min_count)}))
+
+
+def _unlearn(
+    *,
+    round_index: int = 0,
+    settings: UnlearningSettings = SETTINGS,
+    model: ModelSpec = SPEC,
+    weights: w.Weights | None = None,
+    a_k: float = 0.5,
+    request: ForgetRequest = REQUEST,
+) -> UnlearnInstruction:
+    return UnlearnInstruction(
+        model=model,
+        weights=_weights() if weights is None else weights,
+        teacher_digest=w.digest(_weights()),
+        request=request,
+        settings=settings,
+        a_k=a_k,
+        reference=(0.1, 0.5, 0.9),
+        round_index=round_index,
+        seed=7 + round_index,
+    )
+
+
+def _bring_teacher(site: Site) -> None:
+    rounds.reference(site, ReferenceQuery(model=SPEC, teacher=_weights(), request=REQUEST, points=8))
+
+
+# --- status --------------------------------------------------------------------------------------------------------------
+
+
+def test_status_counts_every_image_once(site: Site) -> None:
+    whole = rounds.status(site, StatusQuery())
+    assert (whole.site, whole.classes, whole.skipped) == ("site-1", CLASSES, 0)
+    assert whole.train + whole.reference + whole.held_out == 40
+    assert whole.forget == whole.excluded == 0
+    asked = rounds.status(site, StatusQuery(request=REQUEST))
+    assert asked.train == whole.train
+    assert asked.forget + asked.excluded == 14  # every third of forty
+    assert asked.forget + asked.retain == asked.train
+    assert asked.train + asked.excluded + asked.reference + asked.held_out == 40
+    assert min(asked.forget, asked.retain, asked.reference, asked.held_out, asked.excluded) > 0
+
+
+# --- reference -----------------------------------------------------------------------------------------------------------
+
+
+def test_reference_keeps_the_teacher_and_tells_its_losses(site: Site) -> None:
+    teacher = _weights()
+    reply = rounds.reference(site, ReferenceQuery(model=SPEC, teacher=teacher, request=REQUEST, points=4))
+    kept = site.config.state / "teachers" / f"{w.digest(teacher)}.safetensors"
+    assert w.digest(w.load_weights(kept)) == w.digest(teacher)
+    sets = site.select(REQUEST)
+    index = torch.cat([sets.reference, sets.held_out])
+    model = build_model(SPEC)
+    wanted = loss_profile(losses(predict(model, site.x[index]), site.y_N[index]), 4, 1)
+    assert reply.profile == pytest.approx(wanted, rel=1e-5)
+    assert reply.passes == len(index)
+    assert reply.patients == len({site.scan.rows[i].patient for i in index})
+
+
+def test_reference_says_nothing_of_few_images(site: Site) -> None:
+    reply = rounds.reference(
+        _with_min_count(site, 30), ReferenceQuery(model=SPEC, teacher=_weights(), request=REQUEST, points=4)
+    )
+    assert (reply.profile, reply.patients, reply.passes) == ((), 0, 0)
+    assert list((site.config.state / "teachers").iterdir())  # the teacher is needed all the same
+
+
+# --- fit -----------------------------------------------------------------------------------------------------------------
+
+
+def _fit(without: ForgetRequest | None = None, weights: w.Weights | None = None, model: ModelSpec = SPEC) -> FitInstruction:
+    training = TrainingSettings(rounds=4, batch_size=8, learning_rate=0.05)
+    weights = _weights(model) if weights is None else weights
+    return FitInstruction(model=model, weights=weights, training=training, round_index=0, seed=3, without=without)
+
+
+def test_fit_trains_on_what_remains(site: Site) -> None:
+    status = rounds.status(site, StatusQuery(request=REQUEST))
+    update, without = rounds.fit(site, _fit()), rounds.fit(site, _fit(REQUEST))
+    assert update.passes == status.train
+    assert without.passes == status.retain
+    assert update.weights_in == w.digest(_weights())
+    assert set(update.delta) == set(w.floating(_weights()))
+    assert w.norm(update.delta) > 0
+    assert math.isfinite(update.metrics["loss"])
+    assert w.digest(rounds.fit(site, _fit()).delta) == w.digest(update.delta)
+
+
+def test_fit_with_nothing_left_is_bad_data(site: Site) -> None:
+    everything = REQUEST.model_copy(update={"where": 'PatientID matches "*"'})
+    with pytest.raises(DataError, match="no training image is left"):
+        rounds.fit(site, _fit(everything))
+
+
+def test_diverged_training_is_told_as_such(site: Site) -> None:
+    weights = {
+        name: tensor * math.nan if tensor.is_floating_point() and "weight" in name else tensor
+        for name, tensor in _weights().items()
+    }
+    with pytest.raises(SiteFailure) as caught:
+        rounds.fit(site, _fit(weights=weights))
+    assert caught.value.code is SiteError.DIVERGED
+
+
+# --- unlearn -------------------------------------------------------------------------------------------------------------
+
+
+def test_unlearn_needs_the_teacher(site: Site) -> None:
+    with pytest.raises(SiteFailure) as caught:
+        rounds.unlearn(site, _unlearn())
+    assert caught.value.code is SiteError.TEACHER_MISSING
+
+
+def test_unlearn_searches_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    _bring_teacher(site)
+    first = rounds.unlearn(site, _unlearn())
+    assert first.ascent
+    assert first.metrics.keys() == {"forget_loss", "retain_loss", "gradient_norm", "crossing_rate", "path_length"}
+    assert 0 <= first.metrics["crossing_rate"] <= 1
+    assert set(first.delta) == set(w.floating(_weights()))
+    assert w.norm(first.delta) > 0
+
+    def search_again(*_: object) -> None:
+        raise AssertionError("searched twice")
+
+    monkeypatch.setattr(preparation, "boundary_search", search_again)
+    second = rounds.unlearn(site, _unlearn(round_index=1))
+    steps = SETTINGS.local.steps * (SETTINGS.local.forget_batch + SETTINGS.local.retain_batch)
+    assert second.passes == steps < first.passes
+    repeated = rounds.unlearn(site, _unlearn())
+    assert w.digest(repeated.delta) == w.digest(first.delta)  # what came from the disk is what was computed
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"settings": SETTINGS.model_copy(update={"search": SearchSettings(max_steps=3)})},
+        {"settings": SETTINGS.model_copy(update={"target": TargetSettings(kind="soft")})},
+        {"request": REQUEST.model_copy(update={"id": "mr7-again"})},
+        {"a_k": 0.0},
+    ],
+)
+def test_another_question_is_prepared_anew(site: Site, changed: dict[str, object]) -> None:
+    _bring_teacher(site)
+    rounds.unlearn(site, _unlearn())
+    rounds.unlearn(site, _unlearn(**changed))  # type: ignore[arg-type]
+    assert len(list((site.config.state / "preparations").iterdir())) == 2
+
+
+def test_a_corrected_label_is_prepared_anew(site: Site) -> None:
+    _bring_teacher(site)
+    rounds.unlearn(site, _unlearn())
+    changed = site.select(REQUEST).forget[0]
+    rows = list(site.scan.rows)
+    rows[changed] = replace(rows[changed], label=1 - rows[changed].label)
+    rounds.unlearn(replace(site, scan=replace(site.scan, rows=rows)), _unlearn())
+    assert len(list((site.config.state / "preparations").iterdir())) == 2
+
+
+@pytest.mark.parametrize(("a_k", "absent"), [(0.0, "forget_loss"), (1.0, "retain_loss")])
+def test_a_term_without_weight_is_not_measured(site: Site, a_k: float, absent: str) -> None:
+    _bring_teacher(site)
+    update = rounds.unlearn(site, _unlearn(a_k=a_k))
+    assert absent not in update.metrics
+    assert bool(update.ascent) == (a_k > 0)
+
+
+def test_unlearn_says_nothing_of_few_images(site: Site) -> None:
+    _bring_teacher(site)
+    few = len(site.select(REQUEST).forget) + 1
+    update = rounds.unlearn(_with_min_count(site, few), _unlearn())
+    assert update.metrics.keys() == {"retain_loss", "gradient_norm"}
+    assert update.ascent == ()
+    update = rounds.unlearn(_with_min_count(site, 41), _unlearn())
+    assert update.metrics.keys() == {"gradient_norm"}
+    assert rounds.fit(_with_min_count(site, 41), _fit()).metrics == {}
+
+
+# --- audit ---------------------------------------------------------------------------------------------------------------
+
+
+def _audit(model: ModelSpec = SPEC) -> AuditQuery:
+    return AuditQuery(model=model, weights=_weights(model), request=REQUEST)
+
+
+def test_audit_scores_every_set(site: Site) -> None:
+    reply, sets = rounds.evaluate(site, _audit()), site.select(REQUEST)
+    for name, index in (("forget", sets.forget), ("retain", sets.retain), ("held_out", sets.held_out)):
+        assert reply.metrics[f"{name}_images"] == len(index)
+        assert 0 <= reply.metrics[f"{name}_accuracy"] <= 1
+    assert {key.split("/")[0] for key in reply.profiles} == {"forget", "held_out"}
+    for key, profile in reply.profiles.items():
+        name, c = key.split("/")
+        images = int((site.y_N[getattr(sets, name)] == int(c)).sum())
+        assert len(profile) == images <= rounds.PROFILE_POINTS  # min_count is 1 at this site
+        assert list(profile) == sorted(profile)
+
+
+def test_audit_leaves_out_small_sets(site: Site) -> None:
+    sets = site.select(REQUEST)
+    assert len(sets.held_out) < len(sets.retain)
+    min_count = max(len(sets.held_out), len(sets.forget)) + 1
+    reply = rounds.evaluate(_with_min_count(site, min_count), _audit())
+    assert {key.split("_")[0] for key in reply.metrics} == {"retain"}
+    assert reply.profiles == {}
+    nothing = rounds.evaluate(_with_min_count(site, 41), _audit())
+    assert (nothing.metrics, nothing.profiles) == ({}, {})
+
+
+# --- what does not fit ---------------------------------------------------------------------------------------------------
+
+OTHERS = [SPEC.model_copy(update=update) for update in ({"classes": 3}, {"channels": 3}, {"size": 32})]
+
+
+@pytest.mark.parametrize("spec", OTHERS)
+def test_a_model_for_other_data_is_bad_data(site: Site, spec: ModelSpec) -> None:
+    teacher = _weights(spec)
+    for call in (
+        lambda: rounds.reference(site, ReferenceQuery(model=spec, teacher=teacher, request=REQUEST, points=4)),
+        lambda: rounds.fit(site, _fit(model=spec)),
+        lambda: rounds.unlearn(site, _unlearn(model=spec)),
+        lambda: rounds.evaluate(site, _audit(spec)),
+    ):
+        with pytest.raises(DataError, match="the model wants"):
+            call()
+    assert not (site.config.state / "teachers").exists()
+
+
+def test_weights_that_do_not_fit_are_a_bad_message(site: Site) -> None:
+    _bring_teacher(site)
+    wide = _weights(SPEC.model_copy(update={"width": 0.1}))
+    lacking = dict(list(_weights().items())[1:])
+    for bad in (wide, lacking, {}):
+        for call in (
+            lambda bad=bad: rounds.fit(site, _fit(weights=bad)),
+            lambda bad=bad: rounds.unlearn(site, _unlearn(weights=bad)),
+            lambda bad=bad: rounds.evaluate(site, replace(_audit(), weights=bad)),
+        ):
+            with pytest.raises(MessageError, match="do not fit the model 'allcnn'"):
+                call()
+
+
+def test_images_are_as_the_files_say(site: Site) -> None:
+    assert site.x.shape == (40, 1, 16, 16)
+    assert site.x.dtype == torch.float32
+    bright = site.x.mean((1, 2, 3)).numpy()
+    assert np.all((bright > 0.4) == (site.y_N.numpy() == 1))

@@ -1,0 +1,95 @@
+"""Tiny scenarios of random images, for tests that run a whole simulation in a second or two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from PIL import Image
+
+from excise.server.coordinator import Coordinator
+from excise.server.plan import Plan
+from excise.server.record import RunFolder
+from excise.simulations.engine import simulated_client
+from excise.simulations.local_grid import LocalGrid
+from excise.simulations.run import plan_for
+from excise.simulations.scenario import Scenario, read_scenario
+from excise.simulations.sites import Sites, make_sites
+
+SIDE = 16
+BASE: dict[str, Any] = {
+    "name": "tiny",
+    "data": {"source": "npz", "path": "images.npz"},
+    "partition": {"sites": 3},
+    "policy": {"min_count": 3},
+    "model": {"name": "allcnn", "size": SIDE, "width": 0.05},
+    "training": {"rounds": 2, "learning_rate": 0.05},
+    "unlearning": {"local": {"rounds": 2, "steps": 2}},
+    "rounds": {"deadline": 0.5},
+    "request": {"id": "tiny", "kind": "samples", "where": "site = site-2 and class = 1", "reason": "test"},
+}
+
+
+def pictures(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Noise with a bright half: left is class 0, right is class 1."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    images = rng.integers(0, 120, (count, SIDE, SIDE))
+    for image, label in zip(images, labels, strict=True):
+        image[:, label * SIDE // 2 : (label + 1) * SIDE // 2] += 100
+    return images.astype(np.uint8), labels
+
+
+def write_npz(folder: Path, count: int = 150) -> None:
+    images, labels = pictures(count)
+    np.savez(folder / "images.npz", images=images, labels=labels, patients=np.arange(count) // 2)
+
+
+def write_files(folder: Path, count: int = 150) -> None:
+    """`folder`/CLASS/PATIENT_NUMBER.png and a table of them, which names a scanner."""
+    images, labels = pictures(count)
+    lines = ["image,label,patient,StationName"]
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        name = ("left", "right")[label]
+        path = folder / name / f"p{i // 4}_{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+        lines.append(f"{name}/{path.name},{name},p{i // 4},MR{i // 4 % 5}")
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`, table by table."""
+    joined = {**base}
+    for key, value in changes.items():
+        joined[key] = merged(joined.get(key, {}), value) if isinstance(value, dict) else value
+    return joined
+
+
+def scenario_file(folder: Path, **changes: Any) -> Path:
+    """The tiny scenario with `changes`, and its images beside it when they are the npz file."""
+    raw = merged(BASE, changes)
+    if raw["data"]["source"] == "npz" and not (folder / "images.npz").exists():
+        write_npz(folder)
+    path = folder / "tiny.toml"
+    path.write_text(tomli_w.dumps(raw))
+    return path
+
+
+def scenario(folder: Path, **changes: Any) -> Scenario:
+    return read_scenario("", scenario_file(folder, **changes))
+
+
+def prepared(folder: Path, **changes: Any) -> tuple[Plan, Sites]:
+    """The plan and the sites of the tiny scenario."""
+    wanted = scenario(folder, **changes)
+    sites = make_sites(wanted, folder / "cache")
+    return plan_for(wanted, sites), sites
+
+
+def run(plan: Plan, sites: Sites, folder: Path, **hooks: Any) -> dict[str, Any]:
+    """Carry out `plan` in this process, without a report."""
+    grid = LocalGrid(simulated_client(sites.configs), len(sites.configs))
+    return Coordinator(grid, plan, RunFolder(folder), **hooks).run()
