@@ -304,3 +304,12 @@ def test_images_are_as_the_files_say(site: Site) -> None:
     assert site.x.dtype == torch.float32
     bright = site.x.mean((1, 2, 3)).numpy()
     assert np.all((bright > 0.4) == (site.y_N.numpy() == 1))
+
+
+def test_a_site_with_nothing_to_prepare_goes_through_every_round(site: Site) -> None:
+    _bring_teacher(site)
+    settings = SETTINGS.model_copy(update={"local": SETTINGS.local.model_copy(update={"distil": 0.0})})
+    for round_index in (0, 1):  # the second round must not look for a file that holds nothing
+        update = rounds.unlearn(site, _unlearn(round_index=round_index, settings=settings, a_k=0.0))
+        assert update.passes > 0
+        assert update.ascent == ()
