@@ -36,7 +36,7 @@ class SplitSettings(Settings):
     reference: float = Field(0.2, ge=0, lt=1)
     """Never trained on; calibrates the targets and nothing else."""
     held_out: float = Field(0.2, ge=0, lt=1)
-    """Never trained on; audits the model, and calibrates too: measured on a small reference alone, targets were 10 points off."""
+    """Never trained on; audits the model, and calibrates too: on a small reference alone, targets were 10 points off."""
     key: str = "excise"
     """Key of the hash. A hospital chooses its own secret; a simulation derives it from the seed."""
 
