@@ -97,14 +97,23 @@ class Coordinator:
     def _ask_status(self) -> None:
         nodes = self._wait_for_nodes()
         by_node = {f"node-{node}": node for node in nodes}
-        answer = self._round("status", by_node, lambda _: m.StatusQuery(request=self.plan.request), m.SiteStatus)
+        heard: dict[str, m.SiteStatus] = {}
         names: dict[str, int] = {}
-        for node_name, status in answer.replies.items():
+
+        def hear(node: str, status: m.SiteStatus) -> None:
             if status.site in names:
                 raise DataError(f"two sites call themselves '{status.site}'; give each its own name in site.toml")
-            names[status.site] = by_node[node_name]
-        self.nodes = dict(sorted(names.items()))
-        self.status = {s.site: s for s in sorted(answer.replies.values(), key=lambda s: s.site)}
+            names[status.site], heard[status.site] = by_node[node], status
+
+        try:
+            self._round("status", by_node, lambda _: m.StatusQuery(request=self.plan.request), m.SiteStatus, hear)
+        except QuorumError as error:  # knows the missing sites by their node ids alone
+            silent = tuple(sorted(set(self.plan.site_names) - set(heard)))
+            known = f"\nHeard from: {', '.join(sorted(heard)) or 'nobody'}." + (
+                f" Silent: {', '.join(silent)}." if silent else ""
+            )
+            raise QuorumError(f"{error}{known}", silent or error.missing) from error
+        self.nodes, self.status = dict(sorted(names.items())), dict(sorted(heard.items()))
         classes = {s.classes for s in self.status.values()}
         if len(classes) > 1:
             raise DataError(f"the sites do not agree on the classes: {'; '.join(map(str, sorted(classes)))}")

@@ -17,6 +17,8 @@ class Plan(Settings):
     seed: int = Field(0, ge=0)
     sites: int = Field(ge=1)
     """Sites to wait for before the first round."""
+    site_names: tuple[str, ...] = ()
+    """Names of those sites where they are known beforehand; they tell which site died before it said its name."""
     model: ModelSpec
     deployed: Path | None = None
     """Weights of the deployed model; without them it is trained first, by ordinary federated averaging."""

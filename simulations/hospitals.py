@@ -68,7 +68,7 @@ class Recipe:
     hospitals: int = 4
     pixels: int = 128
     limit: int | None = None
-    version: int = 4
+    version: int = 5
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -144,7 +144,7 @@ def _build(root: Path, pictures: Sequence[Picture], recipe: Recipe, progress: Pr
     labels = [picture.label for picture in pictures]
     patients = assign_patients(near_duplicate_groups(np.stack(thumbnails)), labels, devices, recipe.seed)
     table: dict[int, dict[str, str]] = defaultdict(dict)  # hospital → SOPInstanceUID → label
-    done = n
+    done, total = n, n + sum(len(patient.pictures) for patient in patients)
     for patient in patients:
         device = devices[patient.device]
         folder = root / f"hospital-{device.hospital}" / "dicom" / patient.patient_id
@@ -156,7 +156,7 @@ def _build(root: Path, pictures: Sequence[Picture], recipe: Recipe, progress: Pr
             dataset.save_as(folder / f"{dataset.SOPInstanceUID}.dcm", enforce_file_format=True)
             table[device.hospital][dataset.SOPInstanceUID] = pictures[index].label
             done += 1
-            progress(done, 2 * n)
+            progress(done, total)
     for hospital, rows in table.items():
         write_atomically(root / f"hospital-{hospital}" / "labels.csv", _csv(rows))
     made = {"simulated": _SIMULATED, "recipe": asdict(recipe), "devices": [asdict(device) for device in devices]}

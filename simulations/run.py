@@ -10,6 +10,7 @@ from typing import Any
 
 import tomli_w
 
+from excise.client.config import read_site_config
 from excise.common.files import write_atomically
 from excise.server.plan import Plan
 from excise.server.record import RunFolder
@@ -68,6 +69,8 @@ def simulate(scenario: Scenario, folder: Path, cache: Path, backend: Backend, pr
 
 
 def plan_for(scenario: Scenario, sites: Sites) -> Plan:
-    """The coordinator's plan, with a model as wide as there are classes."""
+    """The coordinator's plan, with the sites' names and a model as wide as there are classes."""
     plan = scenario.plan(len(sites.configs))
-    return plan.model_copy(update={"model": plan.model.model_copy(update={"classes": len(sites.classes)})})
+    names = tuple(read_site_config(path).name for path in sites.configs)
+    model = plan.model.model_copy(update={"classes": len(sites.classes)})
+    return plan.model_copy(update={"site_names": names, "model": model})
