@@ -73,7 +73,7 @@ def _compute(
     if instruction.a_k > 0:
         x, y_N = site.x[selection.forget].to(device), site.y_N[selection.forget].to(device)
         reference_Q = torch.tensor(instruction.reference, dtype=torch.float64) if instruction.reference else None
-        largest = float(reference_Q[-1]) if reference_Q is not None else math.inf
+        largest = settings.target.overshoot * float(reference_Q[-1]) if reference_Q is not None else math.inf
         generator = Generator().manual_seed(seed)
         path = boundary_search(teacher, x, y_N, settings.search, generator, largest)
         found["targets"] = make_targets(path, y_N, settings.target, reference_Q).cpu()

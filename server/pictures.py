@@ -1,62 +1,30 @@
-"""Pictures of a run as SVG text, to stand inside an HTML page.
-
-The same numbers give the same bytes, on every run: fixed salt, no date, our own settings instead of the user's matplotlibrc.
-Nothing is told by colour alone: a set of images has its colour, its marker and its place, a retrained model is dashed.
-Every function returns "" when there is nothing to draw.
-"""
+"""The pictures of a run's report, as SVG text. Every function returns "" when there is nothing to draw."""
 
 from __future__ import annotations
 
 import math
-import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from html import escape
-from io import StringIO
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from excise.server.drawing import (
+    BETTER,
+    INK,
+    LINES,
+    MEMBERSHIP,
+    SETS,
+    WORSE,
+    draw,
+    legend_below,
+    plain,
+    short,
+    signed,
+)
 from excise.server.verdict import number
-
-# Okabe-Ito: told apart with every kind of colour vision, and in grey by their lightness.
-RETAIN, FORGET, HELD_OUT, MEMBERSHIP, INK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#222222"
-LINES = (RETAIN, FORGET, HELD_OUT, MEMBERSHIP, "#E69F00", "#56B4E9")
-WORSE, BETTER = "#B2182B", "#2166AC"
-SETS = {  # name of the set: colour, marker
-    "retain": (RETAIN, "o"),
-    "held-out": (HELD_OUT, "^"),
-    "forget": (FORGET, "s"),  # last, so that it lies on top
-}
-
-_STYLE: Any = {  # Any: matplotlib types its keys as one literal of all settings
-    "svg.hashsalt": "excise",
-    "svg.fonttype": "path",  # looks alike where our font is not installed
-    "text.parse_math": False,  # a site may have a $ in its name
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e3e3e3",
-    "grid.linewidth": 0.8,
-    "axes.edgecolor": "#666666",
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 6,
-    "hatch.linewidth": 0.7,
-}
 
 Losses = Mapping[str, Sequence[Sequence[float]]]
 """Per set ("forget", "held_out"): the losses, and the number of images that each of them stands for."""
@@ -90,9 +58,9 @@ def round_curves(
         for axes, title in ((left, "accuracy"), (right, "membership AUC")):
             axes.set(title=title, xlabel="unlearning round")
             axes.set_xticks(rounds if len(rounds) <= 16 else rounds[:: math.ceil(len(rounds) / 12)])
-            _legend_below(axes, 4 if axes is left else 3)
+            legend_below(axes, 4 if axes is left else 3)
 
-    return _draw("rounds", label, (9.6, 4.0), paint)
+    return draw("rounds", label, (9.6, 4.0), paint)
 
 
 def loss_histograms(before: Losses, after: Losses, label: str) -> str:
@@ -115,14 +83,14 @@ def loss_histograms(before: Losses, after: Losses, label: str) -> str:
                         points, bins, weights=share, histtype="step", color=colour, linestyle=line, linewidth=1.8, label=name
                     )
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+            axes.xaxis.set_major_formatter(FuncFormatter(plain))
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set(title=title, xlabel="loss (nats, logarithmic)")
             axes.label_outer()
-            _legend_below(axes, 2)
+            legend_below(axes, 2)
         figure.axes[0].set_ylabel("share of images")
 
-    return _draw("losses", label, (9.6, 3.8), paint)
+    return draw("losses", label, (9.6, 3.8), paint)
 
 
 def site_changes(changes: Mapping[str, tuple[float, float]], limit: float, label: str) -> str:
@@ -143,15 +111,15 @@ def site_changes(changes: Mapping[str, tuple[float, float]], limit: float, label
         axes.axvline(-limit, color=INK, linestyle="--", linewidth=1.2, label=f"most that a site may lose ({limit:.3f})")
         if any(not math.isnan(retrained) for _, retrained in told.values()):
             axes.plot([], [], "D", color="white", markeredgecolor=INK, markeredgewidth=1.5, label="retrained")
-        axes.set_yticks(range(len(told)), [_short(site) for site in told])
+        axes.set_yticks(range(len(told)), [short(site) for site in told])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.margins(x=0.08)
         axes.set_xlabel("change of held-out accuracy (left of zero: worse)")
-        axes.xaxis.set_major_formatter(FuncFormatter(_signed))
-        _legend_below(axes, 2)
+        axes.xaxis.set_major_formatter(FuncFormatter(signed))
+        legend_below(axes, 2)
 
-    return _draw("sites", label, (8.4, 1.7 + 0.36 * len(told)), paint)
+    return draw("sites", label, (8.4, 1.7 + 0.36 * len(told)), paint)
 
 
 def embedding_map(before: NDArray[np.floating], after: NDArray[np.floating], sets: Sequence[str], label: str) -> str:
@@ -178,7 +146,7 @@ def embedding_map(before: NDArray[np.floating], after: NDArray[np.floating], set
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=3, markerscale=1.6)
 
-    return _draw("embedding", label, (9.6, 4.9), paint)
+    return draw("embedding", label, (9.6, 4.9), paint)
 
 
 def convergence(history: Sequence[Mapping[str, Any]], label: str) -> str:
@@ -197,15 +165,15 @@ def convergence(history: Sequence[Mapping[str, Any]], label: str) -> str:
             steps = range(1, len(ascent) + 1)
             style = ("-", "--", "-.", ":")[i // len(LINES) % 4]
             marker = "osD^vP"[i % 6]
-            axes.plot(steps, ascent, style, color=LINES[i % len(LINES)], marker=marker, markersize=4, label=_short(site))
+            axes.plot(steps, ascent, style, color=LINES[i % len(LINES)], marker=marker, markersize=4, label=short(site))
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(_plain))
-        axes.yaxis.set_minor_formatter(FuncFormatter(_plain) if _decades(told.values()) < 1 else NullFormatter())
+        axes.yaxis.set_major_formatter(FuncFormatter(plain))
+        axes.yaxis.set_minor_formatter(FuncFormatter(plain) if _decades(told.values()) < 1 else NullFormatter())
         axes.set(xlabel="step of the boundary search", ylabel="ascent (logarithmic)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _legend_below(axes, 4)
+        legend_below(axes, 4)
 
-    return _draw("convergence", label, (8.4, 3.9), paint)
+    return draw("convergence", label, (8.4, 3.9), paint)
 
 
 def cost_bars(ratios: Mapping[str, float], label: str) -> str:
@@ -226,15 +194,15 @@ def cost_bars(ratios: Mapping[str, float], label: str) -> str:
         axes.axvline(1, color=INK, linestyle="--", linewidth=1.2, label="as dear as retraining")
         axes.set_xscale("log")
         axes.set_xlim(low, max(1, *told.values()) * 3)
-        axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+        axes.xaxis.set_major_formatter(FuncFormatter(plain))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_yticks(range(len(told)), list(told))
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("unlearning ÷ retraining (logarithmic)")
-        _legend_below(axes, 1)
+        legend_below(axes, 1)
 
-    return _draw("cost", label, (8.4, 1.7 + 0.36 * len(told)), paint)
+    return draw("cost", label, (8.4, 1.7 + 0.36 * len(told)), paint)
 
 
 def example_images(examples: Sequence[tuple[NDArray[np.floating], str]], label: str) -> str:
@@ -249,42 +217,9 @@ def example_images(examples: Sequence[tuple[NDArray[np.floating], str]], label: 
             axes.set_axis_off()
         for axes, (image, caption) in zip(grid, examples, strict=False):
             axes.imshow(np.squeeze(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axes.set_title(_short(caption, 17), fontsize=8)
+            axes.set_title(short(caption, 17), fontsize=8)
 
-    return _draw("examples", label, (1.2 * columns, 1.4 * rows), paint)
-
-
-# ---- drawing ----------------------------------------------------------------------------------------------------------
-
-
-def _draw(name: str, label: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
-    """Paint a figure of `size` inches and return it as one `<svg>` element that is told as `label` to who cannot see it."""
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a site's name in letters that it lacks
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasSVG(figure)
-        paint(figure)
-        text = StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _inline(text.getvalue(), name, label)
-
-
-def _inline(svg: str, name: str, label: str) -> str:
-    """The `<svg>` element of a file, for a page that holds several: ids of its own, no metadata, no comments."""
-    svg = svg[svg.index("<svg") :]
-    # matplotlib's own <style> holds one rule for every element, of our page too; the root's attributes say the same
-    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\bid="|(?<=url\(#)|(?<=href="#)', lambda found: f"{found[0]}{name}-", svg)
-    head, _, body = svg.partition(">")
-    head = re.sub(r' (width|height|version)="[^"]*"', "", head)
-    body = re.sub(r"\n\s*\n", "\n", body)
-    return f'{head} stroke-linejoin="round" role="img" aria-label="{escape(label)}">{body}'
-
-
-def _legend_below(axes: Axes, columns: int) -> None:
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, columnspacing=1.2, handlelength=2.2)
+    return draw("examples", label, (1.2 * columns, 1.4 * rows), paint)
 
 
 def _loss_points(losses: Losses, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -297,16 +232,3 @@ def _loss_points(losses: Losses, name: str) -> tuple[NDArray[np.float64], NDArra
 def _decades(lines: Any) -> float:
     values = [value for line in lines for value in line if value > 0]
     return math.log10(max(values) / min(values))
-
-
-def _plain(value: float, _: object = None) -> str:
-    return f"{value:.3g}"
-
-
-def _signed(value: float, _: object = None) -> str:
-    return f"{value:+.3g}".replace("-", "−") if abs(value) > 1e-12 else "0"
-
-
-def _short(text: str, most: int = 28) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -1,4 +1,4 @@
-"""The demo's figures over several seeds, with what each part of the method buys beside them: docs/results/brain-mri.md.
+"""The demo's figures over several seeds, with what each part of the method buys beside them: a page and a picture.
 
 Every variant of a seed starts from the same deployed model and is compared with the same retrained reference. A seed that is
 done is kept in its folder and not run again.
@@ -13,9 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
 from excise.common.files import write_atomically
 from excise.common.metrics import tug_of_war
 from excise.common.settings import PRESETS, TargetSettings, UnlearningSettings
+from excise.server.drawing import FORGET, HELD_OUT, INK, RETAIN, draw, plain
 from excise.server.record import RunFolder
 from excise.simulations.engine import Backend, run_plan
 from excise.simulations.run import plan_for
@@ -31,6 +36,7 @@ def variants(ours: UnlearningSettings) -> dict[str, UnlearningSettings]:
         "excise": ours,
         "`nearest` targets": ours.model_copy(update={"target": TargetSettings(kind="nearest")}),
         "plain FedAvg weights": ours.model_copy(update={"weights": "fedavg"}),
+        "without overshoot": ours.model_copy(update={"target": ours.target.model_copy(update={"overshoot": 1.0})}),
         "without distillation": ours.model_copy(update={"local": ours.local.model_copy(update={"distil": 0.0})}),
         "`published` preset": PRESETS["published"],
     }
@@ -62,12 +68,18 @@ def run_seed(scenario: Scenario, home: Path, cache: Path, backend: Backend, prog
 
 def interval(values: Sequence[float]) -> str:
     """Mean and the half width of its 95 % interval (Student's t), three decimals; a true minus sign."""
-    mean = statistics.fmean(values)
-    text = f"{mean:.3f}"
+    text = f"{statistics.fmean(values):.3f}"
     if len(values) > 1:
-        t = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}.get(len(values), 2.0)  # 97.5 % quantile, by number of seeds
-        text += f" ± {t * statistics.stdev(values) / math.sqrt(len(values)):.3f}"
+        text += f" ± {_half_width(values):.3f}"
     return text.replace("-", "−")
+
+
+def _half_width(values: Sequence[float]) -> float:
+    n = len(values)
+    if n < 2:
+        return 0.0
+    t = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}.get(n, 2.0)  # 97.5 % quantile of Student's t, by number of seeds
+    return t * statistics.stdev(values) / math.sqrt(n)
 
 
 SCORES = (
@@ -76,11 +88,21 @@ SCORES = (
     ("held-out accuracy", "held_out_accuracy"),
     ("membership AUC", "membership_auc"),
 )
-GAPS = ("forget_accuracy", "membership_auc", "held_out_accuracy")
+GAPS = {"forget_accuracy": (-0.04, 0.04), "membership_auc": (-0.05, 0.05), "held_out_accuracy": (-0.02, math.inf)}
+"""Scores that must come near the retrained model's, and how near: the goal for the mean over the seeds."""
+COST_GOAL = 1 / 8
+"""Most that unlearning may cost, as a share of retraining's images and wall time."""
 
 
 def write_page(page: Path, scenario: Scenario, per_seed: Mapping[int, Mapping[str, Any]]) -> None:
-    """Write the result page from the results of every seed."""
+    """Write the result page from the results of every seed, and its picture beside it, of the same name.
+
+    Raises
+    ------
+    StorageError : one of them cannot be written
+    """
+    picture = page.with_suffix(".svg")
+    write_atomically(picture, results_picture(scenario, per_seed))
     seeds = sorted(per_seed)
     ours = [per_seed[seed]["excise"] for seed in seeds]
     lines = [
@@ -89,6 +111,8 @@ def write_page(page: Path, scenario: Scenario, per_seed: Mapping[int, Mapping[st
         f"Written by `make bench-demo`; seeds {', '.join(map(str, seeds))}: each draws its own hospitals, scanners, splits",
         "and initial weights. Mean and 95 % interval over the seeds. Gaps are to the model retrained without the forget set,",
         "with the same recipe and seed. Br35H images; hospitals, scanners and their response are simulated.",
+        "",
+        f"![Scores and cost of each variant beside the retrained model]({picture.name})",
         "",
         "| | " + " | ".join(name for name, _ in SCORES) + " | ToW | forget gap | AUC gap | held-out gap |",
         "|---|" + "---|" * (len(SCORES) + 4),
@@ -102,6 +126,8 @@ def write_page(page: Path, scenario: Scenario, per_seed: Mapping[int, Mapping[st
         cells.append(interval([_tow(run) for run in runs]))
         cells += [interval([_gap(run, key) for run in runs]) for key in GAPS]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "## Goals", "", "| goal | mean | reached |", "|---|---|---|"]
+    lines += [f"| {goal} | {told} | {'yes' if reached else '**no**'} |" for goal, told, reached in _goals(ours)]
     lines += ["", "## Cost of excise against retraining", "", "| seed | images | wall time | ratio |", "|---|---|---|---|"]
     for seed, run in zip(seeds, ours, strict=True):
         a, b = run["unlearned"]["cost"], run["retrained"]["cost"]
@@ -122,6 +148,68 @@ def write_page(page: Path, scenario: Scenario, per_seed: Mapping[int, Mapping[st
         lines.append(f"| {seed} | " + " | ".join(pairs) + " |")
     lines += ["", "## Settings", "", "```json", scenario.unlearning.model_dump_json(indent=2), "```", ""]
     write_atomically(page, "\n".join(lines))
+
+
+def results_picture(scenario: Scenario, per_seed: Mapping[int, Mapping[str, Any]]) -> str:
+    """SVG: every score of every model, a dot for each seed, mean and interval; the goal is shaded round the retrained mean."""
+    ours = [results["excise"] for results in per_seed.values()]
+    runs_of = {name: [results[name] for results in per_seed.values()] for name in variants(scenario.unlearning)}
+    rows = {"original": ours, "retrained": ours, **runs_of}
+    columns = [(title, key) for title, key in SCORES]
+
+    def paint(figure: Figure) -> None:
+        panels = figure.subplots(1, len(columns) + 1, sharey=True)
+        for axes, (title, key) in zip(panels, columns, strict=False):
+            level = statistics.fmean(run["retrained"]["pooled"][key] for run in ours)
+            axes.axvline(level, color=INK, linestyle="--", linewidth=1.2)
+            if key in GAPS:
+                low, high = (level + gap for gap in GAPS[key])
+                axes.axvspan(low, min(high, 1.0), color=HELD_OUT, alpha=0.15, linewidth=0)
+            for row, (name, runs) in enumerate(rows.items()):
+                model = name if name in ("original", "retrained") else "unlearned"
+                _dots(axes, row, [run[model]["pooled"][key] for run in runs], name == "excise")
+            axes.set_title(title)
+        cost = panels[-1]
+        cost.axvspan(1e-3, COST_GOAL, color=HELD_OUT, alpha=0.15, linewidth=0)
+        for row, (name, runs) in enumerate(rows.items()):
+            if name in runs_of:
+                _dots(cost, row, [_share(run, "passes") for run in runs], name == "excise")
+        cost.set_xscale("log")
+        cost.set_xlim(5e-3, 1)
+        cost.xaxis.set_major_formatter(FuncFormatter(plain))
+        cost.set_title("images ÷ retraining's")
+        panels[0].set_yticks(range(len(rows)), [name.replace("`", "") for name in rows])
+        panels[0].invert_yaxis()
+        for axes in panels:
+            axes.grid(visible=False, axis="y")
+
+    label = "Scores and cost of each variant over the seeds, beside the original and the retrained model"
+    return draw("bench", label, (12.5, 3.6), paint)
+
+
+def _dots(axes: Axes, row: int, values: Sequence[float], ours: bool) -> None:
+    colour = FORGET if ours else RETAIN
+    axes.scatter(values, [row] * len(values), s=14, color=colour, alpha=0.45, linewidths=0)
+    mean, half = statistics.fmean(values), _half_width(values)
+    axes.errorbar(mean, row, xerr=half, color=colour, marker="D" if ours else "o", markersize=6 if ours else 5, capsize=3)
+
+
+def _goals(ours: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
+    """Each goal in words, the mean over the seeds, and whether it was reached."""
+    told = []
+    for key, (low, high) in GAPS.items():
+        gaps = [_gap(run, key) for run in ours]
+        within = f"within {high:g} of" if high < math.inf else f"at least −{-low:g} from"
+        told.append((f"{key.replace('_', ' ')} {within} retrained", interval(gaps), low <= statistics.fmean(gaps) <= high))
+    for key, name in (("passes", "images"), ("seconds", "wall time")):
+        share = statistics.fmean(_share(run, key) for run in ours)
+        told.append((f"at most 1/{1 / COST_GOAL:g} of retraining's {name}", f"1/{1 / share:.1f}", share <= COST_GOAL))
+    return told
+
+
+def _share(run: Mapping[str, Any], key: str) -> float:
+    share: float = run["unlearned"]["cost"][key] / run["retrained"]["cost"][key]
+    return share
 
 
 def _tow(run: Mapping[str, Any]) -> float:

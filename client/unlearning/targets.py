@@ -2,7 +2,8 @@
 
 Classes are forgotten by saying another class (`nearest`, `soft`, `topk`). Samples are not: a retrained model is not wrong on
 images it never saw, it is as good on them as on any other unseen image. `calibrated` therefore asks the student to be *as
-uncertain as on held-out data*: the losses of the targets are distributed as the teacher's losses on reference images are.
+uncertain as on held-out data*: the losses of the targets are distributed as the teacher's losses on reference images, times an
+overshoot, because the few steps of the upper level end short of their targets.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def make_targets(path: BoundaryPath, y_N: Tensor, settings: TargetSettings, refe
         return topk(last_NC, y_N, settings.tau, settings.k)
     if reference_Q is None:
         raise ValueError("calibrated targets need the reference losses of the round 'query.reference'")
-    return calibrated(path, y_N, reference_Q)
+    return calibrated(path, y_N, settings.overshoot * reference_Q)
 
 
 def nearest(logits_NC: Tensor, y_N: Tensor, mask_true_class: bool = True) -> Tensor:
@@ -60,7 +61,7 @@ def topk(logits_NC: Tensor, y_N: Tensor, tau: float, k: int) -> Tensor:
 
 
 def calibrated(path: BoundaryPath, y_N: Tensor, reference_Q: Tensor) -> Tensor:
-    """Targets whose losses are distributed as the reference losses are.
+    """Targets whose losses are distributed as the losses of `reference_Q` are.
 
     The forget image of difficulty rank r of n is given the reference quantile of level r/(n−1) as its wanted loss; its
     target is the softmax of the logits at the point of its path, interpolated between steps, that has this loss.

@@ -88,7 +88,9 @@ def test_make_targets_reads_the_end_of_the_path() -> None:
     unmasked = TargetSettings(kind="nearest", mask_true_class=False)
     assert torch.equal(make_targets(path, Y, unmasked), nearest(LOGITS, Y, False))
     reference_Q = torch.tensor([0.1, 1.0])
-    assert torch.equal(make_targets(path, Y, TargetSettings(), reference_Q), calibrated(path, Y, reference_Q))
+    for overshoot in (1.0, 2.5):
+        aimed = make_targets(path, Y, TargetSettings(overshoot=overshoot), reference_Q)
+        assert torch.equal(aimed, calibrated(path, Y, overshoot * reference_Q))
     with pytest.raises(ValueError, match="reference"):
         make_targets(path, Y, TargetSettings(kind="calibrated"))
 
