@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from excise.common.files import write_atomically
 from excise.common.request import RequestKind
 from excise.server import pictures
+from excise.server.drawing import SETS
 from excise.server.plan import Plan
 from excise.server.verdict import Results, cost_rows, number, site_names, site_score, summary_rows, verdict
 
@@ -45,8 +46,8 @@ class ReportExtras:
     note: str = ""
 
     def __post_init__(self) -> None:
-        if unknown := set(self.embedding_set) - set(pictures.SETS):
-            raise ValueError(f"embedding_set holds {sorted(unknown)}; the sets are {sorted(pictures.SETS)}")
+        if unknown := set(self.embedding_set) - set(SETS):
+            raise ValueError(f"embedding_set holds {sorted(unknown)}; the sets are {sorted(SETS)}")
         for name in ("embedding_before", "embedding_after"):
             points = getattr(self, name)
             if points is not None and points.shape != (len(self.embedding_set), 2):
@@ -209,7 +210,7 @@ def _pictures(results: Results, plan: Plan, extras: ReportExtras) -> dict[str, s
             after,
             extras.embedding_set,
             "Two maps of the same images, under the original and under the unlearned model; "
-            + ", ".join(f"{list(extras.embedding_set).count(name)} {name}" for name in pictures.SETS),
+            + ", ".join(f"{list(extras.embedding_set).count(name)} {name}" for name in SETS),
         ),
         "examples": pictures.example_images(
             extras.examples, f"{len(extras.examples)} images of the forget set: " + ", ".join(c for _, c in extras.examples)
