@@ -50,7 +50,7 @@ class TargetSettings(Settings):
     """τ: temperature of `soft` and `topk`."""
     k: int = Field(1, ge=1)
     """Classes that `topk` keeps."""
-    overshoot: float = Field(2.2, ge=1, le=10)
+    overshoot: float = Field(1.7, ge=1, le=10)
     """`calibrated`: factor on the reference losses; a few steps carry the student only part of the way (docs/adr/0005)."""
     mask_true_class: bool = True
     """Whether `nearest` may never answer the true class. False repeats the published code."""
