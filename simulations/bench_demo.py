@@ -68,7 +68,7 @@ def run_seed(scenario: Scenario, home: Path, cache: Path, backend: Backend, prog
 
 def interval(values: Sequence[float]) -> str:
     """Mean and the half width of its 95 % interval (Student's t), three decimals; a true minus sign."""
-    text = f"{statistics.fmean(values):.3f}"
+    text = f"{round(statistics.fmean(values), 3) + 0.0:.3f}"  # + 0.0: minus zero becomes zero
     if len(values) > 1:
         text += f" ± {_half_width(values):.3f}"
     return text.replace("-", "−")
@@ -173,7 +173,7 @@ def results_picture(scenario: Scenario, per_seed: Mapping[int, Mapping[str, Any]
         cost.axvspan(1e-3, COST_GOAL, color=HELD_OUT, alpha=0.15, linewidth=0)
         for row, (name, runs) in enumerate(rows.items()):
             if name in runs_of:
-                _dots(cost, row, [_share(run, "passes") for run in runs], name == "excise")
+                _dots(cost, row, [_share(a, b, "passes") for a, b in zip(runs, ours, strict=True)], name == "excise")
         cost.set_xscale("log")
         cost.set_xlim(5e-3, 1)
         cost.xaxis.set_major_formatter(FuncFormatter(plain))
@@ -202,13 +202,14 @@ def _goals(ours: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
         within = f"within {high:g} of" if high < math.inf else f"at least −{-low:g} from"
         told.append((f"{key.replace('_', ' ')} {within} retrained", interval(gaps), low <= statistics.fmean(gaps) <= high))
     for key, name in (("passes", "images"), ("seconds", "wall time")):
-        share = statistics.fmean(_share(run, key) for run in ours)
+        share = statistics.fmean(_share(run, run, key) for run in ours)
         told.append((f"at most 1/{1 / COST_GOAL:g} of retraining's {name}", f"1/{1 / share:.1f}", share <= COST_GOAL))
     return told
 
 
-def _share(run: Mapping[str, Any], key: str) -> float:
-    share: float = run["unlearned"]["cost"][key] / run["retrained"]["cost"][key]
+def _share(run: Mapping[str, Any], ours: Mapping[str, Any], key: str) -> float:
+    """Cost of unlearning in `run` as a share of retraining's, which our own run of the same seed alone had to pay."""
+    share: float = run["unlearned"]["cost"][key] / ours["retrained"]["cost"][key]
     return share
 
 
