@@ -1,7 +1,7 @@
 """Random views of training images, a whole batch at a time.
 
 MONAI's transforms take one image at a time, which costs more than the training step of a small model
-(docs/adr/0002-augmentation.md). These are the same operations on a batch: mirror, turn, scale, shift, and gamma.
+(docs/adr/0002-training-recipe.md). These are the same operations on a batch: mirror, turn, scale, shift, and gamma.
 """
 
 from __future__ import annotations
