@@ -19,7 +19,7 @@ from flwr.clientapp import ClientApp
 from excise.client import rounds
 from excise.client.site import Site, open_site
 from excise.common import messages
-from excise.common.errors import DataError, MessageError, RequestError, SiteError, StorageError
+from excise.common.errors import ConfigError, DataError, MessageError, RequestError, SiteError, StorageError
 
 log = logging.getLogger("excise.client")
 M = TypeVar("M", bound=messages.Message)
@@ -64,6 +64,7 @@ def _code(error: Exception) -> SiteError:
         (MessageError, SiteError.BAD_MESSAGE),
         (RequestError, SiteError.BAD_REQUEST),
         (DataError, SiteError.BAD_DATA),
+        (ConfigError, SiteError.BAD_CONFIG),
         (StorageError, SiteError.STORAGE),
         ((MemoryError, torch.OutOfMemoryError), SiteError.OUT_OF_MEMORY),
     ):

@@ -28,7 +28,7 @@ from excise.common.messages import (
     StatusQuery,
     UnlearnInstruction,
 )
-from excise.common.models import ModelSpec, build_model
+from excise.common.models import ModelSpec, build_model, known_models
 
 PROFILE_POINTS = 64  # most points of a loss profile in an audit: enough for the second decimal of an AUC
 
@@ -174,6 +174,8 @@ def _load(site: Site, spec: ModelSpec, weights: w.Weights) -> nn.Module:
 
 
 def _check_model(site: Site, spec: ModelSpec) -> None:
+    if spec.name not in known_models():
+        raise SiteFailure(SiteError.UNKNOWN_MODEL, f"this release of excise does not know the model '{spec.name}'")
     data = site.config.data
     ours = (len(data.classes), data.channels, data.size)
     if (spec.classes, spec.channels, spec.size) != ours:

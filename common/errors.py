@@ -116,6 +116,8 @@ class SiteError(StrEnum):
     BAD_MESSAGE = "bad_message"
     BAD_REQUEST = "bad_request"
     BAD_DATA = "bad_data"
+    BAD_CONFIG = "bad_config"
+    UNKNOWN_MODEL = "unknown_model"
     TEACHER_MISSING = "teacher_missing"
     OUT_OF_MEMORY = "out_of_memory"
     STORAGE = "storage"

@@ -17,7 +17,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from excise.client import app, rounds
 from excise.client.site import open_site
 from excise.common import messages as m
-from excise.common.errors import DataError, MessageError, RequestError, SiteError, StorageError
+from excise.common.errors import ConfigError, DataError, MessageError, RequestError, SiteError, StorageError
 from excise.common.models import ModelSpec, build_model
 from excise.common.request import ForgetRequest, RequestKind
 from excise.common.settings import TrainingSettings, UnlearningSettings
@@ -94,6 +94,11 @@ def test_every_kind_of_round_is_answered(ask: Callable[..., RecordDict]) -> None
     assert audit.metrics["retain_images"] == status.retain
 
 
+def test_a_model_that_this_site_cannot_build_is_told_apart(ask: Callable[..., RecordDict]) -> None:
+    unknown = SPEC.model_copy(update={"name": "a-newer-model"})
+    assert _failure(ask(m.AuditQuery(model=unknown, weights=_weights(), request=REQUEST))) == SiteError.UNKNOWN_MODEL
+
+
 def test_no_answer_names_a_patient(ask: Callable[..., RecordDict], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     request = ForgetRequest(id="p", kind=RequestKind.PATIENTS, where=f"PatientID = {CANARY}", reason="withdrawn")
@@ -114,6 +119,7 @@ def test_no_answer_names_a_patient(ask: Callable[..., RecordDict], caplog: pytes
         (MessageError(CANARY), "bad_message"),
         (RequestError(CANARY), "bad_request"),
         (DataError(CANARY), "bad_data"),
+        (ConfigError(CANARY), "bad_config"),
         (StorageError(CANARY), "storage"),
         (MemoryError(CANARY), "out_of_memory"),
         (torch.OutOfMemoryError(CANARY), "out_of_memory"),
@@ -216,11 +222,11 @@ def test_a_full_disk_is_told_and_leaves_nothing_half(
     assert m.ReferenceReply.from_record(ask(reference)).passes > 0
 
 
-def test_a_site_without_data_answers_too(tmp_path: Path) -> None:
+def test_a_site_without_its_configuration_answers_too(tmp_path: Path) -> None:
     grid = LocalGrid(app.make_app(lambda _: tmp_path / "none" / "site.toml"), 1)
     (node,) = grid.get_node_ids()
     (reply,) = grid.send_and_receive([Message(m.StatusQuery().to_record(), node, "query.status")])
-    assert _failure(reply.content) == "internal"
+    assert _failure(reply.content) == "bad_config"
 
 
 def test_a_deployed_node_names_its_site_in_its_configuration(site_toml: Path) -> None:
