@@ -119,7 +119,8 @@ def _assert_equals_slow(model: nn.Module, x: Tensor, y_N: Tensor, s: SearchSetti
     for t in range(s.max_steps):
         searching = [path.ascents[t] for path in slow if t < len(path.ascents)]
         expected = sum(searching) / len(searching) if searching else math.nan
-        assert float(fast.ascent_T[t]) == pytest.approx(expected, rel=1e-4, nan_ok=True)
+        # abs: near a confident answer the gradient is a difference of float32 logits' softmax from 1, all rounding
+        assert float(fast.ascent_T[t]) == pytest.approx(expected, rel=1e-4, abs=1e-7, nan_ok=True)
     assert fast.passes == sum(len(path.logits) for path in slow)
     return fast
 
