@@ -155,11 +155,10 @@ def results_picture(scenario: Scenario, per_seed: Mapping[int, Mapping[str, Any]
     ours = [results["excise"] for results in per_seed.values()]
     runs_of = {name: [results[name] for results in per_seed.values()] for name in variants(scenario.unlearning)}
     rows = {"original": ours, "retrained": ours, **runs_of}
-    columns = [(title, key) for title, key in SCORES]
 
     def paint(figure: Figure) -> None:
-        panels = figure.subplots(1, len(columns) + 1, sharey=True)
-        for axes, (title, key) in zip(panels, columns, strict=False):
+        panels = figure.subplots(1, len(SCORES) + 1, sharey=True)
+        for axes, (title, key) in zip(panels, SCORES, strict=False):
             level = statistics.fmean(run["retrained"]["pooled"][key] for run in ours)
             axes.axvline(level, color=INK, linestyle="--", linewidth=1.2)
             if key in GAPS:
