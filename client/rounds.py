@@ -126,13 +126,18 @@ def unlearn(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
 
 
 def evaluate(site: Site, query: AuditQuery) -> AuditReply:
-    """Score a model on the forget, retain and held-out images."""
+    """Score a model on the forget, retain, reference and held-out images."""
     _check_model(site, query.model)
     sets, policy = site.select(query.request), site.config.policy
     model, device = _load(site, query.model, query.weights), _device(site)
     metrics: dict[str, float] = {}
     profiles: dict[str, tuple[float, ...]] = {}
-    for name, index in (("forget", sets.forget), ("retain", sets.retain), ("held_out", sets.held_out)):
+    for name, index in (
+        ("forget", sets.forget),
+        ("retain", sets.retain),
+        ("reference", sets.reference),
+        ("held_out", sets.held_out),
+    ):
         if len(index) < policy.min_count:
             continue
         logits_NC, y_N = audit.predict(model, site.x[index].to(device)).cpu(), site.y_N[index]

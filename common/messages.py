@@ -259,9 +259,9 @@ class AuditReply(Message):
 
     KIND: ClassVar[str] = "audit"
     metrics: dict[str, float]
-    """Keys ``<set>_<metric>``: sets forget, retain, held_out; metrics of `client.audit.measure`."""
+    """Keys ``<set>_<metric>``: sets forget, retain, reference, held_out; metrics of `client.audit.measure`."""
     profiles: Profiles
-    """Keys ``<set>/<class>``: loss profiles of the forget and held-out images of each class, for the membership test."""
+    """Keys ``<set>/<class>``: loss profiles of each class but for retain images, for the membership test."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,8 @@ class Acceptance(BaseModel):
     """Most accuracy that may be lost on held-out images, over all sites, against the deployed model."""
     worst_site_drop: float = Field(0.03, ge=0, le=1)
     """Most held-out accuracy that any one site may lose."""
+    retain_drop: float = Field(0.01, ge=0, le=1)
+    """Most accuracy that may be lost on the retain images, over all sites."""
     membership_tolerance: float = Field(0.05, ge=0, le=0.5)
     """Most that the membership test's area under the curve on the forget set may differ from 0.5. Not for kind `class`."""
     forget_class_accuracy: float = Field(0.02, ge=0, le=1)

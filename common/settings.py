@@ -50,7 +50,7 @@ class TargetSettings(Settings):
     """τ: temperature of `soft` and `topk`."""
     k: int = Field(1, ge=1)
     """Classes that `topk` keeps."""
-    overshoot: float = Field(1.7, ge=1, le=10)
+    overshoot: float = Field(1.8, ge=1, le=10)
     """`calibrated`: factor on the reference losses; a few steps carry the student only part of the way (docs/adr/0005)."""
     mask_true_class: bool = True
     """Whether `nearest` may never answer the true class. False repeats the published code."""
@@ -69,7 +69,7 @@ class LocalSettings(Settings):
     """Forget images in one step."""
     retain_batch: int = Field(16, ge=0)
     """Retain images in one step; 0 trains on forget images alone."""
-    learning_rate: float = Field(0.05, gt=0)
+    learning_rate: float = Field(0.01, gt=0)
     """Step size of SGD at the first step."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """How the step size falls over all rounds, to zero or not at all."""
@@ -101,6 +101,9 @@ class UnlearningSettings(Settings):
     search: SearchSettings = SearchSettings()
     target: TargetSettings = TargetSettings()
     local: LocalSettings = LocalSettings()
+    keep: Literal["best", "last"] = "best"
+    """`best` stops at the first settled round that meets the request's acceptance rule on reference images, and goes back from
+    a round that is clearly worse than one before; `last` runs every round and keeps the last (`server/stopping.py`)."""
     quantiles: int = Field(64, ge=2, le=4096)
     """Points of the loss distribution that a site reports for calibration."""
 
@@ -109,6 +112,26 @@ class UnlearningSettings(Settings):
         if self.psi < 1 and self.local.retain_batch == 0:
             raise ValueError("retain_batch = 0 needs psi = 1: with psi < 1 the objective has a retain term")
         return self
+
+
+class CompositionSettings(Settings):
+    """How the coordinator composes updates: a rule of `server/composition` and its options.
+
+    In TOML ``composition = "mean"``, or a table: ``composition = { rule = "ties", density = 0.2 }``.
+    """
+
+    rule: str = "mean"
+    options: dict[str, float] = {}
+    """Options of the rule by name; what is left out has the rule's default. Checked by `server/composition/registry.py`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_toml(cls, raw: object) -> object:
+        if isinstance(raw, str):
+            return {"rule": raw}
+        if isinstance(raw, dict) and "options" not in raw:
+            return {"rule": raw.get("rule", "mean"), "options": {k: v for k, v in raw.items() if k != "rule"}}
+        return raw
 
 
 PRESETS: dict[str, UnlearningSettings] = {

@@ -9,25 +9,31 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from flwr.serverapp import Grid
 
 from excise.common import messages as m
-from excise.common.errors import DataError, NothingToForget, QuorumError
+from excise.common.errors import ConfigError, DataError, NothingToForget, QuorumError, StorageError
 from excise.common.metrics import pooled_quantiles
 from excise.common.models import build_model
 from excise.common.request import ForgetRequest
+from excise.common.settings import CompositionSettings
 from excise.common.weights import Weights, digest, load_weights, norm, save_weights, snapshot
 from excise.server.admission import admit
-from excise.server.composition import new_composer
+from excise.server.composition import Update, new_composer
 from excise.server.plan import Plan
 from excise.server.record import Phase, RunFolder
 from excise.server.rounds import RoundResult, run_round
-from excise.server.scores import loss_points, pooled_scores
-from excise.server.weighting import SiteWeight, objective_weights, size_weights
+from excise.server.scores import loss_points, on_reference, pooled_scores
+from excise.server.stopping import kept_round, next_round
+from excise.server.verdict import verdict
+from excise.server.weighting import SiteWeight, objective_weights, retain_weights, size_weights
+
+KEPT = "unlearned-kept"
+"""Phase whose checkpoint holds the model of the unlearning round that is kept so far."""
 
 Progress = Callable[[str, int, int, str], None]
 """Called with (phase, rounds done, rounds in all, a short note)."""
@@ -35,11 +41,15 @@ Progress = Callable[[str, int, int, str], None]
 
 @dataclass(frozen=True)
 class Audit:
-    """Scores of one model: pooled, by site, and the loss histogram's points of forget and held-out images."""
+    """Scores of one model: pooled, by site, and the loss histogram's points of forget and held-out images.
+
+    `choice` holds the first two with reference images in the place of held-out ones; choices are made on it.
+    """
 
     pooled: dict[str, float]
     sites: dict[str, dict[str, float]]
     losses: dict[str, tuple[list[float], list[float]]]
+    choice: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
         return {"pooled": self.pooled, "sites": self.sites, "losses": {k: list(v) for k, v in self.losses.items()}}
@@ -72,17 +82,26 @@ class Coordinator:
         Interrupted : Ctrl-C
         """
         plan = self.plan
+        if (
+            new_composer(plan.composition, snapshot(build_model(plan.model))).recovery_rounds
+            and not plan.unlearning.local.retain_batch
+        ):
+            raise ConfigError(
+                "recovery rounds train on retain images, but retain_batch is 0; raise it, or choose another composition"
+            )
         self.folder.event("started", request=plan.request.id, seed=plan.seed)
         self._ask_status()
         original = self._fit("original", None, plan.deployed)
         results: dict[str, Any] = {"request": plan.request.id, "seed": plan.seed, "sites": self._site_counts()}
-        results["original"] = {**self._audit(original.weights).as_json(), "cost": original.cost}
-        unlearned = self._unlearn(original.weights)
+        before = self._audit(original.weights)
+        results["original"] = {**before.as_json(), "cost": original.cost}
+        unlearned = self._unlearn(original.weights, before)
         save_weights(unlearned.weights, self.folder.path / "model.safetensors", {"request": plan.request.id})
         results["unlearned"] = {
             **self._audit(unlearned.weights).as_json(),
             "cost": unlearned.cost,
             "history": unlearned.history,
+            "kept_round": kept_round(unlearned.history, plan.unlearning.local.rounds, plan.unlearning.keep),
             "digest": digest(unlearned.weights),
         }
         if plan.retrain or plan.retrained:
@@ -148,8 +167,7 @@ class Coordinator:
         if given is not None:
             return Phase(load_weights(given))
         phase = self.folder.load_phase(name) or Phase(snapshot(build_model(plan.model, plan.seed)))
-        images = {site: s.retain if without else s.train for site, s in self.status.items()}
-        weights = {site: SiteWeight(n / sum(images.values()), 0.0) for site, n in images.items() if n > 0}
+        weights = retain_weights({site: s.retain if without else s.train for site, s in self.status.items()})
         while phase.rounds < plan.training.rounds:
             r = phase.rounds
             self.progress(name, r, plan.training.rounds, "")
@@ -165,7 +183,9 @@ class Coordinator:
                     without=without,
                 )
 
-            entry = self._train_round(name, phase, weights, question)
+            entry = self._train_round(
+                name, phase, weights, question, CompositionSettings()
+            )  # the mean, whatever unlearning has
             phase.history.append({"round": r + 1, "loss": entry["metrics"].get("loss")})
             phase.rounds += 1
             self.folder.save_phase(name, phase)
@@ -174,42 +194,63 @@ class Coordinator:
 
     # ---- unlearning ---------------------------------------------------------------------------------------------------
 
-    def _unlearn(self, teacher: Weights) -> Phase:
-        plan, local = self.plan, self.plan.unlearning.local
+    def _unlearn(self, teacher: Weights, before: Audit) -> Phase:
+        """Unlearn until the acceptance rule is met or the rounds are used up; the weights are the kept round's."""
+        plan, local, keep = self.plan, self.plan.unlearning.local, self.plan.unlearning.keep
         phase = self.folder.load_phase("unlearned") or Phase(teacher)
         rule = objective_weights if plan.unlearning.weights == "objective" else size_weights
         counts = ({s: n.forget for s, n in self.status.items()}, {s: n.retain for s, n in self.status.items()})
         weights = rule(*counts, plan.unlearning.psi)
         if plan.unlearning.psi == 1:  # nobody has anything to do but the sites that forget
             weights = {site: weight for site, weight in weights.items() if weight.a > 0}
+        recovery = new_composer(plan.composition, teacher).recovery_rounds
         teacher_digest = digest(teacher)
         reference = self._reference(teacher, phase)
-        while phase.rounds < local.rounds:
-            r = phase.rounds
-            self.progress("unlearned", r, local.rounds, "")
-            base = phase.weights
+        while step := next_round(phase.history, local.rounds, recovery, keep):
+            r, recovers = phase.rounds, step == "recover"
+            self.progress("unlearned", r, local.rounds + recovery, "")
+            base, shares = phase.weights, retain_weights(counts[1]) if recovers else weights
 
-            def question(site: str, r: int = r, base: Weights = base) -> m.Message:
+            def question(
+                site: str,
+                r: int = r,
+                base: Weights = base,
+                shares: Mapping[str, SiteWeight] = shares,
+                recovers: bool = recovers,
+            ) -> m.Message:
                 return m.UnlearnInstruction(
                     model=plan.model,
                     weights=base,
                     teacher_digest=teacher_digest,
                     request=plan.request,
                     settings=plan.unlearning,
-                    a_k=weights[site].a,
+                    a_k=shares[site].a,
                     reference=reference,
-                    round_index=r,
+                    round_index=local.rounds // 2 if recovers else r,  # recovery takes steps of the schedule's middle
                     seed=self._seed("unlearn", r, site),
                 )
 
-            entry = self._train_round("unlearned", phase, weights, question)
+            composition = CompositionSettings() if recovers else plan.composition
+            entry = self._train_round("unlearned", phase, shares, question, composition)
             audit = self._audit(phase.weights)
-            phase.history.append({"round": r + 1, **entry, "pooled": audit.pooled, "sites": audit.sites})
+            excess = verdict({"original": before.choice, "unlearned": audit.choice}, plan.request).excess
+            told = {"pooled": audit.pooled, "sites": audit.sites, "excess": excess, "recovery": recovers}
+            phase.history.append({"round": r + 1, **entry, **told})
             phase.rounds += 1
+            if (
+                kept_round(phase.history, local.rounds, keep) == phase.rounds
+            ):  # before the phase itself: killed between the two, the round is done again
+                self.folder.save_phase(KEPT, phase)
             self.folder.save_phase("unlearned", phase)
-            self.folder.event("unlearned_round", round=r + 1, scores=_main_scores(audit.pooled), refused=entry["refused"])
-        self.progress("unlearned", local.rounds, local.rounds, "done")
-        return phase
+            scores = _main_scores(audit.pooled)
+            self.folder.event("unlearned_round", round=r + 1, scores=scores, excess=excess, refused=entry["refused"])
+        kept = self.folder.load_phase(KEPT)
+        if kept is None or kept.rounds != kept_round(phase.history, local.rounds, keep):
+            raise StorageError(f"{self.folder.path} does not hold the model of the kept round; start the run anew")
+        met = phase.history[kept.rounds - 1]["excess"] == 0
+        self.folder.event("unlearned", rounds=phase.rounds, kept_round=kept.rounds, rule_met_on_reference=met)
+        self.progress("unlearned", local.rounds + recovery, local.rounds + recovery, "done")
+        return replace(phase, weights=kept.weights)
 
     def _reference(self, teacher: Weights, phase: Phase) -> tuple[float, ...]:
         """Bring the teacher to the sites, and pool their loss profiles into one; asked again when a run resumes."""
@@ -235,11 +276,16 @@ class Coordinator:
     # ---- rounds -------------------------------------------------------------------------------------------------------
 
     def _train_round(
-        self, name: str, phase: Phase, weights: Mapping[str, SiteWeight], question: Callable[[str], m.Message]
+        self,
+        name: str,
+        phase: Phase,
+        weights: Mapping[str, SiteWeight],
+        question: Callable[[str], m.Message],
+        composition: CompositionSettings,
     ) -> dict[str, Any]:
         """One round of updates, admitted and composed into `phase.weights`; returns what it measured."""
         base, base_digest = phase.weights, digest(phase.weights)
-        composer = new_composer(self.plan.composition, base)
+        composer = new_composer(composition, base)
         per_site: dict[str, dict[str, float]] = {}
         passes = 0
         ascent: dict[str, list[float]] = {}
@@ -247,7 +293,7 @@ class Coordinator:
         def use(site: str, update: m.SiteUpdate) -> None:
             nonlocal passes
             admit(update, base, base_digest, self.plan.rounds.norm_bound)
-            composer.add(update.delta, weights[site].p)
+            composer.add(Update(site, update.delta, weights[site].p, weights[site].a > 0))
             per_site[site] = {**update.metrics, "norm": norm(update.delta), "seconds": update.seconds}
             passes += update.passes
             if update.ascent:
@@ -269,10 +315,12 @@ class Coordinator:
         query = m.AuditQuery(model=plan.model, weights=weights, request=plan.request)
         replies = self._round("audit", self.nodes, lambda _: query, m.AuditReply).replies
         classes = plan.model.classes
+        choosing = {site: on_reference(reply) for site, reply in replies.items()}
         return Audit(
             pooled=pooled_scores(replies, classes),
-            sites={site: reply.metrics for site, reply in replies.items()},
+            sites=_by_site(replies),
             losses={side: loss_points(replies, side, classes) for side in ("forget", "held_out")},
+            choice={"pooled": pooled_scores(choosing, classes), "sites": _by_site(choosing)},
         )
 
     def _round(
@@ -300,6 +348,10 @@ def _mean_over_sites(per_site: Mapping[str, Mapping[str, float]], weights: Mappi
         told = [(metrics[name], weights[site].p) for site, metrics in sorted(per_site.items()) if name in metrics]
         means[name] = sum(value * p for value, p in told) / sum(p for _, p in told)
     return means
+
+
+def _by_site(replies: Mapping[str, m.AuditReply]) -> dict[str, dict[str, float]]:
+    return {site: reply.metrics for site, reply in replies.items()}
 
 
 def _main_scores(pooled: Mapping[str, float]) -> dict[str, float]:

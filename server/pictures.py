@@ -31,9 +31,16 @@ Losses = Mapping[str, Sequence[Sequence[float]]]
 
 
 def round_curves(
-    original: Mapping[str, Any], history: Sequence[Mapping[str, Any]], retrained: Mapping[str, Any] | None, label: str
+    original: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    retrained: Mapping[str, Any] | None,
+    kept: int | None,
+    label: str,
 ) -> str:
-    """Accuracies and membership AUC after each unlearning round; round 0 is the original model, dashes are the retrained."""
+    """Accuracies and membership AUC after each unlearning round; round 0 is the original model, dashes are the retrained.
+
+    `kept` is the round whose model was kept; it is marked.
+    """
     told = [original, *(entry.get("pooled", {}) for entry in history)]
     if len(told) < 2:
         return ""
@@ -53,12 +60,15 @@ def round_curves(
             if not math.isnan(level):
                 axes.axhline(level, color=colour, linestyle="--", linewidth=1.4)
         right.axhline(0.5, color=INK, linestyle=":", linewidth=1.2, label="chance")
+        if kept is not None:
+            for axes in (left, right):
+                axes.axvspan(kept - 0.3, kept + 0.3, color=INK, alpha=0.12, linewidth=0, label="kept round")
         left.plot([], [], color=INK, linestyle="--", linewidth=1.4, label="retrained (same colour)")
         right.plot([], [], color=MEMBERSHIP, linestyle="--", linewidth=1.4, label="retrained")
         for axes, title in ((left, "accuracy"), (right, "membership AUC")):
             axes.set(title=title, xlabel="unlearning round")
             axes.set_xticks(rounds if len(rounds) <= 16 else rounds[:: math.ceil(len(rounds) / 12)])
-            legend_below(axes, 4 if axes is left else 3)
+            legend_below(axes, 5 if axes is left else 4)
 
     return draw("rounds", label, (9.6, 4.0), paint)
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from excise.common.models import ModelSpec
 from excise.common.request import ForgetRequest
-from excise.common.settings import RoundSettings, Settings, TrainingSettings, UnlearningSettings
+from excise.common.settings import CompositionSettings, RoundSettings, Settings, TrainingSettings, UnlearningSettings
 
 
 class Plan(Settings):
@@ -25,8 +25,7 @@ class Plan(Settings):
     training: TrainingSettings = TrainingSettings()
     request: ForgetRequest
     unlearning: UnlearningSettings = UnlearningSettings()
-    composition: str = "mean"
-    """A rule of `server/composition`."""
+    composition: CompositionSettings = CompositionSettings()
     rounds: RoundSettings = RoundSettings()
     retrain: bool = True
     """Whether to make the reference that unlearning is measured against: the same training without the forget set."""

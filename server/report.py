@@ -89,6 +89,7 @@ def render_report(results: Results, plan: Plan, extras: ReportExtras | None = No
         sites=[_site_row(results, site) for site in site_names(results)],
         cost=cost_rows(results),
         cost_line=cost_line(results),
+        kept_line=kept_line(results),
         pictures={name: Markup(svg) for name, svg in _pictures(results, plan, extras).items()},  # noqa: S704 - drawn by us
         limits=_limits(results, plan, extras),
         digest=results.get("unlearned", {}).get("digest", MISSING),
@@ -157,6 +158,20 @@ def cost_line(results: Results) -> str:
     return f"{text}: {three(seconds.ratio)} of retraining's time and {three(images.ratio)} of its images."
 
 
+def kept_line(results: Results) -> str:
+    """Which round's model was kept, and why; "" when no round was run."""
+    unlearned = results.get("unlearned", {})
+    history, kept = unlearned.get("history", ()), unlearned.get("kept_round")
+    if not history or kept is None:
+        return ""
+    text = f"Round {kept} of {len(history)} was kept: "
+    if history[kept - 1].get("excess") == 0:
+        return f"{text}it met the acceptance rule on reference images, and unlearning stopped there."
+    if kept == len(history):
+        return f"{text}the last one. No round met the acceptance rule on reference images."
+    return f"{text}those after it came clearly less close to the acceptance rule on reference images, which none met."
+
+
 # ---- parts of the page ------------------------------------------------------------------------------------------------
 
 
@@ -188,6 +203,7 @@ def _pictures(results: Results, plan: Plan, extras: ReportExtras) -> dict[str, s
             original.get("pooled", {}),
             history,
             results.get("retrained", {}).get("pooled"),
+            unlearned.get("kept_round"),
             f"Curves over the unlearning rounds. Forget accuracy goes from {three(forget.original)} to "
             f"{three(forget.unlearned)}, membership AUC from {three(auc.original)} to {three(auc.unlearned)}.",
         ),

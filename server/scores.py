@@ -1,9 +1,16 @@
-"""One set of scores for the federation out of the sites' audits, which hold aggregates only."""
+"""One set of scores for the federation out of the sites' audits, which hold aggregates only.
+
+Images that were never trained on come in two sets. Choices are made on the *reference* images: which round is kept, which
+candidate. The *held-out* images judge what was chosen, and no choice sees them; chosen on the same images, the best of ten
+rounds would look better than it is.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -11,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 from excise.common.messages import AuditReply
 
 SETS = ("forget", "retain", "held_out")
+T = TypeVar("T")
 
 
 def pooled_scores(audits: Mapping[str, AuditReply], classes: int) -> dict[str, float]:
@@ -19,7 +27,8 @@ def pooled_scores(audits: Mapping[str, AuditReply], classes: int) -> dict[str, f
     Returns
     -------
     ``<set>_images``, ``<set>_accuracy``, ``<set>_loss``, ``<set>_ece``, ``<set>_accuracy_class_<c>`` for the sets forget,
-    retain and held_out; ``membership_auc`` (`membership`); ``worst_site_held_out_accuracy``. NaN where no site told a number.
+    retain and held_out; ``membership_auc`` (`membership`); ``worst_site_held_out_accuracy``; ``matched_held_out_accuracy``,
+    the held-out accuracy on the forget set's mix of classes. NaN where no site told a number.
     """
     scores: dict[str, float] = {}
     for name in SETS:
@@ -30,10 +39,29 @@ def pooled_scores(audits: Mapping[str, AuditReply], classes: int) -> dict[str, f
         scores |= {f"{name}_accuracy_class_{c}": value for c, value in enumerate(per_class)}
         told = [value for value in per_class if not math.isnan(value)]
         scores[f"{name}_balanced_accuracy"] = sum(told) / len(told) if told else math.nan
+    scores["matched_held_out_accuracy"] = _matched(audits, scores, classes)
     scores["membership_auc"] = membership(audits, classes)
     held_out = [a.metrics["held_out_accuracy"] for a in audits.values() if "held_out_accuracy" in a.metrics]
     scores["worst_site_held_out_accuracy"] = min(held_out, default=math.nan)
     return scores
+
+
+def on_reference(audit: AuditReply) -> AuditReply:
+    """The same audit with the reference images in the place of the held-out ones: what choices are made on."""
+
+    def swapped(told: Mapping[str, T]) -> dict[str, T]:
+        kept = {key: value for key, value in told.items() if not key.startswith(("held_out", "reference"))}
+        return kept | {
+            key.replace("reference", "held_out", 1): value for key, value in told.items() if key.startswith("reference")
+        }
+
+    return replace(audit, metrics=swapped(audit.metrics), profiles=swapped(audit.profiles))
+
+
+def _matched(audits: Mapping[str, AuditReply], scores: Mapping[str, float], classes: int) -> float:
+    images = [sum(a.metrics.get(f"forget_images_class_{c}", 0.0) for a in audits.values()) for c in range(classes)]
+    told = [(n, scores[f"held_out_accuracy_class_{c}"]) for c, n in enumerate(images) if n > 0]
+    return sum(n * accuracy for n, accuracy in told) / sum(n for n, _ in told) if told else math.nan
 
 
 def _weighted(audits: Mapping[str, AuditReply], metric: str, images: str) -> float:

@@ -15,10 +15,14 @@ from excise.common.metrics import tug_of_war
 from excise.common.request import ForgetRequest, RequestKind
 
 OVER_UNLEARNING = 0.05
-"""Most that the accuracy on the forget set may lie below the retrained model's: further down it is wrong on purpose."""
+"""Most that the accuracy on the forget set may lie below what a retrained model would reach: further down it is wrong on
+purpose."""
 
 IDEAL_MEMBERSHIP = 0.5
 """Area under the curve of a membership test that learns nothing."""
+
+SMALLEST_UNIT = 0.01
+"""Unit of a missed limit that is smaller than this, or zero."""
 
 SLACK = 1e-9  # 0.95 − 0.94 is 0.010000000000000009 in floating point, and is meant to pass a limit of 0.01
 
@@ -53,6 +57,15 @@ class Verdict:
 
     accepted: bool
     checks: tuple[Check, ...]
+
+    @property
+    def excess(self) -> float:
+        """How far the result is from acceptance: by how much each clause is missed, in units of its limit, summed.
+
+        0 when accepted, infinite when something was not measured.
+        """
+        missed = [(c.measured - c.limit) / max(c.limit, SMALLEST_UNIT) for c in self.checks if not c.passed]
+        return math.inf if any(map(math.isnan, missed)) else sum(missed)
 
 
 @dataclass(frozen=True)
@@ -129,6 +142,12 @@ def verdict(results: Results, request: ForgetRequest) -> Verdict:
             rule.worst_site_drop,
             site,
         ),
+        _check(
+            "retain accuracy lost",
+            f"accuracy on retain images falls by at most {rule.retain_drop:.3f}",
+            score(results, "original", "retain_accuracy") - score(results, "unlearned", "retain_accuracy"),
+            rule.retain_drop,
+        ),
     ]
     forget = score(results, "unlearned", "forget_accuracy")
     if request.kind is RequestKind.CLASS:
@@ -139,11 +158,21 @@ def verdict(results: Results, request: ForgetRequest) -> Verdict:
         text = f"membership AUC of the forget set differs from {IDEAL_MEMBERSHIP:.1f} by at most {limit:.3f}"
         distance = abs(score(results, "unlearned", "membership_auc") - IDEAL_MEMBERSHIP)
         checks.append(_check("distance of the membership AUC from chance", text, distance, limit))
-    if "retrained" in results:
-        text = f"forget accuracy is at most {OVER_UNLEARNING:.3f} below the retrained model's (no over-unlearning)"
-        shortfall = score(results, "retrained", "forget_accuracy") - forget
-        checks.append(_check("forget accuracy below retrained", text, shortfall, OVER_UNLEARNING))
+        checks.append(_over_unlearning(results, forget))
     return Verdict(all(check.passed for check in checks), tuple(checks))
+
+
+def _over_unlearning(results: Results, forget: float) -> Check:
+    """To a retrained model, forgotten images are as any unseen image.
+
+    Without one, the deployed model's held-out accuracy on the forget set's classes tells how good that is.
+    """
+    if "retrained" in results:
+        whose, expected = "the retrained model's", score(results, "retrained", "forget_accuracy")
+    else:
+        whose, expected = "the deployed model's on held-out images", score(results, "original", "matched_held_out_accuracy")
+    text = f"forget accuracy is at most {OVER_UNLEARNING:.3f} below {whose} (no over-unlearning)"
+    return _check("forget accuracy below that of unseen images", text, expected - forget, OVER_UNLEARNING)
 
 
 def _check(name: str, rule: str, measured: float, limit: float, note: str = "") -> Check:

@@ -56,3 +56,9 @@ def size_weights(forget: Mapping[str, int], retain: Mapping[str, int], psi: floa
         a = 0.0 if forget[site] == 0 else 1.0 if retain[site] == 0 else psi
         weights[site] = SiteWeight(p=(forget[site] + retain[site]) / total, a=a)
     return weights
+
+
+def retain_weights(retain: Mapping[str, int]) -> dict[str, SiteWeight]:
+    """Federated averaging on the retain loss alone: p_k = n_k^r/N_r, a_k = 0; sites without retain images are left out."""
+    total = sum(retain.values())
+    return {site: SiteWeight(p=n / total, a=0.0) for site, n in retain.items() if n > 0}

@@ -139,7 +139,7 @@ def _progress() -> Iterator[Any]:
 
 def _print_results(results: dict[str, Any], request: ForgetRequest, folder: Path) -> None:
     """The table, the cost, the sites, the verdict with its rule, and where everything is."""
-    from excise.server.report import cost_line, signed, three
+    from excise.server.report import cost_line, kept_line, signed, three
     from excise.server.verdict import site_names, site_score, summary_rows, verdict
 
     table = Table(title=f"{request.id}: {request.where}")
@@ -157,6 +157,7 @@ def _print_results(results: dict[str, Any], request: ForgetRequest, folder: Path
         sites.add_row(site, three(before), three(after), signed(after - before), str(results["sites"][site]["forget"]))
     terminal.print(sites)
     terminal.print(cost_line(results))
+    terminal.print(kept_line(results))
     outcome = verdict(results, request)
     terminal.print("[bold]Acceptance rule met[/]" if outcome.accepted else "[bold]Acceptance rule not met[/]")
     for check in outcome.checks:

@@ -15,8 +15,17 @@ from excise.client.config import SplitSettings
 from excise.common.errors import ConfigError, did_you_mean
 from excise.common.models import ModelSpec
 from excise.common.request import ForgetRequest
-from excise.common.settings import PRESETS, PrivacySettings, RoundSettings, Settings, TrainingSettings, UnlearningSettings
+from excise.common.settings import (
+    PRESETS,
+    CompositionSettings,
+    PrivacySettings,
+    RoundSettings,
+    Settings,
+    TrainingSettings,
+    UnlearningSettings,
+)
 from excise.common.validation import explain
+from excise.server.composition import check_options
 from excise.server.plan import Plan
 
 SCENARIOS = Path(__file__).parent / "scenarios"
@@ -73,7 +82,7 @@ class Scenario(Settings):
     training: TrainingSettings = TrainingSettings()
     request: ForgetRequest
     unlearning: UnlearningSettings = UnlearningSettings()
-    composition: str = "mean"
+    composition: CompositionSettings = CompositionSettings()
     rounds: RoundSettings = RoundSettings()
 
     def plan(self, sites: int) -> Plan:
@@ -120,6 +129,7 @@ def read_scenario(name: str, file: Path | None = None) -> Scenario:
         scenario = Scenario.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(explain(error, Scenario, file.name)) from error
+    check_options(scenario.composition)
     root = file.resolve().parent
     data = scenario.data
     paths = {key: root / value for key in ("path", "labels") if (value := getattr(data, key)) is not None}

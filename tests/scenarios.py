@@ -26,7 +26,7 @@ BASE: dict[str, Any] = {
     "policy": {"min_count": 3},
     "model": {"name": "allcnn", "size": SIDE, "width": 0.05},
     "training": {"rounds": 2, "learning_rate": 0.05},
-    "unlearning": {"local": {"rounds": 2, "steps": 2}},
+    "unlearning": {"keep": "last", "local": {"rounds": 2, "steps": 2}},
     "rounds": {"deadline": 0.5},
     "request": {"id": "tiny", "kind": "samples", "where": "site = site-2 and class = 1", "reason": "test"},
 }

@@ -1,5 +1,6 @@
 """How updates become one revised model: one file a rule, one registry. Pure torch; no files, no network, no clock."""
 
-from excise.server.composition.registry import Composer, known_rules, new_composer
+from excise.server.composition.composer import Composer, Update
+from excise.server.composition.registry import check_options, is_streaming, known_rules, new_composer, rule_options
 
-__all__ = ["Composer", "known_rules", "new_composer"]
+__all__ = ["Composer", "Update", "check_options", "is_streaming", "known_rules", "new_composer", "rule_options"]

@@ -1,32 +1,38 @@
-"""The contract of a composition rule, and the rules by name."""
+"""The composition rules by name, with their options."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+import inspect
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from excise.common.errors import ConfigError, did_you_mean
-from excise.common.weights import Weights
+from excise.common.settings import CompositionSettings
+from excise.server.composition.composer import Composer
+from excise.server.composition.dare import Dare
 from excise.server.composition.mean import Mean
+from excise.server.composition.median import Median
+from excise.server.composition.module_swap import ModuleSwap
+from excise.server.composition.multi_krum import MultiKrum
+from excise.server.composition.orthogonal import Orthogonal
+from excise.server.composition.sign_consensus import SignConsensus
+from excise.server.composition.task_arithmetic import TaskArithmetic
+from excise.server.composition.ties import Ties
+from excise.server.composition.trimmed_mean import TrimmedMean
 
-
-class Composer(Protocol):
-    """Takes the updates of one round, one at a time, and gives the revised weights.
-
-    Updates come in the order in which sites answer, and the result must not depend on it. Parameters and batch-norm statistics
-    are both composed; integer buffers stay as in `base`.
-    """
-
-    def add(self, delta: Mapping[str, Tensor], weight: float) -> None:
-        """Take one update Δ_k with its weight p_k > 0."""
-
-    def result(self) -> Weights:
-        """The revised weights. Raises ValueError when no update was added."""
-
-
-_RULES: dict[str, Callable[[Mapping[str, Tensor]], Composer]] = {"mean": Mean}
+_RULES: dict[str, type[Composer]] = {
+    "mean": Mean,
+    "task_arithmetic": TaskArithmetic,
+    "ties": Ties,
+    "dare": Dare,
+    "sign_consensus": SignConsensus,
+    "orthogonal": Orthogonal,
+    "module_swap": ModuleSwap,
+    "median": Median,
+    "trimmed_mean": TrimmedMean,
+    "multi_krum": MultiKrum,
+}
 
 
 def known_rules() -> tuple[str, ...]:
@@ -34,8 +40,8 @@ def known_rules() -> tuple[str, ...]:
     return tuple(sorted(_RULES))
 
 
-def new_composer(rule: str, base: Mapping[str, Tensor]) -> Composer:
-    """Start composing updates of `base` by the rule of that name.
+def rule_options(rule: str) -> dict[str, float]:
+    """The options of a rule, with their defaults.
 
     Raises
     ------
@@ -43,4 +49,38 @@ def new_composer(rule: str, base: Mapping[str, Tensor]) -> Composer:
     """
     if rule not in _RULES:
         raise ConfigError(f"unknown composition '{rule}': {did_you_mean(rule, _RULES)}")
-    return _RULES[rule](base)
+    parameters = list(inspect.signature(_RULES[rule]).parameters.values())[1:]  # without the base
+    return {parameter.name: float(parameter.default) for parameter in parameters}
+
+
+def is_streaming(rule: str) -> bool:
+    """Whether the rule's memory is the same whatever the number of sites."""
+    return _RULES[rule].streaming
+
+
+def check_options(settings: CompositionSettings) -> None:
+    """Let a known rule with known options pass.
+
+    Raises
+    ------
+    ConfigError : the rule is unknown, or has no such option
+    """
+    known = rule_options(settings.rule)
+    for option in settings.options:
+        if option not in known:
+            hint = did_you_mean(option, known) if known else "it has none"
+            raise ConfigError(f"composition '{settings.rule}' has no option '{option}': {hint}")
+
+
+def new_composer(settings: CompositionSettings, base: Mapping[str, Tensor]) -> Composer:
+    """Start composing updates of `base` by the rule that `settings` names.
+
+    Raises
+    ------
+    ConfigError : the rule is unknown, or has no such option, or an option is out of its range
+    """
+    check_options(settings)
+    try:
+        return _RULES[settings.rule](base, **settings.options)
+    except ValueError as error:
+        raise ConfigError(f"composition '{settings.rule}': {error}") from None

@@ -244,10 +244,11 @@ def _audit(model: ModelSpec = SPEC) -> AuditQuery:
 
 def test_audit_scores_every_set(site: Site) -> None:
     reply, sets = rounds.evaluate(site, _audit()), site.select(REQUEST)
-    for name, index in (("forget", sets.forget), ("retain", sets.retain), ("held_out", sets.held_out)):
+    for name in ("forget", "retain", "reference", "held_out"):
+        index = getattr(sets, name)
         assert reply.metrics[f"{name}_images"] == len(index)
         assert 0 <= reply.metrics[f"{name}_accuracy"] <= 1
-    assert {key.split("/")[0] for key in reply.profiles} == {"forget", "held_out"}
+    assert {key.split("/")[0] for key in reply.profiles} == {"forget", "reference", "held_out"}
     for key, profile in reply.profiles.items():
         name, c = key.split("/")
         images = int((site.y_N[getattr(sets, name)] == int(c)).sum())

@@ -56,7 +56,8 @@ def test_reads_a_file(tmp_path: Path, mark: str) -> None:
 def test_digest_is_of_the_canonical_text() -> None:
     request = ForgetRequest.from_toml(TOML)
     text = (  # sites sign it, so a change of this text breaks the evidence of earlier requests
-        '{"acceptance":{"forget_class_accuracy":0.02,"held_out_drop":0.01,"membership_tolerance":0.05,"worst_site_drop":0.05},'
+        '{"acceptance":{"forget_class_accuracy":0.02,"held_out_drop":0.01,"membership_tolerance":0.05,'
+        '"retain_drop":0.01,"worst_site_drop":0.05},'
         '"at":"2025-01-31T12:00:00Z","id":"scanner-7-retired","kind":"device","legal_basis":"","preference":0.5,'
         '"reason":"coil fault","requested_by":"","where":"StationName = \\"MR7\\" and StudyDate range 20190101.."}'
     )

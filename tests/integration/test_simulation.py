@@ -25,8 +25,11 @@ from excise import cli
 from excise.common.errors import ConfigError, DataError, Interrupted, NothingToForget, QuorumError, StorageError
 from excise.common.messages import SiteUpdate
 from excise.common.weights import digest, load_weights
+from excise.server import coordinator
+from excise.server.composition import known_rules
 from excise.server.coordinator import Coordinator
-from excise.server.record import RunFolder
+from excise.server.plan import Plan
+from excise.server.record import Phase, RunFolder
 from excise.simulations import engine
 from excise.simulations.engine import run_plan, simulated_client
 from excise.simulations.local_grid import LocalGrid
@@ -59,6 +62,63 @@ def same(a: Json, b: Json) -> bool:
     return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)  # as text: NaN is not equal to itself
 
 
+# --- stopping and going back ------------------------------------------------------------------------------------------------
+
+EVERYTHING_PASSES = {"held_out_drop": 1.0, "worst_site_drop": 1.0, "retain_drop": 1.0, "membership_tolerance": 0.5}
+NOTHING_PASSES = {"held_out_drop": 0.0, "worst_site_drop": 0.0, "retain_drop": 0.0, "membership_tolerance": 0.0}
+
+
+def with_steps(plan: Plan, **local: Any) -> Plan:
+    """The plan with other `unlearning.local` settings, its best round kept."""
+    changes = {"local": plan.unlearning.local.model_copy(update=local), "keep": "best"}
+    return plan.model_copy(update={"unlearning": plan.unlearning.model_copy(update=changes)})
+
+
+def test_unlearning_stops_at_the_first_settled_round_that_meets_the_rule(tmp_path: Path) -> None:
+    plan, sites = prepared(tmp_path, request={"acceptance": EVERYTHING_PASSES})
+    results = run(with_steps(plan, rounds=5), sites, tmp_path / "run")
+    assert len(results["unlearned"]["history"]) == results["unlearned"]["kept_round"] == 3
+    (told,) = [event for event in events(tmp_path / "run") if event["event"] == "unlearned"]
+    assert (told["rounds"], told["kept_round"], told["rule_met_on_reference"]) == (3, 3, True)
+
+
+def test_the_model_goes_back_to_the_round_that_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordinator, "kept_round", lambda history, *_: min(len(history), 4))
+    plan, sites = prepared(tmp_path, request={"acceptance": NOTHING_PASSES})
+    plan = with_steps(plan, rounds=6)
+    results = run(plan, sites, tmp_path / "run")
+    history = results["unlearned"]["history"]
+    assert (len(history), results["unlearned"]["kept_round"]) == (6, 4)
+    assert min(entry["excess"] for entry in history) > 0
+    assert same(results["unlearned"]["pooled"], history[3]["pooled"])  # the weights are that round's
+    assert not same(history[3]["pooled"], history[5]["pooled"])
+
+    def stop_after_the_kept_round() -> bool:
+        log = tmp_path / "again" / "events.jsonl"
+        return log.exists() and log.read_text().count('"unlearned_round"') == 5
+
+    with pytest.raises(Interrupted):
+        run(plan, sites, tmp_path / "again", stopped=stop_after_the_kept_round)
+    assert (RunFolder(tmp_path / "again").load_phase("unlearned") or Phase({})).rounds == 5
+    assert run(plan, sites, tmp_path / "again")["unlearned"]["digest"] == results["unlearned"]["digest"]
+
+
+@pytest.mark.parametrize("rule", [rule for rule in known_rules() if rule != "mean"])
+def test_a_run_composes_by_every_rule(undisturbed: Json, tmp_path: Path, rule: str) -> None:
+    results = run(*prepared(tmp_path, composition=rule), tmp_path / "run")
+    recovery = [entry["recovery"] for entry in results["unlearned"]["history"]]
+    assert recovery == ([False, False, True] if rule == "module_swap" else [False, False])
+    like_mean = rule in {"task_arithmetic", "sign_consensus"}  # with a scale of 1; with one forget-holding site
+    assert (results["unlearned"]["digest"] == undisturbed["unlearned"]["digest"]) is like_mean
+    assert results["original"]["pooled"] == undisturbed["original"]["pooled"]  # training is ordinary averaging all the same
+
+
+def test_recovery_without_retain_images_is_refused(tmp_path: Path) -> None:
+    changes = {"psi": 1.0, "local": {"retain_batch": 0}}
+    with pytest.raises(ConfigError, match="recovery rounds train on retain images"):
+        run(*prepared(tmp_path, composition="module_swap", unlearning=changes), tmp_path / "run")
+
+
 # --- the demo ---------------------------------------------------------------------------------------------------------------
 
 
@@ -84,7 +144,8 @@ def test_the_demo_leaves_everything_in_its_folder(demo: Simulation) -> None:
     names = {path.name for path in demo.folder.iterdir()}
     assert names == {"config.toml", "events.jsonl", "checkpoints", "model.safetensors", "metrics.json", "report.html"}
     kinds = [event["event"] for event in events(demo.folder)]
-    assert kinds == ["started", "status", "reference", "unlearned_round", "unlearned_round", "finished"]
+    rounds = len(demo.results["unlearned"]["history"])
+    assert kinds == ["started", "status", "reference", *["unlearned_round"] * rounds, "unlearned", "finished"]
     assert digest(load_weights(demo.folder / "model.safetensors")) == demo.results["unlearned"]["digest"]
     metrics = json.loads((demo.folder / "metrics.json").read_text())
     assert metrics["unlearned"]["digest"] == demo.results["unlearned"]["digest"]

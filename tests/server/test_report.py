@@ -14,7 +14,17 @@ import pytest
 from excise.common.models import ModelSpec
 from excise.common.request import ForgetRequest
 from excise.server.plan import Plan
-from excise.server.report import MISSING, ReportExtras, amount, cost_line, render_report, signed, three, write_report
+from excise.server.report import (
+    MISSING,
+    ReportExtras,
+    amount,
+    cost_line,
+    kept_line,
+    render_report,
+    signed,
+    three,
+    write_report,
+)
 
 SITES = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
 MODELS = {"original": (1.0, 0.99, 0.94, 0.75), "retrained": (0.9, 0.985, 0.92, 0.51), "unlearned": (0.88, 0.98, 0.935, 0.53)}
@@ -28,6 +38,7 @@ def scores(forget: float, retain: float, held_out: float, auc: float) -> dict[st
         "retain_accuracy": retain,
         "held_out_accuracy": held_out,
         "held_out_balanced_accuracy": held_out - 0.004,
+        "matched_held_out_accuracy": held_out - 0.02,
         "worst_site_held_out_accuracy": held_out - 0.03,
         "membership_auc": auc,
         "held_out_ece": 0.031,
@@ -59,11 +70,12 @@ def made_up_results(retrained: bool = True) -> dict[str, Any]:
         cost = {"seconds": seconds, "passes": passes, "rounds": rounds, "bytes_up": size, "bytes_down": size * 1.1}
         results[name] = {"pooled": scores(*values), "sites": told, "losses": losses, "cost": cost}
     start, end = np.array(MODELS["original"]), np.array(MODELS["unlearned"])
-    results["unlearned"]["digest"] = "5d" * 32
+    results["unlearned"] |= {"digest": "5d" * 32, "kept_round": 6}
     results["unlearned"]["history"] = [
         {
             "round": r,
             "pooled": scores(*(start + (end - start) * (1 - math.exp(-r)))),
+            "excess": 2.0 - 0.5 * r,
             "ascent": {"hospital-2": [0.9 * math.exp(-t / 8) + 0.2 for t in range(20)]} if r == 1 else {},
         }
         for r in range(1, 7)
@@ -182,7 +194,7 @@ def test_without_retrained_its_columns_are_dashes() -> None:
     assert row
     assert re.sub(r"<.*?>", " ", row[1]).split() == ["1.000", MISSING, "0.880", MISSING, "as", "retrained"]
     assert "No retrained reference" in page
-    assert "no over-unlearning" not in page
+    assert "below the deployed model&#39;s on held-out images (no over-unlearning)" in page
     assert f"{MISSING} no retraining was run here" in page
     assert "nan" not in Outline(page).text.lower()
 
@@ -247,3 +259,26 @@ def test_cost_in_one_line() -> None:
         "0.102 of retraining's time and 0.096 of its images."
     )
     assert cost_line(made_up_results(retrained=False)).endswith("there is no retraining to compare with.")
+
+
+@pytest.mark.parametrize(
+    ("excess", "kept", "said"),
+    [
+        (
+            [3.0, 0.0],
+            2,
+            "Round 2 of 2 was kept: it met the acceptance rule on reference images, and unlearning stopped there.",
+        ),
+        ([3.0, 2.0], 2, "Round 2 of 2 was kept: the last one. No round met the acceptance rule on reference images."),
+        ([2.0, None], 1, "Round 1 of 2 was kept: those after it came clearly less close to the acceptance rule"),
+    ],
+)
+def test_the_kept_round_is_told_with_its_reason(excess: list[float | None], kept: int, said: str) -> None:
+    results = made_up_results()
+    results["unlearned"] |= {"history": [{"round": i, "excess": e} for i, e in enumerate(excess, 1)], "kept_round": kept}
+    assert kept_line(results).startswith(said)
+    assert said in render_report(results, plan())
+
+
+def test_without_rounds_none_was_kept() -> None:
+    assert kept_line({"unlearned": {"history": [], "kept_round": None}}) == ""

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from excise.client.audit import loss_profile, losses, measure
 from excise.common.messages import AuditReply
 from excise.common.metrics import accuracy, class_accuracies, membership_auc
-from excise.server.scores import SETS, loss_points, membership, pooled_scores
+from excise.server.scores import SETS, loss_points, membership, on_reference, pooled_scores
 
 CLASSES = 3
 Images = dict[str, tuple[Tensor, Tensor]]  # set → logits, labels
@@ -142,3 +142,24 @@ def test_loss_points_carry_every_image_once() -> None:
     _, y = union(SITES, "held_out")
     assert sum(mass) == pytest.approx(len(y))
     assert len(values) == len(mass)
+
+
+def test_choices_see_reference_images_in_the_place_of_held_out_ones() -> None:
+    site = images_of(5, {"forget": 60, "retain": 50, "held_out": 80, "reference": 70})
+    as_if = {"forget": site["forget"], "retain": site["retain"], "held_out": site["reference"]}
+    assert pooled_scores({"a": on_reference(audit(site))}, CLASSES) == pooled_scores({"a": audit(as_if)}, CLASSES)
+
+
+def test_without_reference_images_nothing_of_the_held_out_ones_is_left() -> None:
+    scores = pooled_scores({"a": on_reference(AUDITS["site-0"])}, CLASSES)
+    assert scores["held_out_images"] == 0
+    assert math.isnan(scores["held_out_accuracy"])
+    assert math.isnan(scores["membership_auc"])
+
+
+def test_matched_accuracy_is_that_of_held_out_images_in_the_forget_sets_mix_of_classes() -> None:
+    scores = pooled_scores(AUDITS, CLASSES)
+    (_, forget_y), (logits, y) = union(SITES, "forget"), union(SITES, "held_out")
+    per_class, counts = class_accuracies(logits, y, CLASSES), torch.bincount(forget_y, minlength=CLASSES)
+    expected = sum(float(n) * a for n, a in zip(counts, per_class, strict=True)) / len(forget_y)
+    assert scores["matched_held_out_accuracy"] == pytest.approx(expected, abs=1e-6)

@@ -15,9 +15,19 @@ def request(kind: str = "device") -> ForgetRequest:
 
 
 def model(
-    forget: float = 0.9, held_out: float = 0.95, auc: float | None = 0.5, sites: dict[str, float | None] | None = None
+    forget: float = 0.9,
+    held_out: float = 0.95,
+    auc: float | None = 0.5,
+    sites: dict[str, float | None] | None = None,
+    retain: float = 0.97,
 ) -> dict[str, Any]:
-    pooled = {"forget_accuracy": forget, "retain_accuracy": 0.97, "held_out_accuracy": held_out, "membership_auc": auc}
+    pooled = {
+        "forget_accuracy": forget,
+        "retain_accuracy": retain,
+        "held_out_accuracy": held_out,
+        "matched_held_out_accuracy": held_out - 0.05,
+        "membership_auc": auc,
+    }
     told = {"a": held_out, "b": held_out} if sites is None else sites
     return {"pooled": pooled, "sites": {s: {} if v is None else {"held_out_accuracy": v} for s, v in told.items()}}
 
@@ -29,11 +39,11 @@ def failing(results: dict[str, Any], kind: str = "device") -> list[str]:
     return failed
 
 
-HELD_OUT, SITE = "held-out accuracy lost", "held-out accuracy lost at the worst site"
+HELD_OUT, SITE, RETAIN = "held-out accuracy lost", "held-out accuracy lost at the worst site", "retain accuracy lost"
 MEMBERSHIP, CLASS, OVER = (
     "distance of the membership AUC from chance",
     "accuracy on the class",
-    "forget accuracy below retrained",
+    "forget accuracy below that of unseen images",
 )
 ORIGINAL = model(forget=1.0, auc=0.8)
 
@@ -47,6 +57,11 @@ ORIGINAL = model(forget=1.0, auc=0.8)
         (model(held_out=0.99), "device", []),
         (model(sites={"a": 0.92, "b": 0.97}), "device", []),
         (model(sites={"a": 0.91, "b": 0.98}), "device", [SITE]),
+        (model(retain=0.96), "device", []),
+        (model(retain=0.95), "device", [RETAIN]),
+        (model(retain=math.nan, forget=0.0), "class", [RETAIN]),
+        (model(forget=0.85), "device", []),
+        (model(forget=0.84), "device", [OVER]),  # further below 0.90, the deployed model's held-out accuracy on those classes
         (model(auc=0.55), "device", []),
         (model(auc=0.56), "device", [MEMBERSHIP]),
         (model(auc=0.44), "samples", [MEMBERSHIP]),  # the other side tells as much
@@ -71,8 +86,20 @@ def test_forgetting_far_below_retrained_is_no_success(retrained: float, unlearne
     assert failing(results) == expected
 
 
+def test_excess_counts_in_units_of_the_limits() -> None:
+    def excess(**changes: Any) -> float:
+        return verdict({"original": ORIGINAL, "unlearned": model(**changes)}, request()).excess
+
+    assert excess() == 0
+    assert excess(auc=0.575) == pytest.approx(0.5)  # 0.025 beyond 0.05
+    assert excess(held_out=0.92, sites={}) == math.inf
+    assert excess(held_out=0.92, auc=0.575, sites={"a": 0.95, "b": 0.95}) == pytest.approx(2 + 0.5)  # 0.02 beyond 0.01 as well
+    assert excess(auc=math.nan) == math.inf
+
+
 def test_what_was_not_measured_says_so() -> None:
-    check = verdict({"original": ORIGINAL, "unlearned": model(auc=math.nan)}, request()).checks[-1]
+    checks = verdict({"original": ORIGINAL, "unlearned": model(auc=math.nan)}, request()).checks
+    (check,) = [check for check in checks if check.name == MEMBERSHIP]
     assert (check.passed, check.note, math.isnan(check.measured)) == (False, "not measured", True)
 
 
