@@ -34,7 +34,7 @@ class SplitSettings(Settings):
     """Shares of patients; decided by a keyed hash, so that adding data moves nobody."""
 
     reference: float = Field(0.2, ge=0, lt=1)
-    """Never trained on; calibrates the targets and nothing else."""
+    """Never trained on; calibrates the targets, and decides which round and which candidate are kept."""
     held_out: float = Field(0.2, ge=0, lt=1)
     """Never trained on; audits the model, and calibrates too: on a small reference alone, targets were 10 points off."""
     key: str = "excise"

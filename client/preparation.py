@@ -81,7 +81,7 @@ def _compute(
         found["crossing_rate"] = path.crossed_N.float().mean().cpu()
         found["path_length"] = path.length_N.mean().cpu()
         passes += path.passes
-    if settings.local.distil > 0 and settings.psi < 1:
+    if settings.local.distil > 0 and instruction.a_k < 1:
         found["teacher_logits"] = predict(teacher, site.x[selection.retain].to(device)).cpu()
         passes += len(selection.retain)
     return found, passes
@@ -97,7 +97,7 @@ def _key(site: Site, selection: Selection, instruction: UnlearnInstruction) -> s
         instruction.request.digest,
         settings.search.model_dump_json(),
         settings.target.model_dump_json(),
-        str((settings.local.distil > 0, settings.psi < 1, instruction.a_k > 0)),
+        str((settings.local.distil > 0, instruction.a_k < 1, instruction.a_k > 0)),
         str(instruction.reference),
         *(f"{site.scan.rows[i].item}|{site.scan.rows[i].label}" for i in selection.forget.tolist()),
         "retain",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from excise.client import audit
 from excise.client.preparation import prepare_unlearning
@@ -21,6 +22,7 @@ from excise.common.messages import (
     AuditQuery,
     AuditReply,
     FitInstruction,
+    ModelAudit,
     ReferenceQuery,
     ReferenceReply,
     SiteStatus,
@@ -113,7 +115,7 @@ def unlearn(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
         {name: tensor.to(device) for name, tensor in teacher_weights.items()},
     )
     # Means over fewer than `min_count` images stay here, as in an audit.
-    measured = {"gradient_norm": result.gradient_norm}
+    measured = {"gradient_norm": result.gradient_norm, "step_sum": result.step_sum}
     ascent = torch.empty(0)
     if len(sets.retain) >= site.config.policy.min_count:
         measured["retain_loss"] = result.retain_loss
@@ -126,29 +128,42 @@ def unlearn(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
 
 
 def evaluate(site: Site, query: AuditQuery) -> AuditReply:
-    """Score a model on the forget, retain, reference and held-out images."""
+    """Score models on the forget, retain, reference and held-out images."""
     _check_model(site, query.model)
-    sets, policy = site.select(query.request), site.config.policy
-    model, device = _load(site, query.model, query.weights), _device(site)
+    sets = site.select(query.request)
+    audited = {"forget": sets.forget, "retain": sets.retain, "reference": sets.reference, "held_out": sets.held_out}
+    if query.brief:
+        audited |= {"retain": _evenly(sets.retain, len(sets.reference)), "held_out": sets.held_out[:0]}
+    audits = {name: _audit(site, query.model, weights, audited) for name, weights in query.candidates.items()}
+    return AuditReply(
+        metrics={f"{name}/{key}": value for name, told in audits.items() for key, value in told.metrics.items()},
+        profiles={f"{name}/{key}": profile for name, told in audits.items() for key, profile in told.profiles.items()},
+        passes=len(audits) * sum(len(index) for index in audited.values()),
+    )
+
+
+def _evenly(index: Tensor, most: int) -> Tensor:
+    """At most `most` of the rows, evenly spread: the same in every round."""
+    return index[torch.arange(most) * len(index) // most] if 0 < most < len(index) else index
+
+
+def _audit(site: Site, spec: ModelSpec, weights: w.Weights, sets: Mapping[str, Tensor]) -> ModelAudit:
+    min_count = site.config.policy.min_count
+    model, device = _load(site, spec, weights), _device(site)
     metrics: dict[str, float] = {}
     profiles: dict[str, tuple[float, ...]] = {}
-    for name, index in (
-        ("forget", sets.forget),
-        ("retain", sets.retain),
-        ("reference", sets.reference),
-        ("held_out", sets.held_out),
-    ):
-        if len(index) < policy.min_count:
+    for name, index in sets.items():
+        if len(index) < min_count:
             continue
         logits_NC, y_N = audit.predict(model, site.x[index].to(device)).cpu(), site.y_N[index]
-        metrics |= audit.measure(logits_NC, y_N, name, query.model.classes, policy.min_count)
+        metrics |= audit.measure(logits_NC, y_N, name, spec.classes, min_count)
         if name != "retain":
             losses_N = audit.losses(logits_NC, y_N)
-            for c in range(query.model.classes):
-                profile = audit.loss_profile(losses_N[(y_N == c).numpy()], PROFILE_POINTS, policy.min_count)
+            for c in range(spec.classes):
+                profile = audit.loss_profile(losses_N[(y_N == c).numpy()], PROFILE_POINTS, min_count)
                 if profile:
                     profiles[f"{name}/{c}"] = profile
-    return AuditReply(metrics=metrics, profiles=profiles)
+    return ModelAudit(metrics, profiles)
 
 
 def _update(weights_in: w.Weights, model: nn.Module, passes: int, began: float, metrics: dict[str, float]) -> SiteUpdate:

@@ -30,7 +30,10 @@ PROTOCOL = 1
 Profiles = dict[str, tuple[float, ...]]
 """Loss profiles by name (`client/audit.py`)."""
 
-_RECORDS = (Weights, dict[str, float], Profiles)  # field types that travel in a record of their own
+Candidates = dict[str, Weights]
+"""Models by name; names hold no slash."""
+
+_RECORDS = (Weights, Candidates, dict[str, float], Profiles)  # field types that travel in a record of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,9 @@ class Message:
             if value is None:
                 continue
             if kind == Weights:
-                record[name] = ArrayRecord({key: Array(tensor.contiguous().numpy()) for key, tensor in value.items()})
+                record[name] = _arrays(value)
+            elif kind == Candidates:
+                record[name] = _arrays({f"{model}/{key}": x for model, weights in value.items() for key, x in weights.items()})
             elif kind == dict[str, float]:
                 record[name] = MetricRecord(value)
             elif kind == Profiles:
@@ -100,12 +105,22 @@ def _fields(message: type[Message]) -> dict[str, tuple[Any, bool]]:
     return result
 
 
+def _arrays(weights: Weights) -> ArrayRecord:
+    return ArrayRecord({key: Array(tensor.contiguous().numpy()) for key, tensor in weights.items()})
+
+
 def _decoded(message: str, name: str, kind: Any, raw: Any) -> Any:
     if kind == Weights and isinstance(raw, ArrayRecord):
         try:
             return {key: torch.from_numpy(array.numpy().copy()) for key, array in raw.items()}
         except Exception as error:  # numpy and torch answer foreign bytes and dtypes with errors of many types
             raise MessageError(f"field '{name}' of a '{message}' message holds an array that cannot be read") from error
+    if kind == Candidates and isinstance(raw, ArrayRecord):
+        candidates: Candidates = {}
+        for path, tensor in _decoded(message, name, Weights, raw).items():
+            model, _, key = path.partition("/")
+            candidates.setdefault(model, {})[key] = tensor
+        return candidates
     if kind == dict[str, float] and isinstance(raw, MetricRecord):
         return {key: float(value) for key, value in raw.items() if isinstance(value, int | float)}
     if kind == Profiles and isinstance(raw, ConfigRecord):
@@ -183,7 +198,7 @@ class ReferenceQuery(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceReply(Message):
-    """The teacher's losses on the site's reference images, as a profile (`client/audit.py`) in which each patient counts once.
+    """The teacher's losses on the site's images that were never trained on, as a profile in which each patient counts once.
 
     A patient with many near-identical images would otherwise decide what the forget set is calibrated to.
     """
@@ -245,12 +260,14 @@ class SiteUpdate(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class AuditQuery(Message):
-    """How good is this model on forget, retain and held-out images?"""
+    """How good are these models on forget, retain, reference and held-out images?"""
 
     KIND: ClassVar[str] = "evaluate.audit"
     model: ModelSpec
-    weights: Weights
+    candidates: Candidates
     request: ForgetRequest
+    brief: bool = False
+    """Leave held-out images out, and all retain images but as many as there are reference images: enough to judge a round."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,9 +276,27 @@ class AuditReply(Message):
 
     KIND: ClassVar[str] = "audit"
     metrics: dict[str, float]
-    """Keys ``<set>_<metric>``: sets forget, retain, reference, held_out; metrics of `client.audit.measure`."""
+    """Keys ``<candidate>/<set>_<metric>``: sets forget, retain, reference, held_out; metrics of `client.audit.measure`."""
     profiles: Profiles
-    """Keys ``<set>/<class>``: loss profiles of each class but for retain images, for the membership test."""
+    """Keys ``<candidate>/<set>/<class>``: loss profiles of each class but for retain images, for the membership test."""
+    passes: int = 0
+    """Images sent through a model."""
+
+    def of(self, candidate: str) -> ModelAudit:
+        """What was said of one candidate."""
+        start = f"{candidate}/"
+        return ModelAudit(
+            {key.removeprefix(start): value for key, value in self.metrics.items() if key.startswith(start)},
+            {key.removeprefix(start): value for key, value in self.profiles.items() if key.startswith(start)},
+        )
+
+
+@dataclass(frozen=True)
+class ModelAudit:
+    """One model at one site: metrics by ``<set>_<metric>``, profiles by ``<set>/<class>``."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    profiles: Profiles = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from excise.server.coordinator import Coordinator, Progress
+from excise.server.coordinator import Coordinator
+from excise.server.federation import Progress
 from excise.server.plan import Plan
 from excise.server.record import RunFolder
 

@@ -3,12 +3,48 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, StringConstraints, model_validator
 
+from excise.common.errors import ConfigError
 from excise.common.models import ModelSpec
 from excise.common.request import ForgetRequest
 from excise.common.settings import CompositionSettings, RoundSettings, Settings, TrainingSettings, UnlearningSettings
+from excise.server.composition import recovery_rounds
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+
+
+class Candidate(Settings):
+    """One way to carry out the request, tried beside others."""
+
+    name: Name
+    unlearning: UnlearningSettings = UnlearningSettings()
+    composition: CompositionSettings = CompositionSettings()
+
+    @property
+    def phase(self) -> str:
+        """Name of its checkpoint."""
+        return "unlearned" if self.name == ONLY else f"unlearned-{self.name}"
+
+
+class Merge(Settings):
+    """A candidate made of others: what each of them changed in the deployed model, composed by a rule.
+
+    With `module_swap`: the heads of `forget` on the backbones of `retain`.
+    """
+
+    name: Name
+    forget: tuple[Name, ...] = Field(min_length=1)
+    """Candidates that the rule treats as forget-holding sites."""
+    retain: tuple[Name, ...] = ()
+    """Candidates that it treats as retain-only sites."""
+    composition: CompositionSettings = CompositionSettings()
+
+
+ONLY = "unlearned"
+"""Name of the candidate of a plan that names none."""
 
 
 class Plan(Settings):
@@ -26,8 +62,55 @@ class Plan(Settings):
     request: ForgetRequest
     unlearning: UnlearningSettings = UnlearningSettings()
     composition: CompositionSettings = CompositionSettings()
+    candidates: tuple[Candidate, ...] = ()
+    """Ways to try, each from the deployed model, in place of `unlearning` and `composition` alone."""
+    merges: tuple[Merge, ...] = ()
+    """Candidates made of those."""
     rounds: RoundSettings = RoundSettings()
     retrain: bool = True
     """Whether to make the reference that unlearning is measured against: the same training without the forget set."""
     retrained: Path | None = None
     """Weights of a retrained reference made earlier; only scored."""
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        check_names(self.candidates, self.merges)
+        return self
+
+    @property
+    def tried(self) -> tuple[Candidate, ...]:
+        """The candidates that are unlearned: at least one."""
+        return self.candidates or (Candidate(name=ONLY, unlearning=self.unlearning, composition=self.composition),)
+
+
+def check_compositions(plan: Plan) -> None:
+    """Check what is known before anything costs time: rules, their options, and that recovery rounds could train.
+
+    Raises
+    ------
+    ConfigError : an unknown rule or option, an option out of its range, or recovery rounds without retain images
+    """
+    pairs = [(candidate.composition, candidate.unlearning) for candidate in plan.tried]
+    for composition, unlearning in (*pairs, *((merge.composition, plan.unlearning) for merge in plan.merges)):
+        if recovery_rounds(composition) and not unlearning.local.retain_batch:
+            raise ConfigError(
+                "recovery rounds train on retain images, but retain_batch is 0; raise it, or choose another composition"
+            )
+
+
+def check_names(candidates: tuple[Candidate, ...], merges: tuple[Merge, ...]) -> None:
+    """Check that names are unique and that merges are of candidates.
+
+    Raises
+    ------
+    ValueError : they are not
+    """
+    known = [candidate.name for candidate in candidates]
+    names = [*known, *(merge.name for merge in merges)]
+    for name in names:
+        if names.count(name) > 1 or name in (ONLY, "original", "retrained"):
+            raise ValueError(f"'{name}' cannot name a candidate: names are unique, and not original, unlearned or retrained")
+    for merge in merges:
+        for part in (*merge.forget, *merge.retain):
+            if part not in known:
+                raise ValueError(f"merge '{merge.name}' names '{part}', which is no candidate: {', '.join(known) or 'none'}")

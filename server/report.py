@@ -165,10 +165,14 @@ def kept_line(results: Results) -> str:
     if not history or kept is None:
         return ""
     text = f"Round {kept} of {len(history)} was kept: "
-    if history[kept - 1].get("excess") == 0:
-        return f"{text}it met the acceptance rule on reference images, and unlearning stopped there."
+    excess = [entry.get("excess") for entry in history]
+    if excess[kept - 1] == 0:
+        return f"{text}it met the acceptance rule on reference images."
     if kept == len(history):
-        return f"{text}the last one. No round met the acceptance rule on reference images."
+        judged = any(value is not None and math.isfinite(value) for value in excess)
+        return f"{text}the last one." + (
+            " No round that was judged met the acceptance rule on reference images." if judged else ""
+        )
     return f"{text}those after it came clearly less close to the acceptance rule on reference images, which none met."
 
 

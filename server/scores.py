@@ -1,34 +1,66 @@
 """One set of scores for the federation out of the sites' audits, which hold aggregates only.
 
-Images that were never trained on come in two sets. Choices are made on the *reference* images: which round is kept, which
-candidate. The *held-out* images judge what was chosen, and no choice sees them; chosen on the same images, the best of ten
-rounds would look better than it is.
+Images that were never trained on come in two sets. Which round is kept and which candidate is chosen is decided on the
+*reference* images. The *held-out* images judge what was chosen; chosen on the same images, the best of ten rounds would look
+better than it is. (Both calibrate the targets: one number per quantile, over all patients.)
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from excise.common.messages import AuditReply
+from excise.common.messages import ModelAudit
 
 SETS = ("forget", "retain", "held_out")
 T = TypeVar("T")
 
 
-def pooled_scores(audits: Mapping[str, AuditReply], classes: int) -> dict[str, float]:
+@dataclass(frozen=True)
+class Audit:
+    """Scores of one model: pooled, by site, and the loss histogram's points of forget and held-out images.
+
+    `choice` holds the first two with reference images in the place of held-out ones; choices are made on it.
+    """
+
+    pooled: dict[str, float]
+    sites: dict[str, dict[str, float]]
+    losses: dict[str, tuple[list[float], list[float]]]
+    choice: dict[str, Any]
+
+    @classmethod
+    def of(cls, audits: Mapping[str, ModelAudit], classes: int) -> Self:
+        """Pool what each site said of the model."""
+        choosing = {site: on_reference(audit) for site, audit in audits.items()}
+        return cls(
+            pooled=pooled_scores(audits, classes),
+            sites=_by_site(audits),
+            losses={side: loss_points(audits, side, classes) for side in ("forget", "held_out")},
+            choice={"pooled": pooled_scores(choosing, classes), "sites": _by_site(choosing)},
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """What goes into the results: everything but what choices were made on."""
+        return {"pooled": self.pooled, "sites": self.sites, "losses": {k: list(v) for k, v in self.losses.items()}}
+
+
+def _by_site(audits: Mapping[str, ModelAudit]) -> dict[str, dict[str, float]]:
+    return {site: audit.metrics for site, audit in audits.items()}
+
+
+def pooled_scores(audits: Mapping[str, ModelAudit], classes: int) -> dict[str, float]:
     """Scores over the images of all sites.
 
     Returns
     -------
     ``<set>_images``, ``<set>_accuracy``, ``<set>_loss``, ``<set>_ece``, ``<set>_accuracy_class_<c>`` for the sets forget,
-    retain and held_out; ``membership_auc`` (`membership`); ``worst_site_held_out_accuracy``; ``matched_held_out_accuracy``,
-    the held-out accuracy on the forget set's mix of classes. NaN where no site told a number.
+    retain and held_out; ``membership_auc`` (`membership`); ``worst_site_held_out_accuracy``; ``matched_held_out_accuracy`` and
+    ``matched_forget_accuracy``, on the forget set's mix of those classes that both sets told. NaN where no site told a number.
     """
     scores: dict[str, float] = {}
     for name in SETS:
@@ -39,14 +71,15 @@ def pooled_scores(audits: Mapping[str, AuditReply], classes: int) -> dict[str, f
         scores |= {f"{name}_accuracy_class_{c}": value for c, value in enumerate(per_class)}
         told = [value for value in per_class if not math.isnan(value)]
         scores[f"{name}_balanced_accuracy"] = sum(told) / len(told) if told else math.nan
-    scores["matched_held_out_accuracy"] = _matched(audits, scores, classes)
+    for name in ("forget", "held_out"):
+        scores[f"matched_{name}_accuracy"] = _matched(audits, scores, classes, name)
     scores["membership_auc"] = membership(audits, classes)
     held_out = [a.metrics["held_out_accuracy"] for a in audits.values() if "held_out_accuracy" in a.metrics]
     scores["worst_site_held_out_accuracy"] = min(held_out, default=math.nan)
     return scores
 
 
-def on_reference(audit: AuditReply) -> AuditReply:
+def on_reference(audit: ModelAudit) -> ModelAudit:
     """The same audit with the reference images in the place of the held-out ones: what choices are made on."""
 
     def swapped(told: Mapping[str, T]) -> dict[str, T]:
@@ -55,22 +88,26 @@ def on_reference(audit: AuditReply) -> AuditReply:
             key.replace("reference", "held_out", 1): value for key, value in told.items() if key.startswith("reference")
         }
 
-    return replace(audit, metrics=swapped(audit.metrics), profiles=swapped(audit.profiles))
+    return ModelAudit(swapped(audit.metrics), swapped(audit.profiles))
 
 
-def _matched(audits: Mapping[str, AuditReply], scores: Mapping[str, float], classes: int) -> float:
-    images = [sum(a.metrics.get(f"forget_images_class_{c}", 0.0) for a in audits.values()) for c in range(classes)]
-    told = [(n, scores[f"held_out_accuracy_class_{c}"]) for c, n in enumerate(images) if n > 0]
+def _matched(audits: Mapping[str, ModelAudit], scores: Mapping[str, float], classes: int, name: str) -> float:
+    """Accuracy of a set on the forget set's mix of classes, over the classes that both sets told."""
+    told = []
+    for c in range(classes):
+        images = sum(a.metrics.get(f"forget_images_class_{c}", 0.0) for a in audits.values())
+        if images and not math.isnan(scores[f"held_out_accuracy_class_{c}"]):
+            told.append((images, scores[f"{name}_accuracy_class_{c}"]))
     return sum(n * accuracy for n, accuracy in told) / sum(n for n, _ in told) if told else math.nan
 
 
-def _weighted(audits: Mapping[str, AuditReply], metric: str, images: str) -> float:
+def _weighted(audits: Mapping[str, ModelAudit], metric: str, images: str) -> float:
     told = [(a.metrics[metric], a.metrics[images]) for a in audits.values() if metric in a.metrics and images in a.metrics]
     total = sum(n for _, n in told)
     return sum(value * n for value, n in told) / total if total else math.nan
 
 
-def membership(audits: Mapping[str, AuditReply], classes: int) -> float:
+def membership(audits: Mapping[str, ModelAudit], classes: int) -> float:
     """Loss-threshold membership AUC, forget against held-out images of the same classes, over all sites; NaN without both.
 
     The held-out images of each class weigh as much as the forget images of that class do: another mix of classes would
@@ -93,7 +130,7 @@ def membership(audits: Mapping[str, AuditReply], classes: int) -> float:
     return float(roc_auc_score(truth, -np.array(points), sample_weight=np.array(mass)))
 
 
-def _class_points(audits: Mapping[str, AuditReply], side: str, c: int) -> tuple[np.ndarray, np.ndarray]:
+def _class_points(audits: Mapping[str, ModelAudit], side: str, c: int) -> tuple[np.ndarray, np.ndarray]:
     values, weights = [], []
     for audit in audits.values():
         profile = audit.profiles.get(f"{side}/{c}", ())
@@ -102,7 +139,7 @@ def _class_points(audits: Mapping[str, AuditReply], side: str, c: int) -> tuple[
     return np.array(values), np.array(weights)
 
 
-def loss_points(audits: Mapping[str, AuditReply], side: str, classes: int) -> tuple[list[float], list[float]]:
+def loss_points(audits: Mapping[str, ModelAudit], side: str, classes: int) -> tuple[list[float], list[float]]:
     """Losses and their number of images over all sites and classes, for a histogram."""
     parts = [_class_points(audits, side, c) for c in range(classes)]
     return [float(v) for values, _ in parts for v in values], [float(m) for _, mass in parts for m in mass]

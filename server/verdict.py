@@ -41,6 +41,7 @@ class Check:
     limit : the largest number that passes
     passed : whether the clause holds; False when it was not measured
     note : which site, or "not measured"; may be empty
+    unit : in which a miss is counted: the limit, or what one image makes where that is more
     """
 
     name: str
@@ -49,6 +50,7 @@ class Check:
     limit: float
     passed: bool
     note: str = ""
+    unit: float = SMALLEST_UNIT
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,11 @@ class Verdict:
 
     @property
     def excess(self) -> float:
-        """How far the result is from acceptance: by how much each clause is missed, in units of its limit, summed.
+        """How far the result is from acceptance: by how much each clause is missed, in its unit, summed.
 
         0 when accepted, infinite when something was not measured.
         """
-        missed = [(c.measured - c.limit) / max(c.limit, SMALLEST_UNIT) for c in self.checks if not c.passed]
+        missed = [(c.measured - c.limit) / c.unit for c in self.checks if not c.passed]
         return math.inf if any(map(math.isnan, missed)) else sum(missed)
 
 
@@ -127,7 +129,8 @@ def verdict(results: Results, request: ForgetRequest) -> Verdict:
     """Apply the acceptance rule of `request`."""
     rule = request.acceptance
     drop = score(results, "original", "held_out_accuracy") - score(results, "unlearned", "held_out_accuracy")
-    site, site_drop = _worst_drop(results)
+    site, site_drop = worst_drop(results)
+    images = site_score(results, "original", site, "held_out_images")
     checks = [
         _check(
             "held-out accuracy lost",
@@ -141,6 +144,7 @@ def verdict(results: Results, request: ForgetRequest) -> Verdict:
             site_drop,
             rule.worst_site_drop,
             site,
+            granularity=1 / images if images > 0 else 0.0,
         ),
         _check(
             "retain accuracy lost",
@@ -168,20 +172,24 @@ def _over_unlearning(results: Results, forget: float) -> Check:
     Without one, the deployed model's held-out accuracy on the forget set's classes tells how good that is.
     """
     if "retrained" in results:
-        whose, expected = "the retrained model's", score(results, "retrained", "forget_accuracy")
+        whose, below = "the retrained model's", score(results, "retrained", "forget_accuracy") - forget
     else:
-        whose, expected = "the deployed model's on held-out images", score(results, "original", "matched_held_out_accuracy")
+        whose = "the deployed model's on held-out images of the same classes"
+        below = score(results, "original", "matched_held_out_accuracy") - score(
+            results, "unlearned", "matched_forget_accuracy"
+        )
     text = f"forget accuracy is at most {OVER_UNLEARNING:.3f} below {whose} (no over-unlearning)"
-    return _check("forget accuracy below that of unseen images", text, expected - forget, OVER_UNLEARNING)
+    return _check("forget accuracy below that of unseen images", text, below, OVER_UNLEARNING)
 
 
-def _check(name: str, rule: str, measured: float, limit: float, note: str = "") -> Check:
+def _check(name: str, rule: str, measured: float, limit: float, note: str = "", granularity: float = 0.0) -> Check:
     if math.isnan(measured):
         note = f"{note}: not measured" if note else "not measured"
-    return Check(name, rule, measured, limit, measured <= limit + SLACK, note)  # NaN compares false
+    unit = max(limit, SMALLEST_UNIT, granularity)
+    return Check(name, rule, measured, limit, measured <= limit + SLACK, note, unit)  # NaN compares false
 
 
-def _worst_drop(results: Results) -> tuple[str, float]:
+def worst_drop(results: Results) -> tuple[str, float]:
     """The site that loses most held-out accuracy, and how much.
 
     A site that told its accuracy of one model only makes the answer NaN: the worst drop may be its. A site that told

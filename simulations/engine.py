@@ -33,7 +33,8 @@ from excise.client.app import make_app as make_client_app  # noqa: E402
 from excise.client.config import read_site_config  # noqa: E402
 from excise.client.preparation import PREPARATIONS  # noqa: E402
 from excise.server.app import make_app as make_server_app  # noqa: E402
-from excise.server.coordinator import Coordinator, Progress  # noqa: E402
+from excise.server.coordinator import Coordinator  # noqa: E402
+from excise.server.federation import Progress  # noqa: E402
 from excise.server.plan import Plan  # noqa: E402
 from excise.server.record import RunFolder  # noqa: E402
 from excise.simulations.local_grid import LocalGrid  # noqa: E402

@@ -25,8 +25,7 @@ from excise.common.settings import (
     UnlearningSettings,
 )
 from excise.common.validation import explain
-from excise.server.composition import check_options
-from excise.server.plan import Plan
+from excise.server.plan import Candidate, Merge, Plan, check_compositions, check_names
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 CONFIG = "config.toml"  # the scenario of a run, in its folder
@@ -83,7 +82,16 @@ class Scenario(Settings):
     request: ForgetRequest
     unlearning: UnlearningSettings = UnlearningSettings()
     composition: CompositionSettings = CompositionSettings()
+    candidates: tuple[Candidate, ...] = ()
+    """Ways to try beside each other; what one leaves out is as in `unlearning` and `composition`."""
+    merges: tuple[Merge, ...] = ()
+    """Candidates made of those."""
     rounds: RoundSettings = RoundSettings()
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        check_names(self.candidates, self.merges)
+        return self
 
     def plan(self, sites: int) -> Plan:
         """The coordinator's part of this scenario."""
@@ -95,6 +103,8 @@ class Scenario(Settings):
             request=self.request,
             unlearning=self.unlearning,
             composition=self.composition,
+            candidates=self.candidates,
+            merges=self.merges,
             rounds=self.rounds,
         )
 
@@ -125,11 +135,13 @@ def read_scenario(name: str, file: Path | None = None) -> Scenario:
         raise ConfigError(f"{file} is not TOML: {error}") from error
     if isinstance(raw.get("unlearning"), dict):
         raw["unlearning"] = _with_preset(raw["unlearning"], file)
+    if isinstance(raw.get("candidates"), list):
+        raw["candidates"] = [_candidate(keys, raw, file) for keys in raw["candidates"]]
     try:
         scenario = Scenario.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(explain(error, Scenario, file.name)) from error
-    check_options(scenario.composition)
+    check_compositions(scenario.plan(1))
     root = file.resolve().parent
     data = scenario.data
     paths = {key: root / value for key in ("path", "labels") if (value := getattr(data, key)) is not None}
@@ -153,6 +165,18 @@ def _with_preset(keys: dict[str, Any], file: Path) -> dict[str, Any]:
     if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(f"{file.name}: unknown unlearning.preset '{preset}': {did_you_mean(str(preset), PRESETS)}")
     return _merged(PRESETS[preset].model_dump(), keys)
+
+
+def _candidate(keys: Any, scenario: dict[str, Any], file: Path) -> Any:
+    """A candidate's table, completed by the scenario's own settings or by the preset that it names."""
+    if not isinstance(keys, dict):
+        return keys  # pydantic says what is wrong
+    unlearning = keys.get("unlearning", {})
+    if isinstance(unlearning, dict):
+        shared = scenario.get("unlearning")
+        whole = shared if isinstance(shared, dict) else PRESETS["samples"].model_dump()
+        unlearning = _with_preset(unlearning, file) if "preset" in unlearning else _merged(whole, unlearning)
+    return {"composition": scenario.get("composition", "mean"), **keys, "unlearning": unlearning}
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -45,12 +45,14 @@ class LocalResult:
     ----------
     forget_loss, retain_loss : means over the steps; NaN where there was no such term
     gradient_norm : mean norm of ∇F_k before clipping
+    step_sum : how far one constant unit gradient would have moved the weights: Σ_t η_t·(1 − m^{t+1})/(1 − m), m the momentum
     passes : images sent through the student, forward and backward
     """
 
     forget_loss: float
     retain_loss: float
     gradient_norm: float
+    step_sum: float
     passes: int
 
 
@@ -99,10 +101,13 @@ def unlearn_locally(
         steps = settings.epochs * math.ceil(len(forget.x) / settings.forget_batch)
     losses = torch.full((steps, 2), math.nan)
     norms = torch.zeros(steps)
-    passes = 0
+    passes, carried, step_sum = 0, 0.0, 0.0
     for step in range(steps):
+        rate = step_size(settings, round_index * settings.steps + step)
+        carried = settings.momentum * carried + 1
+        step_sum += rate * carried
         for group in optimiser.param_groups:
-            group["lr"] = step_size(settings, round_index * settings.steps + step)
+            group["lr"] = rate
         f = next(forget_batches) if forget_batches else None
         r = next(retain_batches) if retain_batches else None
         inputs = [s.x[i] for s, i in ((forget, f), (retain, r)) if s is not None and i is not None]
@@ -123,7 +128,7 @@ def unlearn_locally(
 
     student.eval()
     means = losses.mean(0)
-    return LocalResult(float(means[0]), float(means[1]), float(norms.mean()), passes)
+    return LocalResult(float(means[0]), float(means[1]), float(norms.mean()), step_sum, passes)
 
 
 def _retain_term(logits_NC: Tensor, retain: RetainSet, index: Tensor, settings: LocalSettings) -> Tensor:

@@ -72,7 +72,11 @@ class Composer(ABC):
         """
         if self._taken == 0:
             raise ValueError("no update was added")
-        return moved(self.base, self._delta())
+        revised = moved(self.base, self._delta())
+        for name, tensor in revised.items():
+            if name.endswith("running_var"):
+                tensor.clamp_min_(0.0)  # rounding in `ExactSum` may push a variance of next to nothing below it
+        return revised
 
     @abstractmethod
     def _take(self, update: Update) -> None:

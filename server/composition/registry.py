@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from excise.common.errors import ConfigError, did_you_mean
@@ -35,6 +36,10 @@ _RULES: dict[str, type[Composer]] = {
 }
 
 
+_ANY_MODEL = {"head.bias": torch.zeros(1)}
+"""The smallest model that every rule accepts, to look at a rule before there is one."""
+
+
 def known_rules() -> tuple[str, ...]:
     """Names that `new_composer` accepts."""
     return tuple(sorted(_RULES))
@@ -53,23 +58,14 @@ def rule_options(rule: str) -> dict[str, float]:
     return {parameter.name: float(parameter.default) for parameter in parameters}
 
 
-def is_streaming(rule: str) -> bool:
-    """Whether the rule's memory is the same whatever the number of sites."""
-    return _RULES[rule].streaming
-
-
-def check_options(settings: CompositionSettings) -> None:
-    """Let a known rule with known options pass.
+def recovery_rounds(settings: CompositionSettings) -> int:
+    """Retain-only rounds that the rule wants after unlearning.
 
     Raises
     ------
-    ConfigError : the rule is unknown, or has no such option
+    ConfigError : as `new_composer`
     """
-    known = rule_options(settings.rule)
-    for option in settings.options:
-        if option not in known:
-            hint = did_you_mean(option, known) if known else "it has none"
-            raise ConfigError(f"composition '{settings.rule}' has no option '{option}': {hint}")
+    return new_composer(settings, _ANY_MODEL).recovery_rounds
 
 
 def new_composer(settings: CompositionSettings, base: Mapping[str, Tensor]) -> Composer:
@@ -79,7 +75,11 @@ def new_composer(settings: CompositionSettings, base: Mapping[str, Tensor]) -> C
     ------
     ConfigError : the rule is unknown, or has no such option, or an option is out of its range
     """
-    check_options(settings)
+    known = rule_options(settings.rule)
+    for option in settings.options:
+        if option not in known:
+            hint = did_you_mean(option, known) if known else "it has none"
+            raise ConfigError(f"composition '{settings.rule}' has no option '{option}': {hint}")
     try:
         return _RULES[settings.rule](base, **settings.options)
     except ValueError as error:

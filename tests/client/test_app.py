@@ -90,13 +90,13 @@ def test_every_kind_of_round_is_answered(ask: Callable[..., RecordDict]) -> None
         model=SPEC, weights=teacher, training=TrainingSettings(batch_size=8), round_index=0, seed=1, without=REQUEST
     )
     assert m.SiteUpdate.from_record(ask(fit)).passes == status.retain
-    audit = m.AuditReply.from_record(ask(m.AuditQuery(model=SPEC, weights=teacher, request=REQUEST)))
-    assert audit.metrics["retain_images"] == status.retain
+    audit = m.AuditReply.from_record(ask(m.AuditQuery(model=SPEC, candidates={"a": teacher}, request=REQUEST)))
+    assert audit.of("a").metrics["retain_images"] == status.retain
 
 
 def test_a_model_that_this_site_cannot_build_is_told_apart(ask: Callable[..., RecordDict]) -> None:
     unknown = SPEC.model_copy(update={"name": "a-newer-model"})
-    assert _failure(ask(m.AuditQuery(model=unknown, weights=_weights(), request=REQUEST))) == SiteError.UNKNOWN_MODEL
+    assert _failure(ask(m.AuditQuery(model=unknown, candidates={"a": _weights()}, request=REQUEST))) == SiteError.UNKNOWN_MODEL
 
 
 def test_no_answer_names_a_patient(ask: Callable[..., RecordDict], caplog: pytest.LogCaptureFixture) -> None:
@@ -105,7 +105,7 @@ def test_no_answer_names_a_patient(ask: Callable[..., RecordDict], caplog: pytes
     for message in (
         m.StatusQuery(request=request),
         m.ReferenceQuery(model=SPEC, teacher=_weights(), request=request, points=4),
-        m.AuditQuery(model=SPEC, weights=_weights(), request=request),
+        m.AuditQuery(model=SPEC, candidates={"a": _weights()}, request=request),
     ):
         answer = ask(message)
         assert answer["message"]["kind"] != "failure"  # type: ignore[index]
@@ -175,7 +175,7 @@ def _edited(message: m.Message, **config: Any) -> RecordDict:
         (_edited(m.StatusQuery(), protocol=2), "query.status"),
         (_edited(m.StatusQuery(), protocol=None), "query.status"),
         (_edited(m.StatusQuery(), request=f'{{"id": "{CANARY}"}}'), "query.status"),
-        (_edited(m.AuditQuery(model=SPEC, weights={}, request=REQUEST), model=None), "evaluate.audit"),
+        (_edited(m.AuditQuery(model=SPEC, candidates={}, request=REQUEST), model=None), "evaluate.audit"),
         (RecordDict(), "train.unlearn"),
     ],
 )
@@ -191,12 +191,12 @@ def test_a_malformed_message_is_a_bad_message(
 def test_weights_of_a_wrong_shape_are_a_bad_message(ask: Callable[..., RecordDict]) -> None:
     weights = _weights()
     weights["head.weight"] = torch.zeros(2, 99)
-    assert _failure(ask(m.AuditQuery(model=SPEC, weights=weights, request=REQUEST))) == "bad_message"
+    assert _failure(ask(m.AuditQuery(model=SPEC, candidates={"a": weights}, request=REQUEST))) == "bad_message"
 
 
 def test_a_model_for_other_data_is_bad_data(ask: Callable[..., RecordDict]) -> None:
     spec = SPEC.model_copy(update={"classes": 5})
-    assert _failure(ask(m.AuditQuery(model=spec, weights=_weights(), request=REQUEST))) == "bad_data"
+    assert _failure(ask(m.AuditQuery(model=spec, candidates={"a": _weights()}, request=REQUEST))) == "bad_data"
 
 
 def test_an_unknown_list_is_a_bad_request(ask: Callable[..., RecordDict]) -> None:

@@ -174,7 +174,7 @@ def test_unlearn_searches_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
     _bring_teacher(site)
     first = rounds.unlearn(site, _unlearn())
     assert first.ascent
-    assert first.metrics.keys() == {"forget_loss", "retain_loss", "gradient_norm", "crossing_rate", "path_length"}
+    assert first.metrics.keys() == {"forget_loss", "retain_loss", "gradient_norm", "step_sum", "crossing_rate", "path_length"}
     assert 0 <= first.metrics["crossing_rate"] <= 1
     assert set(first.delta) == set(w.floating(_weights()))
     assert w.norm(first.delta) > 0
@@ -228,10 +228,10 @@ def test_unlearn_says_nothing_of_few_images(site: Site) -> None:
     _bring_teacher(site)
     few = len(site.select(REQUEST).forget) + 1
     update = rounds.unlearn(_with_min_count(site, few), _unlearn())
-    assert update.metrics.keys() == {"retain_loss", "gradient_norm"}
+    assert update.metrics.keys() == {"retain_loss", "gradient_norm", "step_sum"}
     assert update.ascent == ()
     update = rounds.unlearn(_with_min_count(site, 41), _unlearn())
-    assert update.metrics.keys() == {"gradient_norm"}
+    assert update.metrics.keys() == {"gradient_norm", "step_sum"}
     assert rounds.fit(_with_min_count(site, 41), _fit()).metrics == {}
 
 
@@ -239,11 +239,11 @@ def test_unlearn_says_nothing_of_few_images(site: Site) -> None:
 
 
 def _audit(model: ModelSpec = SPEC) -> AuditQuery:
-    return AuditQuery(model=model, weights=_weights(model), request=REQUEST)
+    return AuditQuery(model=model, candidates={"a": _weights(model)}, request=REQUEST)
 
 
 def test_audit_scores_every_set(site: Site) -> None:
-    reply, sets = rounds.evaluate(site, _audit()), site.select(REQUEST)
+    reply, sets = rounds.evaluate(site, _audit()).of("a"), site.select(REQUEST)
     for name in ("forget", "retain", "reference", "held_out"):
         index = getattr(sets, name)
         assert reply.metrics[f"{name}_images"] == len(index)
@@ -260,11 +260,20 @@ def test_audit_leaves_out_small_sets(site: Site) -> None:
     sets = site.select(REQUEST)
     assert len(sets.held_out) < len(sets.retain)
     min_count = max(len(sets.held_out), len(sets.forget)) + 1
-    reply = rounds.evaluate(_with_min_count(site, min_count), _audit())
+    reply = rounds.evaluate(_with_min_count(site, min_count), _audit()).of("a")
     assert {key.split("_")[0] for key in reply.metrics} == {"retain"}
     assert reply.profiles == {}
     nothing = rounds.evaluate(_with_min_count(site, 41), _audit())
     assert (nothing.metrics, nothing.profiles) == ({}, {})
+
+
+def test_audit_keeps_candidates_apart(site: Site) -> None:
+    deployed, zero = _weights(), {name: torch.zeros_like(x) for name, x in _weights().items()}
+    both = rounds.evaluate(site, replace(_audit(), candidates={"deployed": deployed, "zero": zero}))
+    for name, weights in (("deployed", deployed), ("zero", zero)):
+        alone = rounds.evaluate(site, replace(_audit(), candidates={"a": weights}))
+        assert both.of(name) == alone.of("a")
+    assert both.of("deployed") != both.of("zero")
 
 
 # --- what does not fit ---------------------------------------------------------------------------------------------------
@@ -294,7 +303,7 @@ def test_weights_that_do_not_fit_are_a_bad_message(site: Site) -> None:
         for call in (
             lambda bad=bad: rounds.fit(site, _fit(weights=bad)),
             lambda bad=bad: rounds.unlearn(site, _unlearn(weights=bad)),
-            lambda bad=bad: rounds.evaluate(site, replace(_audit(), weights=bad)),
+            lambda bad=bad: rounds.evaluate(site, replace(_audit(), candidates={"a": bad})),
         ):
             with pytest.raises(MessageError, match="do not fit the model 'allcnn'"):
                 call()

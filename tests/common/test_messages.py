@@ -44,8 +44,10 @@ _weights = st.dictionaries(_names, _tensors, max_size=4)
 _values: dict[Any, st.SearchStrategy[Any]] = {
     str: st.text(st.characters(exclude_categories=["Cs"]), max_size=10),
     int: _int64,
+    bool: st.booleans(),
     float: _floats,
     m.Weights: _weights,
+    m.Candidates: st.dictionaries(_names.filter(lambda name: "/" not in name), _weights.filter(bool), max_size=3),
     dict[str, float]: st.dictionaries(_names, _floats, max_size=4),
     m.Profiles: st.dictionaries(_names, st.lists(_finite, max_size=4).map(tuple), max_size=3),
     tuple[float, ...]: st.lists(_finite, max_size=4).map(tuple),
@@ -129,13 +131,13 @@ def test_weights_keep_shapes_dtypes_and_their_own_memory() -> None:
         "channels_last": torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last),
         "nan": torch.tensor([math.nan, math.inf]),
     }
-    query = m.AuditQuery(model=ModelSpec(), weights=weights, request=REQUEST)
+    query = m.AuditQuery(model=ModelSpec(), candidates={"a": weights}, request=REQUEST)
     record = query.to_record()
-    back = m.AuditQuery.from_record(record).weights
+    back = m.AuditQuery.from_record(record).candidates["a"]
     assert digest(back) == digest(weights)
     assert back["count"].shape == ()
     back["strided"].zero_()
-    assert digest(m.AuditQuery.from_record(record).weights) == digest(weights)
+    assert digest(m.AuditQuery.from_record(record).candidates["a"]) == digest(weights)
 
 
 def _edited(message: m.Message, **config: Any) -> RecordDict:
@@ -193,39 +195,43 @@ def test_malformed_json_is_told_by_its_place_not_its_values(text: str, place: st
     assert caught.value.__cause__ is None
 
 
-AUDIT = m.AuditQuery(model=ModelSpec(), weights={"w": torch.zeros(2)}, request=REQUEST)
+ARRAYS: dict[str, m.Message] = {
+    "teacher": m.ReferenceQuery(model=ModelSpec(), teacher={"w": torch.zeros(2)}, request=REQUEST, points=4),
+    "candidates": m.AuditQuery(model=ModelSpec(), candidates={"a": {"w": torch.zeros(2)}}, request=REQUEST),
+}
 
 
-def _with(name: str, value: Any) -> RecordDict:
-    record = AUDIT.to_record()
+def _read_with(name: str, value: Any) -> m.Message:
+    """Read back the message that has arrays in the field `name`, with `value` in their place."""
+    record = ARRAYS[name].to_record()
     if value is None:
         del record[name]
     else:
         record[name] = value
-    return record
+    return type(ARRAYS[name]).from_record(record)
 
 
+@pytest.mark.parametrize("name", ARRAYS)
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (None, "came without its field 'weights'"),
+        (None, "came without its field '(teacher|candidates)'"),
         (MetricRecord({"w": 1.0}), "should be .*, got MetricRecord"),
         (ArrayRecord({"w": Array("float32", (2,), "numpy.ndarray", b"garbage")}), "an array that cannot be read"),
         (ArrayRecord({"w": Array("float32", (2,), "pickle", b"")}), "an array that cannot be read"),
         (ArrayRecord({"w": Array(np.array(["a"]))}), "an array that cannot be read"),
     ],
 )
-def test_weights_that_cannot_be_read(value: Any, reason: str) -> None:
+def test_weights_that_cannot_be_read(name: str, value: Any, reason: str) -> None:
     with pytest.raises(MessageError, match=reason):
-        m.AuditQuery.from_record(_with("weights", value))
+        _read_with(name, value)
 
 
 def test_a_pickle_is_not_opened() -> None:
     buffer = io.BytesIO()
     np.save(buffer, np.array([{"a": 1}]), allow_pickle=True)
-    record = _with("weights", ArrayRecord({"w": Array("object", (1,), "numpy.ndarray", buffer.getvalue())}))
     with pytest.raises(MessageError, match="cannot be read"):
-        m.AuditQuery.from_record(record)
+        _read_with("teacher", ArrayRecord({"w": Array("object", (1,), "numpy.ndarray", buffer.getvalue())}))
 
 
 def test_status_counts_what_remains() -> None:

@@ -289,7 +289,7 @@ def test_stopped_while_waiting_ends_the_round_at_once() -> None:
 
 def test_bytes_of_arrays_are_counted_both_ways() -> None:
     spec, request = ModelSpec(), ForgetRequest(id="r", kind="samples", where="item = 1", reason="test")
-    query = AuditQuery(model=spec, weights={"w": torch.ones(100), "b": torch.ones(3)}, request=request)
+    query = AuditQuery(model=spec, candidates={"a": {"w": torch.ones(100), "b": torch.ones(3)}}, request=request)
     grid = LocalGrid(sites(lambda: update().to_record(), lambda: update().to_record()), 2)
     answer = run_round(grid, {"a": 100, "b": 101}, lambda _: query, SiteUpdate, HALF, lambda *_: None)
     assert answer.bytes_down == 2 * record_bytes(query.to_record()) >= 2 * 103 * 4

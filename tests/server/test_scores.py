@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Generator, Tensor
 
 from excise.client.audit import loss_profile, losses, measure
-from excise.common.messages import AuditReply
+from excise.common.messages import ModelAudit
 from excise.common.metrics import accuracy, class_accuracies, membership_auc
 from excise.server.scores import SETS, loss_points, membership, on_reference, pooled_scores
 
@@ -29,7 +29,7 @@ def images_of(site: int, sizes: dict[str, int], classes: int = CLASSES) -> Image
     return {name: draw(n) for name, n in sizes.items()}
 
 
-def audit(images: Images, points: int = 10_000, min_count: int = 1, classes: int = CLASSES) -> AuditReply:
+def audit(images: Images, points: int = 10_000, min_count: int = 1, classes: int = CLASSES) -> ModelAudit:
     """What a site tells of its images; with these defaults every image's loss."""
     metrics: dict[str, float] = {}
     profiles: dict[str, tuple[float, ...]] = {}
@@ -38,7 +38,7 @@ def audit(images: Images, points: int = 10_000, min_count: int = 1, classes: int
         for c in range(classes) if name != "retain" else ():
             if profile := loss_profile(losses(logits, y)[(y == c).numpy()], points, min_count):
                 profiles[f"{name}/{c}"] = profile
-    return AuditReply(metrics=metrics, profiles=profiles)
+    return ModelAudit(metrics=metrics, profiles=profiles)
 
 
 def union(sites: list[Images], name: str) -> tuple[Tensor, Tensor]:
@@ -118,13 +118,13 @@ def test_another_mix_of_classes_is_no_membership() -> None:
 def test_a_class_on_one_side_only_is_left_out() -> None:
     profiles = {"forget/0": (1.0, 2.0), "held_out/0": (1.0, 2.0), "forget/1": (0.0,)}
     counts = {"forget_images_class_0": 2.0, "held_out_images_class_0": 2.0, "forget_images_class_1": 50.0}
-    assert membership({"a": AuditReply(metrics=counts, profiles=profiles)}, 2) == 0.5
+    assert membership({"a": ModelAudit(metrics=counts, profiles=profiles)}, 2) == 0.5
 
 
 @pytest.mark.parametrize(
-    "missing", [{}, {"a": AuditReply(metrics={}, profiles={})}], ids=["no site", "a site that tells none"]
+    "missing", [{}, {"a": ModelAudit(metrics={}, profiles={})}], ids=["no site", "a site that tells none"]
 )
-def test_without_numbers_every_score_is_nan(missing: dict[str, AuditReply]) -> None:
+def test_without_numbers_every_score_is_nan(missing: dict[str, ModelAudit]) -> None:
     scores = pooled_scores(missing, CLASSES)
     assert all(value == 0 if key.endswith("_images") else math.isnan(value) for key, value in scores.items())
 
@@ -163,3 +163,16 @@ def test_matched_accuracy_is_that_of_held_out_images_in_the_forget_sets_mix_of_c
     per_class, counts = class_accuracies(logits, y, CLASSES), torch.bincount(forget_y, minlength=CLASSES)
     expected = sum(float(n) * a for n, a in zip(counts, per_class, strict=True)) / len(forget_y)
     assert scores["matched_held_out_accuracy"] == pytest.approx(expected, abs=1e-6)
+    assert scores["matched_forget_accuracy"] == pytest.approx(scores["forget_accuracy"], abs=1e-6)
+
+
+def test_a_class_that_one_side_does_not_tell_is_matched_on_neither() -> None:
+    site = images_of(6, {"forget": 90, "held_out": 80})
+    logits, y = site["held_out"]
+    site["held_out"] = (logits[y != 1], y[y != 1])
+    scores = pooled_scores({"a": audit(site)}, CLASSES)
+    counts = {c: int((site["forget"][1] == c).sum()) for c in range(CLASSES) if c != 1}
+    for name in ("forget", "held_out"):
+        told = class_accuracies(*site[name], CLASSES)
+        expected = sum(n * told[c] for c, n in counts.items()) / sum(counts.values())
+        assert scores[f"matched_{name}_accuracy"] == pytest.approx(expected, abs=1e-6)

@@ -41,6 +41,7 @@ def test_recovery_follows_unlearning(unlearned: list[dict[str, Any]]) -> None:
         ((9.0, 9.0, 3.0, 1.0), 4),
         ((9.0, 9.0, 1.0, 1.9), 4),  # worse, but not clearly: the last one has unlearned longest
         ((9.0, 9.0, 1.0, 2.1), 3),
+        ((9.0, 9.0, 0.0, 0.2), 3),
         ((0.0, 0.1, 5.0, 7.0), 3),  # the first half is not settled, however good it looks
         ((0.0, 1.0, 2.0), 3),
         ((5.0,), 1),
@@ -58,7 +59,7 @@ def test_what_is_kept_can_be_told_as_rounds_come() -> None:
     """No round that was given up comes back, so one checkpoint is enough."""
     rng = random.Random(0)
     for _ in range(300):
-        excess = [rng.choice([0.5, 1.0, 1.6, 2.4, 3.3]) for _ in range(8)]
+        excess = [rng.choice([0.0, 0.5, 1.0, 1.6, 2.4, 3.3, math.inf, None]) for _ in range(8)]
         so_far = 0
         for n in range(1, 9):
             now = kept_round(history(*excess[:n]), 8, "best")
@@ -66,6 +67,8 @@ def test_what_is_kept_can_be_told_as_rounds_come() -> None:
             so_far = now
 
 
-def test_recovery_rounds_are_settled() -> None:
-    stopped_early = [*history(3.0, 3.0, 0.0), {"excess": 0.5, "recovery": True}]
-    assert kept_round(stopped_early, 4, "best") == 4
+@pytest.mark.parametrize(("unlearned", "kept"), [((3.0, 3.0, 0.4), 4), ((3.0, 3.0, 0.0), 3)])
+def test_recovery_rounds_are_settled(unlearned: tuple[float, ...], kept: int) -> None:
+    """And a round that met the rule is not given up for one that does not."""
+    recovered = [*history(*unlearned), {"excess": 0.5, "recovery": True}]
+    assert kept_round(recovered, 4, "best") == kept

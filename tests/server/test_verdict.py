@@ -26,6 +26,7 @@ def model(
         "retain_accuracy": retain,
         "held_out_accuracy": held_out,
         "matched_held_out_accuracy": held_out - 0.05,
+        "matched_forget_accuracy": forget,
         "membership_auc": auc,
     }
     told = {"a": held_out, "b": held_out} if sites is None else sites
@@ -95,6 +96,13 @@ def test_excess_counts_in_units_of_the_limits() -> None:
     assert excess(held_out=0.92, sites={}) == math.inf
     assert excess(held_out=0.92, auc=0.575, sites={"a": 0.95, "b": 0.95}) == pytest.approx(2 + 0.5)  # 0.02 beyond 0.01 as well
     assert excess(auc=math.nan) == math.inf
+
+
+@pytest.mark.parametrize(("images", "expected"), [(500, (0.1 - 0.03) / 0.03), (10, (0.1 - 0.03) / 0.1)])
+def test_one_image_at_a_small_site_is_no_large_excess(images: int, expected: float) -> None:
+    results = {"original": model(sites={"a": 0.9}), "unlearned": model(sites={"a": 0.8})}
+    results["original"]["sites"]["a"]["held_out_images"] = images
+    assert verdict(results, request()).excess == pytest.approx(expected)
 
 
 def test_what_was_not_measured_says_so() -> None:

@@ -1,0 +1,167 @@
+"""The unlearning rounds of one candidate, from the deployed model to the model of the round that is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from excise.common import messages as m
+from excise.common.errors import DataError, StorageError
+from excise.common.metrics import pooled_quantiles
+from excise.common.settings import CompositionSettings
+from excise.common.weights import Weights, digest
+from excise.server.federation import Federation
+from excise.server.plan import Candidate
+from excise.server.record import Phase
+from excise.server.scores import Audit
+from excise.server.stopping import is_settled, kept_round, next_round
+from excise.server.verdict import verdict
+from excise.server.weighting import SiteWeight, objective_weights, retain_weights, size_weights
+
+
+class Reference:
+    """The teacher's losses on images it never saw, over all sites. Asking for them also brings the teacher to the sites."""
+
+    def __init__(self, federation: Federation, teacher: Weights, points: int, payer: Phase) -> None:
+        """Ask every site for a loss profile of at most `points` points, at the cost of `payer`."""
+        plan = federation.plan
+
+        def question(_: str) -> m.Message:
+            return m.ReferenceQuery(model=plan.model, teacher=teacher, request=plan.request, points=points)
+
+        answer = federation.ask("reference", question, m.ReferenceReply)
+        replies = answer.replies.values()
+        passes = sum(reply.passes for reply in replies)
+        payer.spend(seconds=answer.seconds, passes=passes, bytes_down=answer.bytes_down, bytes_up=answer.bytes_up)
+        self.patients = sum(reply.patients for reply in replies)
+        self._told = [(np.array(reply.profile), reply.patients) for reply in replies]
+        if self.patients:
+            federation.folder.event(
+                "reference", patients=self.patients, quantiles=[round(q, 4) for q in self.quantiles(points)]
+            )
+
+    def quantiles(self, points: int) -> tuple[float, ...]:
+        """The pooled losses at `points` evenly spaced levels, ascending; every patient counts once.
+
+        Raises
+        ------
+        DataError : no site has enough images
+        """
+        if not self.patients:
+            raise DataError("no site has enough reference images to calibrate on; raise split.reference or use 'nearest'")
+        levels = (np.arange(points) + 0.5) / points
+        return tuple(float(value) for value in pooled_quantiles(self._told, levels))
+
+
+@dataclass(frozen=True)
+class Unlearning:
+    """What the rounds of one candidate have in common.
+
+    Attributes
+    ----------
+    teacher : the deployed model
+    before : its scores in a brief audit, to judge rounds by
+    reference : pooled losses for calibrated targets; empty for others
+    progress : called with (rounds done, rounds in all)
+    """
+
+    federation: Federation
+    candidate: Candidate
+    teacher: Weights
+    before: Audit
+    reference: tuple[float, ...]
+    progress: Callable[[int, int], None]
+
+    def run(self, start: Weights, rounds: int, recovery: int) -> Phase:
+        """Unlearn until the acceptance rule is met or the rounds are used up.
+
+        Returns the weights and the number of the kept round, with the history and the cost of every round.
+
+        Parameters
+        ----------
+        start : where the first round begins
+        rounds : most unlearning rounds
+        recovery : rounds on retain images alone that follow
+        """
+        name, folder = self.candidate.phase, self.federation.folder
+        keep = self.candidate.unlearning.keep
+        phase = folder.load_phase(name) or Phase(start)
+        self._keep(phase, rounds)
+        while step := next_round(phase.history, rounds, recovery, keep):
+            self.progress(phase.rounds, rounds + recovery)
+            entry = self._round(phase, recovers=step == "recover")
+            phase.history.append(entry)
+            phase.rounds += 1
+            folder.save_phase(name, phase)
+            self._keep(phase, rounds)
+            told = {key: entry[key] for key in ("round", "excess", "objective_gradient_norm", "refused")}
+            folder.event("unlearned_round", candidate=self.candidate.name, **told, scores=_main_scores(entry["pooled"]))
+        self.progress(rounds + recovery, rounds + recovery)
+        if not phase.history:
+            return phase
+        kept = folder.load_phase(f"kept-{name}")
+        if kept is None or kept.rounds != kept_round(phase.history, rounds, keep):
+            raise StorageError(f"{folder.path} does not hold the model of the kept round; start the run anew")
+        met = phase.history[kept.rounds - 1]["excess"] == 0
+        told = {"rounds": phase.rounds, "kept_round": kept.rounds, "rule_met_on_reference": met}
+        folder.event("unlearned", candidate=self.candidate.name, **told)
+        return Phase(kept.weights, kept.rounds, phase.history, phase.cost)
+
+    def _keep(self, phase: Phase, rounds: int) -> None:
+        """Keep the phase's model when its round is the one to keep. Killed before that, a resumed run does it first."""
+        if phase.history and kept_round(phase.history, rounds, self.candidate.unlearning.keep) == phase.rounds:
+            self.federation.folder.save_phase(f"kept-{self.candidate.phase}", phase)
+
+    def _round(self, phase: Phase, recovers: bool) -> dict[str, Any]:
+        """One round and its audit; returns the entry of the history."""
+        plan, settings, r, base = self.federation.plan, self.candidate.unlearning, phase.rounds, phase.weights
+        weights = self._weights(recovers)
+        teacher_digest = digest(self.teacher)
+
+        def question(site: str) -> m.Message:
+            return m.UnlearnInstruction(
+                model=plan.model,
+                weights=base,
+                teacher_digest=teacher_digest,
+                request=plan.request,
+                settings=settings,
+                a_k=weights[site].a,
+                reference=self.reference,
+                # Recovery takes steps of the schedule's middle: at its end they would be zero.
+                round_index=settings.local.rounds // 2 if recovers else r,
+                seed=self.federation.seed("unlearn", r, site),
+            )
+
+        composition = CompositionSettings() if recovers else self.candidate.composition
+        entry = self.federation.train(self.candidate.phase, phase, weights, question, composition)
+        judged = settings.keep == "best" and (recovers or is_settled(r + 1, settings.local.rounds))
+        excess = self._excess(phase) if judged else None
+        watched = self.federation.audit({"model": phase.weights})["model"]  # for the report's curves; decides nothing
+        told = {"pooled": watched.pooled, "sites": watched.sites, "excess": excess, "recovery": recovers}
+        return {"round": r + 1, **entry, **told}
+
+    def _excess(self, phase: Phase) -> float:
+        """By how much the phase's model misses the acceptance rule on reference images (`Verdict.excess`)."""
+        audit = self.federation.audit({"model": phase.weights}, brief=True, payer=phase)["model"]
+        return verdict({"original": self.before.choice, "unlearned": audit.choice}, self.federation.plan.request).excess
+
+    def _weights(self, recovers: bool) -> Mapping[str, SiteWeight]:
+        settings, status = self.candidate.unlearning, self.federation.status
+        forget, retain = ({site: getattr(s, of) for site, s in status.items()} for of in ("forget", "retain"))
+        if recovers:
+            if not sum(retain.values()):
+                raise DataError("recovery rounds train on retain images, and no site has any; choose another composition")
+            return retain_weights(retain)
+        rule = objective_weights if settings.weights == "objective" else size_weights
+        weights = rule(forget, retain, settings.psi)
+        if settings.psi == 1:  # nobody has anything to do but the sites that forget
+            return {site: weight for site, weight in weights.items() if weight.a > 0}
+        return weights
+
+
+def _main_scores(pooled: Mapping[str, float]) -> dict[str, float]:
+    keys = ("forget_accuracy", "retain_accuracy", "held_out_accuracy", "membership_auc")
+    return {key: round(pooled[key], 4) for key in keys}
