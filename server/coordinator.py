@@ -71,7 +71,8 @@ class Coordinator:
         plan = self.plan
         setup = Phase(teacher)
         reference = Reference(self.federation, teacher, max(candidate.unlearning.quantiles for candidate in plan.tried), setup)
-        before = self.federation.audit({"model": teacher}, brief=True, payer=setup)["model"]
+        judges = any(candidate.unlearning.keep == "best" for candidate in plan.tried) or plan.merges
+        before = self.federation.audit({"model": teacher}, brief=True, payer=setup)["model"] if judges else None
         phases: dict[str, Phase] = {}
         for candidate in plan.tried:
             rounds, recovery = candidate.unlearning.local.rounds, recovery_rounds(candidate.composition)
@@ -97,7 +98,7 @@ class Coordinator:
         self.folder.event("chosen", candidate=chosen, front=[name for name, s in standings.items() if s.on_front])
         return {"unlearned": unlearned | {"candidate": chosen}, "candidates": ranked}
 
-    def _merge(self, merge: Merge, phases: Mapping[str, Phase], teacher: Weights, before: Audit) -> Phase:
+    def _merge(self, merge: Merge, phases: Mapping[str, Phase], teacher: Weights, before: Audit | None) -> Phase:
         """A candidate out of others, and the recovery rounds that its rule wants."""
         composer = new_composer(merge.composition, teacher)
         for name in (*merge.forget, *merge.retain):

@@ -160,30 +160,61 @@ def embedding_map(before: NDArray[np.floating], after: NDArray[np.floating], set
 
 
 def convergence(history: Sequence[Mapping[str, Any]], label: str) -> str:
-    """The measured ascent of the boundary search at each step, one line per site."""
+    """Left the measured ascent of the boundary search at each step, one line per site; right the gradient of F by round."""
     told: dict[str, list[float]] = {}
     for entry in history:
         for site, ascent in entry.get("ascent", {}).items():
             told.setdefault(site, [number(value) for value in ascent])  # the search runs once per request
     told = {site: told[site] for site in sorted(told) if any(value > 0 for value in told[site])}
-    if not told:
+    norms = [number(entry.get("objective_gradient_norm")) for entry in history]
+    if not told and all(map(math.isnan, norms)):
         return ""
 
     def paint(figure: Figure) -> None:
-        axes = figure.subplots()
+        left, right = figure.subplots(1, 2)
         for i, (site, ascent) in enumerate(told.items()):
             steps = range(1, len(ascent) + 1)
             style = ("-", "--", "-.", ":")[i // len(LINES) % 4]
             marker = "osD^vP"[i % 6]
-            axes.plot(steps, ascent, style, color=LINES[i % len(LINES)], marker=marker, markersize=4, label=short(site))
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(plain))
-        axes.yaxis.set_minor_formatter(FuncFormatter(plain) if _decades(told.values()) < 1 else NullFormatter())
-        axes.set(xlabel="step of the boundary search", ylabel="ascent (logarithmic)")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        legend_below(axes, 4)
+            left.plot(steps, ascent, style, color=LINES[i % len(LINES)], marker=marker, markersize=4, label=short(site))
+        left.set(title="lower level", xlabel="step of the boundary search", ylabel="ascent (logarithmic)")
+        right.plot(range(1, len(norms) + 1), norms, color=INK, marker="o", label="all sites")
+        right.set(title="upper level", xlabel="unlearning round", ylabel="norm of the gradient of F")
+        for axes, lines in ((left, list(told.values())), (right, [norms])):
+            if any(value > 0 for line in lines for value in line):
+                axes.set_yscale("log")
+                axes.yaxis.set_major_formatter(FuncFormatter(plain))
+                axes.yaxis.set_minor_formatter(FuncFormatter(plain) if _decades(lines) < 1 else NullFormatter())
+                legend_below(axes, 4)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
-    return draw("convergence", label, (8.4, 3.9), paint)
+    return draw("convergence", label, (9.6, 3.9), paint)
+
+
+def candidate_map(candidates: Mapping[str, Mapping[str, Any]], label: str) -> str:
+    """Each candidate as a point: forgetting against retention. Filled: on the Pareto front; ringed: chosen."""
+    pairs = [("retain loss", "forget gap"), ("worst site loss", "membership")]
+    pairs = [pair for pair in pairs if any(pair[1] in c.get("objectives", {}) for c in candidates.values())]
+    if not candidates or not pairs:
+        return ""
+
+    def paint(figure: Figure) -> None:
+        for axes, (x, y) in zip(figure.subplots(1, len(pairs), squeeze=False).flat, pairs, strict=True):
+            for i, (name, candidate) in enumerate(candidates.items()):
+                at = [number(candidate["objectives"].get(key)) for key in (x, y)]
+                colour, front = LINES[i % len(LINES)], candidate["on_front"]
+                axes.plot(*at, "osD^vP"[i % 6], color=colour, markerfacecolor=colour if front else "white", label=short(name))
+                if candidate["chosen"]:
+                    axes.plot(*at, "o", markersize=14, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.4)
+            axes.set(xlabel=x, ylabel=y if y == "forget gap" else "distance of membership AUC from 0.5")
+            axes.margins(0.15)
+        axes = figure.axes[0]
+        axes.plot([], [], "o", markersize=12, markerfacecolor="none", markeredgecolor=INK, label="chosen")
+        axes.plot([], [], "o", color=INK, markerfacecolor="white", label="hollow: not on the front")
+        handles, names = axes.get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=4)
+
+    return draw("candidates", label, (4.8 * len(pairs), 4.4), paint)
 
 
 def cost_bars(ratios: Mapping[str, float], label: str) -> str:

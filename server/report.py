@@ -79,7 +79,7 @@ def render_report(results: Results, plan: Plan, extras: ReportExtras | None = No
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters |= {"three": three, "signed": signed, "whole": whole, "amount": amount}
+    environment.filters |= {"number": number, "three": three, "signed": signed, "whole": whole, "amount": amount}
     return environment.get_template("report.html.j2").render(
         request=plan.request,
         note=extras.note,
@@ -90,6 +90,8 @@ def render_report(results: Results, plan: Plan, extras: ReportExtras | None = No
         cost=cost_rows(results),
         cost_line=cost_line(results),
         kept_line=kept_line(results),
+        search_line=search_line(results),
+        candidates=results.get("candidates", {}),
         pictures={name: Markup(svg) for name, svg in _pictures(results, plan, extras).items()},  # noqa: S704 - drawn by us
         limits=_limits(results, plan, extras),
         digest=results.get("unlearned", {}).get("digest", MISSING),
@@ -155,7 +157,10 @@ def cost_line(results: Results) -> str:
     )
     if math.isnan(images.ratio):
         return f"{text}; there is no retraining to compare with."
-    return f"{text}: {three(seconds.ratio)} of retraining's time and {three(images.ratio)} of its images."
+    return (
+        f"{text}: {three(seconds.ratio)} of retraining's time and {three(images.ratio)} of its images. "
+        "Scores that were taken for this report alone are not counted."
+    )
 
 
 def kept_line(results: Results) -> str:
@@ -174,6 +179,19 @@ def kept_line(results: Results) -> str:
             " No round that was judged met the acceptance rule on reference images." if judged else ""
         )
     return f"{text}those after it came clearly less close to the acceptance rule on reference images, which none met."
+
+
+def search_line(results: Results) -> str:
+    """What the boundary search came to, in one sentence; "" when it did not run or told nothing."""
+    history = results.get("unlearned", {}).get("history", ())
+    metrics = history[0].get("metrics", {}) if history else {}
+    crossed, length = number(metrics.get("crossing_rate")), number(metrics.get("path_length"))
+    if math.isnan(crossed):
+        return ""
+    return (
+        f"The search carried {crossed:.1%} of the forget images over a boundary of the deployed model, along paths of "
+        f"{three(length)} on average (Euclidean, in pixel units of [0, 1])."
+    )
 
 
 # ---- parts of the page ------------------------------------------------------------------------------------------------
@@ -235,7 +253,15 @@ def _pictures(results: Results, plan: Plan, extras: ReportExtras) -> dict[str, s
         "examples": pictures.example_images(
             extras.examples, f"{len(extras.examples)} images of the forget set: " + ", ".join(c for _, c in extras.examples)
         ),
-        "convergence": pictures.convergence(history, "Curves of the measured ascent at each step of the boundary search."),
+        "convergence": pictures.convergence(
+            history,
+            "Curves of the measured ascent at each step of the boundary search, and of the global gradient's norm by round.",
+        ),
+        "candidates": pictures.candidate_map(
+            results.get("candidates", {}),
+            "Candidates by forgetting and retention. On the front: "
+            + ", ".join(name for name, c in results.get("candidates", {}).items() if c["on_front"]),
+        ),
         "cost": pictures.cost_bars(ratios, f"Bars of the cost of unlearning divided by that of retraining: {told}"),
     }
 

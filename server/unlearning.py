@@ -63,7 +63,7 @@ class Unlearning:
     Attributes
     ----------
     teacher : the deployed model
-    before : its scores in a brief audit, to judge rounds by
+    before : its scores in a brief audit, to judge rounds by; None when no round is judged
     reference : pooled losses for calibrated targets; empty for others
     progress : called with (rounds done, rounds in all)
     """
@@ -71,7 +71,7 @@ class Unlearning:
     federation: Federation
     candidate: Candidate
     teacher: Weights
-    before: Audit
+    before: Audit | None
     reference: tuple[float, ...]
     progress: Callable[[int, int], None]
 
@@ -138,15 +138,15 @@ class Unlearning:
         composition = CompositionSettings() if recovers else self.candidate.composition
         entry = self.federation.train(self.candidate.phase, phase, weights, question, composition)
         judged = settings.keep == "best" and (recovers or is_settled(r + 1, settings.local.rounds))
-        excess = self._excess(phase) if judged else None
+        excess = self._excess(phase, self.before) if judged and self.before else None
         watched = self.federation.audit({"model": phase.weights})["model"]  # for the report's curves; decides nothing
         told = {"pooled": watched.pooled, "sites": watched.sites, "excess": excess, "recovery": recovers}
         return {"round": r + 1, **entry, **told}
 
-    def _excess(self, phase: Phase) -> float:
+    def _excess(self, phase: Phase, before: Audit) -> float:
         """By how much the phase's model misses the acceptance rule on reference images (`Verdict.excess`)."""
         audit = self.federation.audit({"model": phase.weights}, brief=True, payer=phase)["model"]
-        return verdict({"original": self.before.choice, "unlearned": audit.choice}, self.federation.plan.request).excess
+        return verdict({"original": before.choice, "unlearned": audit.choice}, self.federation.plan.request).excess
 
     def _weights(self, recovers: bool) -> Mapping[str, SiteWeight]:
         settings, status = self.candidate.unlearning, self.federation.status

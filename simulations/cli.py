@@ -156,6 +156,8 @@ def _print_results(results: dict[str, Any], request: ForgetRequest, folder: Path
         before, after = (site_score(results, model, site, "held_out_accuracy") for model in ("original", "unlearned"))
         sites.add_row(site, three(before), three(after), signed(after - before), str(results["sites"][site]["forget"]))
     terminal.print(sites)
+    if "candidates" in results:
+        _print_candidates(results["candidates"])
     terminal.print(cost_line(results))
     terminal.print(kept_line(results))
     outcome = verdict(results, request)
@@ -164,3 +166,17 @@ def _print_results(results: dict[str, Any], request: ForgetRequest, folder: Path
         mark = "[green]✓[/]" if check.passed else "[red]✗[/]"
         terminal.print(f"  {mark} {check.rule}: measured {three(check.measured)} {check.note}")
     terminal.print(f"Report:        {folder / 'report.html'}\nRevised model: {folder / 'model.safetensors'}", soft_wrap=True)
+
+
+def _print_candidates(candidates: dict[str, Any]) -> None:
+    from excise.server.report import three
+    from excise.server.verdict import number
+
+    objectives = next(iter(candidates.values()))["objectives"]
+    table = Table(title="candidates, on reference images (small is good)")
+    for column in ("candidate", *objectives, "missed by", "front", "chosen"):
+        table.add_column(column, justify="left" if column == "candidate" else "right")
+    for name, candidate in candidates.items():
+        measured = (three(number(value)) for value in (*candidate["objectives"].values(), candidate["excess"]))
+        table.add_row(name, *measured, "yes" if candidate["on_front"] else "no", "✓" if candidate["chosen"] else "")
+    terminal.print(table)

@@ -23,7 +23,7 @@ from flwr.app import Context, Message
 
 from excise import cli
 from excise.common.errors import ConfigError, DataError, Interrupted, NothingToForget, QuorumError, StorageError
-from excise.common.messages import SiteUpdate
+from excise.common.messages import AuditQuery, R, SiteUpdate, UnlearnInstruction
 from excise.common.weights import digest, load_weights
 from excise.server import unlearning
 from excise.server.composition import known_rules
@@ -35,7 +35,7 @@ from excise.simulations.engine import run_plan, simulated_client
 from excise.simulations.local_grid import LocalGrid
 from excise.simulations.run import Simulation, new_run_folder, plan_for, simulate
 from excise.simulations.scenario import read_scenario
-from excise.simulations.sites import make_sites
+from excise.simulations.sites import Sites, make_sites
 from tests.scenarios import merged, prepared, run, scenario, scenario_file, write_files, write_npz
 
 Json = dict[str, Any]
@@ -112,6 +112,78 @@ def test_a_run_composes_by_every_rule(undisturbed: Json, tmp_path: Path, rule: s
     like_mean = rule in {"task_arithmetic", "sign_consensus"}  # with a scale of 1; with one forget-holding site
     assert (results["unlearned"]["digest"] == undisturbed["unlearned"]["digest"]) is like_mean
     assert results["original"]["pooled"] == undisturbed["original"]["pooled"]  # training is ordinary averaging all the same
+
+
+def test_candidates_are_tried_compared_and_kept(tmp_path: Path) -> None:
+    candidates = [
+        {"name": "gentle", "unlearning": {"psi": 0.1}},
+        {"name": "nearest", "unlearning": {"target": {"kind": "nearest"}}, "composition": "sign_consensus"},
+    ]
+    merges = [
+        {"name": "soup", "forget": ["gentle", "nearest"]},
+        {"name": "swap", "forget": ["nearest"], "retain": ["gentle"], "composition": "module_swap"},
+    ]
+    folder = tmp_path / "run"
+    results = run(*prepared(tmp_path, candidates=candidates, merges=merges), folder)
+    found = results["candidates"]
+    assert list(found) == ["gentle", "nearest", "soup", "swap"]
+    models = {name: load_weights(folder / "candidates" / f"{name}.safetensors") for name in found}
+    assert {name: digest(model) for name, model in models.items()} == {name: c["digest"] for name, c in found.items()}
+    assert len({c["digest"] for c in found.values()}) == 4
+    for name, tensor in models["soup"].items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, (models["gentle"][name] + models["nearest"][name]) / 2)
+    assert [len(c["history"]) for c in found.values()] == [2, 2, 0, 1]  # module_swap has its recovery round
+    (chosen,) = [name for name, candidate in found.items() if candidate["chosen"]]
+    assert results["unlearned"]["candidate"] == chosen
+    assert results["unlearned"]["digest"] == digest(load_weights(folder / "model.safetensors")) == found[chosen]["digest"]
+    assert found[chosen]["on_front"]
+    spent = sum(candidate["cost"].get("passes", 0) for candidate in found.values())
+    assert results["unlearned"]["cost"]["passes"] > spent  # every candidate, and the reference
+    again = run(*prepared(tmp_path, candidates=candidates, merges=merges), folder)
+    assert same(numbers(again), numbers(results))
+
+
+def test_the_last_audit_scores_every_candidate_in_one_round(tmp_path: Path) -> None:
+    plan, sites = prepared(tmp_path, candidates=[{"name": "a"}, {"name": "b", "composition": "ties"}])
+    asked = asked_of(plan, sites, tmp_path / "run", AuditQuery)
+    assert [list(query.candidates) for query in asked].count(["a", "b"]) == len(sites.configs)
+
+
+def test_recovery_rounds_train_every_site_on_retain_images_alone(tmp_path: Path) -> None:
+    plan, sites = prepared(tmp_path, composition="module_swap", unlearning={"local": {"rounds": 4}})
+    asked = asked_of(plan, sites, tmp_path / "run", UnlearnInstruction)
+    assert {query.a_k > 0 for query in asked[: 4 * len(sites.configs)]} == {True, False}
+    recovery = asked[4 * len(sites.configs) :]
+    assert [(query.a_k, query.round_index) for query in recovery] == [(0.0, 2)] * len(sites.configs)
+
+
+def asked_of(plan: Plan, sites: Sites, folder: Path, kind: type[R]) -> list[R]:
+    """Run the plan; return the messages of one kind that went to the sites, in their order."""
+    asked: list[R] = []
+
+    class Watching(LocalGrid):
+        def push_messages(self, messages: Any) -> Any:
+            messages = list(messages)
+            asked.extend(kind.from_record(x.content) for x in messages if x.metadata.message_type == kind.KIND)
+            return super().push_messages(messages)
+
+    Coordinator(Watching(simulated_client(sites.configs), len(sites.configs)), plan, RunFolder(folder)).run()
+    return asked
+
+
+def test_judging_looks_at_reference_images_and_is_paid_for(tmp_path: Path) -> None:
+    results = []
+    for keep in ("last", "best"):  # each with sites of its own: they keep what they prepared
+        (tmp_path / keep).mkdir()
+        plan, sites = prepared(tmp_path / keep, request={"acceptance": NOTHING_PASSES}, unlearning={"keep": keep})
+        results.append(run(plan, sites, tmp_path / keep / "run"))
+    last, best = results
+    counts = last["sites"].values()
+    brief = sum(site["forget"] + site["reference"] + min(site["retain"], site["reference"]) for site in counts)
+    # The deployed model, and the second of two rounds.
+    assert best["unlearned"]["cost"]["passes"] - last["unlearned"]["cost"]["passes"] == 2 * brief
+    assert last["unlearned"]["digest"] == best["unlearned"]["digest"]
 
 
 def test_recovery_without_retain_images_is_refused(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from excise.server.report import (
     cost_line,
     kept_line,
     render_report,
+    search_line,
     signed,
     three,
     write_report,
@@ -78,6 +79,8 @@ def made_up_results(retrained: bool = True) -> dict[str, Any]:
             "pooled": scores(*(start + (end - start) * (1 - math.exp(-r)))),
             "excess": 2.0 - 0.5 * r,
             "ascent": {"hospital-2": [0.9 * math.exp(-t / 8) + 0.2 for t in range(20)]} if r == 1 else {},
+            "objective_gradient_norm": 1 / r,
+            "metrics": {"crossing_rate": 0.914, "path_length": 1.2345},
         }
         for r in range(1, 7)
     ]
@@ -257,7 +260,7 @@ def test_numbers_as_text() -> None:
 def test_cost_in_one_line() -> None:
     assert cost_line(made_up_results()) == (
         "Unlearning took 11.2 s, 6 rounds and 6,380 images processed, 10.5 MB up and 11.6 MB down: "
-        "0.102 of retraining's time and 0.096 of its images."
+        "0.102 of retraining's time and 0.096 of its images. Scores that were taken for this report alone are not counted."
     )
     assert cost_line(made_up_results(retrained=False)).endswith("there is no retraining to compare with.")
 
@@ -281,6 +284,32 @@ def test_the_kept_round_is_told_with_its_reason(excess: list[float | None], kept
     results["unlearned"] |= {"history": [{"round": i, "excess": e} for i, e in enumerate(excess, 1)], "kept_round": kept}
     assert kept_line(results).startswith(said)
     assert said in render_report(results, plan())
+
+
+def test_the_search_is_told_in_one_line(page: str) -> None:
+    told = (
+        "The search carried 91.4% of the forget images over a boundary of the deployed model, along paths of 1.234 on average"
+    )
+    assert search_line(made_up_results()).startswith(told)
+    assert told in page
+    assert search_line({"unlearned": {"history": [{"metrics": {}}]}}) == search_line({}) == ""
+
+
+def test_candidates_are_compared() -> None:
+    results = made_up_results()
+    assert 'id="candidates"' not in render_report(results, plan())
+    measured = {"forget gap": 0.0123, "membership": 0.02, "retain loss": 0.003, "worst site loss": math.nan}
+    first = {"objectives": measured, "excess": 0.0, "on_front": True, "chosen": True}
+    other = first | {"excess": math.inf, "on_front": False, "chosen": False}
+    results["candidates"] = {"gentle": first, "a <hostile> name": other}
+    page = render_report(results, plan())
+    (section,) = re.findall(r'<h2 id="candidates">.*?</section>', page, re.DOTALL)
+    rows = [re.sub(r"<.*?>", " ", row).split() for row in re.findall(r"<tr>(.*?)</tr>", section, re.DOTALL)]
+    assert rows[1] == ["gentle", "0.012", "0.020", "0.003", MISSING, "0.000", "yes", "✓", "chosen"]
+    assert rows[2][-2:] == [MISSING, "no"]
+    assert "<svg" in section
+    assert "<hostile>" not in page
+    assert render_report(json.loads(json.dumps(results).replace("NaN", "null").replace("Infinity", "null")), plan()) == page
 
 
 def test_without_rounds_none_was_kept() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,54 @@ def test_a_preset_is_changed_by_the_other_keys_alone(tmp_path: Path) -> None:
 def test_without_a_preset_unlearning_is_for_samples(tmp_path: Path) -> None:
     assert read(tmp_path, MINIMAL).unlearning == PRESETS["samples"] == UnlearningSettings()
     assert read(tmp_path, f"{MINIMAL}\n[unlearning]\npsi = 0.9").unlearning == UnlearningSettings(psi=0.9)
+
+
+def test_candidates_change_the_scenarios_own_settings(tmp_path: Path) -> None:
+    more = """
+[unlearning]
+psi = 0.3
+[[candidates]]
+name = "as-it-is"
+[[candidates]]
+name = "gentle"
+composition = { rule = "mean" }
+unlearning = { psi = 0.1, target = { overshoot = 1.2 } }
+[[candidates]]
+name = "whole-class"
+unlearning = { preset = "classes" }
+[[merges]]
+name = "soup"
+forget = ["gentle", "as-it-is"]
+"""
+    found = read(tmp_path, MINIMAL.replace("[data]", 'composition = "ties"\n[data]') + more)
+    as_it_is, gentle, whole_class = found.candidates
+    assert (as_it_is.unlearning, as_it_is.composition.rule) == (found.unlearning, "ties")
+    assert (gentle.unlearning.psi, gentle.unlearning.target.overshoot, gentle.composition.rule) == (0.1, 1.2, "mean")
+    assert gentle.unlearning.local == found.unlearning.local
+    assert whole_class.unlearning == PRESETS["classes"]
+    assert found.merges[0].forget == ("gentle", "as-it-is")
+    assert resumed_scenario(new_run_folder(tmp_path / "runs", found)) == found
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ('[[candidates]]\nname = "a"\n[[candidates]]\nname = "a"', "'a' cannot name a candidate"),
+        ('[[candidates]]\nname = "retrained"', "'retrained' cannot name a candidate"),
+        ('[[candidates]]\nname = "a"\n[[merges]]\nname = "m"\nforget = ["b"]', "names 'b', which is no candidate: a"),
+        ('[[candidates]]\nname = "a/b"', "candidates.0.name"),
+        ('[[candidates]]\nname = "a"\nunlearning = { psi = 2 }', "candidates.0.unlearning.psi"),
+        ('[[candidates]]\nname = "a"\nunlearning = { preset = "clases" }', "did you mean 'classes'"),
+        ('[[candidates]]\nname = "a"\ncomposition = "meen"', "did you mean 'mean'"),
+        ('[[candidates]]\nname = "a"\ncomposition = { rule = "ties", density = 5 }', "density must lie in"),
+        ('[[candidates]]\nname = "a"\ncolour = "red"', "colour"),
+        ("candidates = 3", "candidates"),
+    ],
+)
+def test_wrong_candidates_are_named_before_anything_starts(tmp_path: Path, more: str, said: str) -> None:
+    text = MINIMAL.replace("[data]", f"{more}\n[data]", 1) if "=" in more.split("\n")[0] else f"{MINIMAL}\n{more}"
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        read(tmp_path, text)
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
