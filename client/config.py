@@ -54,6 +54,8 @@ class SiteConfig(Settings):
     data: DataSettings
     split: SplitSettings = SplitSettings()
     policy: PrivacySettings = PrivacySettings()
+    forgotten: tuple[str, ...] = ()
+    """Predicates of requests that were carried out: what they match is used for nothing any more."""
     device: str = "auto"
     """`auto` takes a GPU when there is one; else a torch device such as `cpu` or `cuda:1`."""
     state: Path = Path("state")

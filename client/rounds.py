@@ -54,6 +54,7 @@ def status(site: Site, query: StatusQuery) -> SiteStatus:
         reference=len(sets.reference),
         held_out=len(sets.held_out),
         skipped=len(site.scan.problems),
+        forgotten=site.forgotten,
         classes=site.config.data.classes,
     )
 

@@ -14,6 +14,7 @@ from excise.client.images import load_images
 from excise.client.selection import Selection, select
 from excise.client.table import Scan
 from excise.common.errors import DataError
+from excise.common.predicate import parse
 from excise.common.request import ForgetRequest
 
 
@@ -28,6 +29,7 @@ class Site:
     x : images, float32 in [0, 1], (N, channels, size, size)
     y_N : labels, int64
     lists : named lists that predicates may refer to; they never leave the site
+    forgotten : images that are left out because an earlier request forgot them
     """
 
     config: SiteConfig
@@ -35,6 +37,7 @@ class Site:
     x: Tensor
     y_N: Tensor
     lists: dict[str, frozenset[str]]
+    forgotten: int = 0
 
     def select(self, request: ForgetRequest | None) -> Selection:
         """Resolve a request over this site's rows."""
@@ -51,8 +54,14 @@ def open_site(site_toml: Path) -> Site:
     """
     config = read_site_config(site_toml)
     scan, x = load_images(config)
+    lists = _read_lists(site_toml.parent / "lists")
+    predicates = [parse(where) for where in config.forgotten]
+    kept = [i for i, row in enumerate(scan.rows) if not any(p.matches(row.fields, lists) for p in predicates)]
+    forgotten = len(scan.rows) - len(kept)
+    if forgotten:
+        scan, x = Scan([scan.rows[i] for i in kept], scan.problems), x[kept]
     y_N = torch.tensor([row.label for row in scan.rows], dtype=torch.int64)
-    return Site(config, scan, x, y_N, _read_lists(site_toml.parent / "lists"))
+    return Site(config, scan, x, y_N, lists, forgotten)
 
 
 def _read_lists(folder: Path) -> dict[str, frozenset[str]]:

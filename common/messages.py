@@ -175,6 +175,8 @@ class SiteStatus(Message):
     held_out: int
     skipped: int
     """Files that could not be read; the site's own scan summary says why."""
+    forgotten: int
+    """Images that earlier requests forgot; used for nothing."""
     classes: tuple[str, ...]
     """Class names in the order of the logits."""
 

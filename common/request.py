@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -196,3 +197,40 @@ class ForgetRequest(BaseModel):
         except ValidationError as error:
             remedy = "A request needs id, kind, where and reason; correct the above and read it again"
             raise RequestError(f"{explain(error, cls, source)}\n{remedy}") from None
+
+
+def joined(requests: Sequence[ForgetRequest]) -> ForgetRequest:
+    """Several requests as one, for one revised model.
+
+    Apart from each other they would undo each other: what one forgets the others would retain. The strictest of their
+    acceptance rules holds; the preference is their mean.
+
+    Raises
+    ------
+    RequestError : no request, two of one id, or a whole class and something else, which are forgotten in different ways
+    """
+    if not requests:
+        raise RequestError("no request to carry out")
+    if len(requests) == 1:
+        return requests[0]
+    ids = [request.id for request in requests]
+    if len(set(ids)) < len(ids):
+        raise RequestError(f"two requests have one id: {', '.join(ids)}")
+    kinds = {request.kind for request in requests}
+    if RequestKind.CLASS in kinds and len(kinds) > 1:
+        raise RequestError(
+            "a whole class is forgotten in another way than devices, patients or samples: carry them out one after another"
+        )
+    rules = [request.acceptance.model_dump() for request in requests]
+    dates = [request.at for request in requests if request.at]
+    return ForgetRequest(
+        id="-and-".join(ids)[:64].rstrip("-"),
+        kind=kinds.pop() if len(kinds) == 1 else RequestKind.SAMPLES,
+        where=" or ".join(f"({request.where})" for request in requests),
+        reason="; ".join(f"{request.id}: {request.reason}" for request in requests),
+        legal_basis="; ".join(f"{request.id}: {request.legal_basis}" for request in requests if request.legal_basis),
+        preference=sum(request.preference for request in requests) / len(requests),
+        acceptance=Acceptance(**{name: min(rule[name] for rule in rules) for name in rules[0]}),
+        requested_by="; ".join(dict.fromkeys(request.requested_by for request in requests if request.requested_by)),
+        at=max(dates, default=None),
+    )

@@ -12,7 +12,7 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from excise.common.weights import Weights, difference, digest, save_weights
+from excise.common.weights import Weights, difference, digest, load_weights, save_weights
 from excise.server.candidates import rank
 from excise.server.composition import Update, new_composer, recovery_rounds
 from excise.server.federation import Federation, Progress
@@ -21,6 +21,9 @@ from excise.server.record import Phase, RunFolder
 from excise.server.scores import Audit
 from excise.server.training import fit
 from excise.server.unlearning import Reference, Unlearning
+
+REVISED = "model.safetensors"
+"""The revised model, in the run's folder."""
 
 
 class Coordinator:
@@ -58,10 +61,14 @@ class Coordinator:
         before = federation.audit({"original": original.weights})["original"]
         results["original"] = {**before.as_json(), "cost": original.cost}
         results |= self._unlearn(original.weights, before)
+        models = {"original": original.weights, "unlearned": load_weights(self.folder.path / REVISED)}
         if plan.retrain or plan.retrained:
             retrained = fit(federation, "retrained", plan.request, plan.retrained, self.progress)
             audit = federation.audit({"retrained": retrained.weights})["retrained"]
             results["retrained"] = {**audit.as_json(), "cost": retrained.cost}
+            models["retrained"] = retrained.weights
+        if plan.parts:
+            results["requests"] = self._by_request(models)
         self.folder.write_json("metrics.json", results)
         self.folder.event("finished", digest=results["unlearned"]["digest"])
         return results
@@ -88,7 +95,7 @@ class Coordinator:
         (chosen,) = [name for name, standing in standings.items() if standing.chosen]
         described = {name: self._described(phase, audits[name]) for name, phase in phases.items()}
         revised = phases[chosen].weights
-        save_weights(revised, self.folder.path / "model.safetensors", {"request": plan.request.id})
+        save_weights(revised, self.folder.path / REVISED, {"request": plan.request.id})
         unlearned = {**described[chosen], "cost": _total_cost(setup, *phases.values())}
         if not plan.candidates:
             return {"unlearned": unlearned}
@@ -97,6 +104,15 @@ class Coordinator:
         ranked = {name: described[name] | asdict(standing) for name, standing in standings.items()}
         self.folder.event("chosen", candidate=chosen, front=[name for name, s in standings.items() if s.on_front])
         return {"unlearned": unlearned | {"candidate": chosen}, "candidates": ranked}
+
+    def _by_request(self, models: Mapping[str, Weights]) -> dict[str, Any]:
+        """Scores of each model on the forget set of each request, when several were joined."""
+        keys = ("forget_images", "forget_accuracy", "membership_auc", "matched_held_out_accuracy")
+        found = {}
+        for part in self.plan.parts:
+            audits = self.federation.audit(models, request=part)
+            found[part.id] = {name: {key: audit.pooled[key] for key in keys} for name, audit in audits.items()}
+        return found
 
     def _merge(self, merge: Merge, phases: Mapping[str, Phase], teacher: Weights, before: Audit | None) -> Phase:
         """A candidate out of others, and the recovery rounds that its rule wants."""

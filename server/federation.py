@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 
 from excise.common import messages as m
 from excise.common.errors import DataError, NothingToForget, QuorumError
+from excise.common.request import ForgetRequest
 from excise.common.settings import CompositionSettings
 from excise.common.weights import Weights, difference, digest, norm
 from excise.server.admission import admit
@@ -98,7 +99,7 @@ class Federation:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Numbers of images of each site, as they go into results and events."""
-        keys = ("train", "forget", "retain", "reference", "held_out", "excluded", "skipped")
+        keys = ("train", "forget", "retain", "reference", "held_out", "excluded", "skipped", "forgotten")
         return {site: {key: int(getattr(status, key)) for key in keys} for site, status in self.status.items()}
 
     # ---- rounds -------------------------------------------------------------------------------------------------------
@@ -163,7 +164,13 @@ class Federation:
             "refused": [[refusal.site, refusal.code] for refusal in answer.refused],
         }
 
-    def audit(self, models: Mapping[str, Weights], brief: bool = False, payer: Phase | None = None) -> dict[str, Audit]:
+    def audit(
+        self,
+        models: Mapping[str, Weights],
+        brief: bool = False,
+        payer: Phase | None = None,
+        request: ForgetRequest | None = None,
+    ) -> dict[str, Audit]:
         """Score models at every site, all in one round.
 
         Parameters
@@ -171,9 +178,10 @@ class Federation:
         models : weights by a name of letters, digits and hyphens
         brief : on fewer images, enough to judge a round (`AuditQuery.brief`)
         payer : the phase that needs it, and bears its cost; without one it only tells people how things stand
+        request : whose images are the forget set; the plan's when left out
         """
         plan = self.plan
-        query = m.AuditQuery(model=plan.model, candidates=dict(models), request=plan.request, brief=brief)
+        query = m.AuditQuery(model=plan.model, candidates=dict(models), request=request or plan.request, brief=brief)
         answer = self.ask("audit", lambda _: query, m.AuditReply)
         replies = answer.replies
         if payer is not None:

@@ -60,6 +60,9 @@ class Plan(Settings):
     """Weights of the deployed model; without them it is trained first, by ordinary federated averaging."""
     training: TrainingSettings = TrainingSettings()
     request: ForgetRequest
+    """What is forgotten: one request, or several joined (`common/request.py`)."""
+    parts: tuple[ForgetRequest, ...] = ()
+    """The requests that `request` joins, when it does: each is scored on its own as well."""
     unlearning: UnlearningSettings = UnlearningSettings()
     composition: CompositionSettings = CompositionSettings()
     candidates: tuple[Candidate, ...] = ()

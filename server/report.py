@@ -91,6 +91,7 @@ def render_report(results: Results, plan: Plan, extras: ReportExtras | None = No
         cost_line=cost_line(results),
         kept_line=kept_line(results),
         search_line=search_line(results),
+        requests=results.get("requests", {}),
         candidates=results.get("candidates", {}),
         pictures={name: Markup(svg) for name, svg in _pictures(results, plan, extras).items()},  # noqa: S704 - drawn by us
         limits=_limits(results, plan, extras),

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from excise.common.errors import ExciseError, Interrupted
+from excise.common.errors import ConfigError, ExciseError, Interrupted
 
 if TYPE_CHECKING:
     from excise.common.request import ForgetRequest
@@ -52,15 +52,22 @@ def simulate(
         BackendName, typer.Option(help="flower (Flower's engine on Ray) or inprocess (same apps, less memory).")
     ] = BackendName.FLOWER,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run of this folder.")] = None,
+    after: Annotated[Path | None, typer.Option(help="Begin from this finished run's revised model; needs --request.")] = None,
+    request: Annotated[Path | None, typer.Option(help="The later request, a TOML file; goes with --after.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of simulated hospitals; ~/.cache/excise by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON on standard output.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the scenario, print it, and write nothing.")] = False,
 ) -> None:
     """Train a model over simulated hospitals, unlearn a request, compare with retraining, and write a report."""
     # Flower and Ray take seconds to import, so they are imported where a mistake in the scenario has been told already.
-    from excise.simulations.scenario import read_scenario, resumed_scenario
+    from excise.simulations.scenario import later_scenario, read_scenario, resumed_scenario
 
-    chosen = resumed_scenario(resume) if resume else read_scenario(name, scenario)
+    if (after is None) != (request is None):
+        raise ConfigError("--after names an earlier run and --request what is to be forgotten next: give both or neither")
+    if after and request:
+        chosen = later_scenario(after, request)
+    else:
+        chosen = resumed_scenario(resume) if resume else read_scenario(name, scenario)
     if seed is not None:
         chosen = chosen.model_copy(update={"seed": seed})
     if sites is not None:

@@ -53,7 +53,7 @@ def run_plan(plan: Plan, sites: Sequence[Path], folder: RunFolder, backend: Back
     ExciseError : whatever the coordinator raises
     """
     client = simulated_client(sites)
-    if folder.load_phase("unlearned") is None:
+    if all(folder.load_phase(candidate.phase) is None for candidate in plan.tried):
         # What an earlier run of these sites prepared would make this one look cheaper than it is.
         for site in sites:
             shutil.rmtree(read_site_config(site).state / PREPARATIONS, ignore_errors=True)

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from excise.client.config import SplitSettings
 from excise.common.errors import ConfigError, did_you_mean
 from excise.common.models import ModelSpec
-from excise.common.request import ForgetRequest
+from excise.common.request import ForgetRequest, joined
 from excise.common.settings import (
     PRESETS,
     CompositionSettings,
@@ -25,6 +25,7 @@ from excise.common.settings import (
     UnlearningSettings,
 )
 from excise.common.validation import explain
+from excise.server.coordinator import REVISED
 from excise.server.plan import Candidate, Merge, Plan, check_compositions, check_names
 
 SCENARIOS = Path(__file__).parent / "scenarios"
@@ -80,6 +81,12 @@ class Scenario(Settings):
     model: ModelSpec = ModelSpec()
     training: TrainingSettings = TrainingSettings()
     request: ForgetRequest
+    requests: tuple[ForgetRequest, ...] = ()
+    """Several requests in place of one: carried out together, for one revised model."""
+    after: Path | None = None
+    """Folder of an earlier run of these sites: its revised model is the deployed one, and what it forgot stays forgotten."""
+    forgotten: tuple[str, ...] = ()
+    """Predicates of what earlier runs forgot; taken from `after`."""
     unlearning: UnlearningSettings = UnlearningSettings()
     composition: CompositionSettings = CompositionSettings()
     candidates: tuple[Candidate, ...] = ()
@@ -87,6 +94,15 @@ class Scenario(Settings):
     merges: tuple[Merge, ...] = ()
     """Candidates made of those."""
     rounds: RoundSettings = RoundSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _join(cls, raw: Any) -> Any:
+        """`requests` become one `request`, which a run's own config.toml holds already."""
+        if not isinstance(raw, dict) or not raw.get("requests"):
+            return raw
+        found = [ForgetRequest.model_validate(request) for request in raw["requests"]]
+        return {**raw, "requests": found, "request": joined(found)}
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
@@ -100,7 +116,9 @@ class Scenario(Settings):
             sites=sites,
             model=self.model,
             training=self.training,
+            deployed=self.after / REVISED if self.after else None,
             request=self.request,
+            parts=self.requests,
             unlearning=self.unlearning,
             composition=self.composition,
             candidates=self.candidates,
@@ -144,8 +162,36 @@ def read_scenario(name: str, file: Path | None = None) -> Scenario:
     check_compositions(scenario.plan(1))
     root = file.resolve().parent
     data = scenario.data
-    paths = {key: root / value for key in ("path", "labels") if (value := getattr(data, key)) is not None}
-    return scenario.model_copy(update={"data": data.model_copy(update=paths)})
+    paths = {key: (root / value).resolve() for key in ("path", "labels") if (value := getattr(data, key)) is not None}
+    scenario = scenario.model_copy(update={"data": data.model_copy(update=paths)})
+    return _continued(scenario, (root / scenario.after).resolve()) if scenario.after else scenario
+
+
+def _continued(scenario: Scenario, after: Path) -> Scenario:
+    """The scenario with what the run in the folder `after` forgot."""
+    earlier = resumed_scenario(after)
+    if not (after / REVISED).is_file():
+        raise ConfigError(f"{after} holds no {REVISED}: finish that run first, with excise simulate --resume {after}")
+    for name in ("seed", "data", "partition", "split", "policy", "model"):
+        if getattr(scenario, name) != getattr(earlier, name):
+            raise ConfigError(f"'{name}' is not as in the run of {after}: a later request goes to the same sites and model")
+    if scenario.partition.kind == "forget-on-one-site":
+        raise ConfigError("partition 'forget-on-one-site' deals images out by the request, so a later one finds other sites")
+    forgotten = tuple(dict.fromkeys((*earlier.forgotten, earlier.request.where)))
+    return scenario.model_copy(update={"after": after, "forgotten": forgotten})
+
+
+def later_scenario(folder: Path, request: Path) -> Scenario:
+    """The scenario of a later request to the sites of an earlier run, which begins from its revised model.
+
+    Raises
+    ------
+    ConfigError : `folder` is not the folder of a finished run
+    RequestError : `request` is no request
+    """
+    earlier = resumed_scenario(folder)
+    changes = {"request": ForgetRequest.from_toml(request), "requests": (), "after": folder.resolve(), "forgotten": ()}
+    return _continued(earlier.model_copy(update=changes), folder.resolve())
 
 
 def resumed_scenario(folder: Path) -> Scenario:

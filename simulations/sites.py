@@ -176,7 +176,7 @@ def _write_share(folder: Path, rows: Sequence[Row], data: DataSettings) -> DataS
 def _write_site(home: Path, name: str, scenario: Scenario, data: DataSettings) -> Path:
     # A hospital would choose a secret of its own; a simulation's split must follow from its seed.
     split = scenario.split.model_copy(update={"key": f"{scenario.split.key}-{scenario.seed}"})
-    config = SiteConfig(name=name, data=data, split=split, policy=scenario.policy, device="auto")
+    config = SiteConfig(name=name, data=data, split=split, policy=scenario.policy, forgotten=scenario.forgotten, device="auto")
     text = tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
     path = home / name / "site.toml"
     _write_once(path, text.encode())
@@ -191,7 +191,7 @@ def _write_once(path: Path, content: bytes) -> None:
 
 def _key(scenario: Scenario, *stamps: str) -> str:
     parts = (scenario.data, scenario.partition, scenario.split, scenario.policy, scenario.model, scenario.request)
-    text = json.dumps([scenario.seed, *(part.model_dump_json() for part in parts), *stamps])
+    text = json.dumps([scenario.seed, scenario.forgotten, *(part.model_dump_json() for part in parts), *stamps])
     return f"{scenario.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 

@@ -148,7 +148,9 @@ def _edited(message: m.Message, **config: Any) -> RecordDict:
 
 
 FAILURE = m.Failure(code="internal", incident="12ab")
-STATUS = m.SiteStatus(site="s", train=1, forget=0, excluded=0, reference=0, held_out=0, skipped=0, classes=("a", "b"))
+STATUS = m.SiteStatus(
+    site="s", train=1, forget=0, excluded=0, reference=0, held_out=0, skipped=0, forgotten=0, classes=("a", "b")
+)
 
 REFERENCE = m.ReferenceReply(profile=(0.5,), patients=1, passes=1)
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from excise.common.errors import PredicateError, RequestError
 from excise.common.predicate import parse
-from excise.common.request import Acceptance, ForgetRequest, RequestKind
+from excise.common.request import Acceptance, ForgetRequest, RequestKind, joined
 from tests.strategies import requests
 
 TOML = """
@@ -189,3 +189,49 @@ def test_immutable() -> None:
         request.reason = "other"  # type: ignore[misc]
     with pytest.raises(ValidationError):
         request.acceptance.held_out_drop = 1.0  # type: ignore[misc]
+
+
+def _request(**changes: object) -> ForgetRequest:
+    wanted = {"id": "a", "kind": "device", "where": "StationName = MR7", "reason": "coil fault"}
+    return ForgetRequest.model_validate(wanted | changes)
+
+
+def test_one_request_joins_to_itself() -> None:
+    assert joined([_request()]) == _request()
+
+
+def test_joined_requests_match_what_any_of_them_matches() -> None:
+    both = joined([_request(), _request(id="b", kind="patients", where="patient = 7 and not class = x", preference=1.0)])
+    assert (both.id, both.kind, both.preference) == ("a-and-b", RequestKind.SAMPLES, 0.75)
+    for station, patient, label, expected in (
+        ("MR7", "1", "x", True),
+        ("MR8", "7", "y", True),
+        ("MR8", "7", "x", False),
+        ("MR7", "7", "x", True),
+    ):
+        assert both.predicate.matches({"StationName": station, "patient": patient, "class": label}, {}) is expected
+    assert both.reason == "a: coil fault; b: coil fault"
+
+
+def test_the_strictest_rule_of_joined_requests_holds() -> None:
+    strict = {"held_out_drop": 0.0, "retain_drop": 0.5}
+    both = joined([_request(acceptance=strict), _request(id="b", acceptance={"worst_site_drop": 0.01})])
+    assert (both.acceptance.held_out_drop, both.acceptance.retain_drop, both.acceptance.worst_site_drop) == (0.0, 0.01, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        ([], "no request"),
+        ([_request(), _request()], "one id: a, a"),
+        ([_request(), _request(id="b", kind="class", where="class = x")], "one after another"),
+    ],
+)
+def test_requests_that_cannot_be_joined(others: list[ForgetRequest], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        joined(others)
+
+
+def test_a_joined_id_is_an_id() -> None:
+    both = joined([_request(id="a" * 60), _request(id="b" * 60)])
+    assert ForgetRequest.from_json(both.to_json()) == both

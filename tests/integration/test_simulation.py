@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import tomli_w
 import torch
 from flwr.app import Context, Message
+from typer.testing import CliRunner
 
 from excise import cli
 from excise.common.errors import ConfigError, DataError, Interrupted, NothingToForget, QuorumError, StorageError
@@ -34,7 +36,7 @@ from excise.simulations import engine
 from excise.simulations.engine import run_plan, simulated_client
 from excise.simulations.local_grid import LocalGrid
 from excise.simulations.run import Simulation, new_run_folder, plan_for, simulate
-from excise.simulations.scenario import read_scenario
+from excise.simulations.scenario import later_scenario, read_scenario
 from excise.simulations.sites import Sites, make_sites
 from tests.scenarios import merged, prepared, run, scenario, scenario_file, write_files, write_npz
 
@@ -184,6 +186,62 @@ def test_judging_looks_at_reference_images_and_is_paid_for(tmp_path: Path) -> No
     # The deployed model, and the second of two rounds.
     assert best["unlearned"]["cost"]["passes"] - last["unlearned"]["cost"]["passes"] == 2 * brief
     assert last["unlearned"]["digest"] == best["unlearned"]["digest"]
+
+
+SECOND = {"id": "second", "kind": "patients", "where": "site = site-1 and patient in (2, 3, 8, 12, 20)", "reason": "withdrawn"}
+FIRST = {"id": "first", "kind": "samples", "where": "site = site-2 and class = 1", "reason": "test"}
+
+
+def test_requests_are_carried_out_together(tmp_path: Path) -> None:
+    plan, sites = prepared(tmp_path, policy={"min_count": 1}, requests=[FIRST, SECOND])
+    results = run(plan, sites, tmp_path / "run")
+    alone = {}
+    for wanted in (FIRST, SECOND):
+        folder = tmp_path / str(wanted["id"])
+        folder.mkdir()
+        alone[wanted["id"]] = run(*prepared(folder, policy={"min_count": 1}, request=wanted), folder / "run")["sites"]
+    for site, counts in results["sites"].items():
+        assert counts["forget"] == sum(sites[site]["forget"] for sites in alone.values())
+    assert list(results["requests"]) == ["first", "second"]
+    for name, models in results["requests"].items():
+        assert set(models) == {"original", "unlearned", "retrained"}
+        assert models["unlearned"]["forget_images"] == sum(counts["forget"] for counts in alone[name].values()) > 0
+    images = [models["unlearned"]["forget_images"] for models in results["requests"].values()]
+    pooled = sum(
+        n * models["unlearned"]["forget_accuracy"] for n, models in zip(images, results["requests"].values(), strict=True)
+    )
+    assert pooled / sum(images) == pytest.approx(results["unlearned"]["pooled"]["forget_accuracy"])
+
+
+def test_a_later_request_begins_from_the_revised_model(tmp_path: Path) -> None:
+    first = scenario(tmp_path, policy={"min_count": 1})
+    done = simulate(first, new_run_folder(tmp_path / "runs", first), tmp_path / "cache", "inprocess", quiet)
+    (tmp_path / "second.toml").write_text(tomli_w.dumps(SECOND))
+    second = later_scenario(done.folder, tmp_path / "second.toml")
+    later = simulate(second, new_run_folder(tmp_path / "runs", second), tmp_path / "cache", "inprocess", quiet)
+    before, after = done.results["sites"], later.results["sites"]
+    assert after["site-1"]["forget"] > 0
+    for site in before:
+        assert after[site]["train"] == before[site]["retain"]  # what was forgotten is used for nothing any more
+        assert after[site]["forgotten"] == before[site]["forget"] + before[site]["excluded"]
+    held_out = [done.results["unlearned"]["pooled"], later.results["original"]["pooled"]]
+    assert held_out[0]["retain_accuracy"] != held_out[1]["retain_accuracy"]  # fewer images are retained now
+    assert read_scenario("", later.folder / "config.toml") == second
+    (tmp_path / "third.toml").write_text(tomli_w.dumps(SECOND | {"id": "third", "where": "patient = 40"}))
+    assert later_scenario(later.folder, tmp_path / "third.toml").forgotten == (first.request.where, second.request.where)
+
+
+def test_a_later_request_needs_a_finished_run_of_the_same_sites(tmp_path: Path) -> None:
+    first = scenario(tmp_path)
+    folder = new_run_folder(tmp_path / "runs", first)
+    with pytest.raises(ConfigError, match="finish that run first"):
+        scenario(tmp_path, after=str(folder))
+    (folder / "model.safetensors").touch()
+    assert scenario(tmp_path, after=str(folder)).forgotten == (first.request.where,)
+    with pytest.raises(ConfigError, match="'seed' is not as in the run"):
+        scenario(tmp_path, after=str(folder), seed=1)
+    result = CliRunner().invoke(cli.app, ["simulate", "--after", str(folder)])
+    assert "give both or neither" in str(result.exception)
 
 
 def test_recovery_without_retain_images_is_refused(tmp_path: Path) -> None:

@@ -295,6 +295,18 @@ def test_the_search_is_told_in_one_line(page: str) -> None:
     assert search_line({"unlearned": {"history": [{"metrics": {}}]}}) == search_line({}) == ""
 
 
+def test_joined_requests_are_told_one_by_one() -> None:
+    results = made_up_results()
+    assert 'id="requests"' not in render_report(results, plan())
+    told = {"forget_images": 120.0, "forget_accuracy": 0.9, "membership_auc": 0.512}
+    results["requests"] = {"scanner": {"original": told, "unlearned": told | {"forget_accuracy": math.nan}}, "b": {}}
+    results["requests"]["b"] = {"original": told, "retrained": told, "unlearned": told}
+    (section,) = re.findall(r'<h2 id="requests">.*?</section>', render_report(results, plan()), re.DOTALL)
+    rows = [re.sub(r"<.*?>", " ", row).split() for row in re.findall(r"<tr>(.*?)</tr>", section, re.DOTALL)]
+    assert rows[2] == ["scanner", "120", "0.900", MISSING, MISSING, "0.512", MISSING, "0.512"]
+    assert rows[3] == ["b", "120", *["0.900"] * 3, *["0.512"] * 3]
+
+
 def test_candidates_are_compared() -> None:
     results = made_up_results()
     assert 'id="candidates"' not in render_report(results, plan())

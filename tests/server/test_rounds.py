@@ -32,7 +32,9 @@ HALF = RoundSettings(quorum=0.5, deadline=0.3)
 
 
 def status(site: str = "a") -> SiteStatus:
-    return SiteStatus(site=site, train=9, forget=2, excluded=0, reference=3, held_out=3, skipped=0, classes=("x", "y"))
+    return SiteStatus(
+        site=site, train=9, forget=2, excluded=0, reference=3, held_out=3, skipped=0, forgotten=0, classes=("x", "y")
+    )
 
 
 def update() -> SiteUpdate:

@@ -126,6 +126,31 @@ def test_clipping_bounds_the_first_update(clip: float, binds: bool) -> None:
     assert moved == pytest.approx(0.5 * (clip if binds else result.gradient_norm), rel=1e-3)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_update_for_each_unit_of_step_size_is_the_gradient(momentum: float) -> None:
+    """Full batches, and steps so small that the gradient stays what it is."""
+    local = SETTINGS.model_copy(
+        update={
+            "rounds": 3,
+            "steps": 5,
+            "forget_batch": 6,
+            "retain_batch": 10,
+            "momentum": momentum,
+            "learning_rate": 1e-4,
+            "schedule": "cosine",
+            "clip_norm": 1e6,
+            "batch_norm": "frozen",
+        }
+    )
+    student = _student()
+    before = snapshot(student)
+    result = unlearn_locally(student, *_sets(), 0.4, local, 1, _seeded())
+    assert norm(difference(snapshot(student), before)) / result.step_sum == pytest.approx(result.gradient_norm, rel=1e-2)
+    rates = [step_size(local, 5 + t) for t in range(5)]
+    slow = sum(rate * sum(momentum**i for i in range(t + 1)) for t, rate in enumerate(rates))
+    assert result.step_sum == pytest.approx(slow)
+
+
 def test_later_rounds_take_smaller_steps() -> None:
     moved = []
     for round_index in (0, 1):
