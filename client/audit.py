@@ -9,18 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from excise.client.unlearning.boundary import frozen
 from excise.common.metrics import accuracy, calibration_error, class_accuracies
-
-BATCH = 512  # images per forward pass: large enough to be fast, small enough for any machine
-
-
-def predict(model: nn.Module, x: Tensor) -> Tensor:
-    """Logits of every image in evaluation mode, float32 (N, C)."""
-    with frozen(model), torch.no_grad():
-        return torch.cat([model(batch).float() for batch in x.split(BATCH)])
 
 
 def losses(logits_NC: Tensor, y_N: Tensor) -> NDArray[np.float64]:

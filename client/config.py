@@ -54,6 +54,8 @@ class SiteConfig(Settings):
     data: DataSettings
     split: SplitSettings = SplitSettings()
     policy: PrivacySettings = PrivacySettings()
+    models: tuple[str, ...] = ()
+    """Import paths of models that the coordinator may name beside those of excise: each runs code that is installed here."""
     forgotten: tuple[str, ...] = ()
     """Predicates of requests that were carried out: what they match is used for nothing any more."""
     device: str = "auto"

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from excise.client.audit import predict
 from excise.client.selection import Selection
 from excise.client.site import Site
 from excise.client.unlearning.boundary import boundary_search
+from excise.client.unlearning.inference import predict
 from excise.client.unlearning.targets import make_targets
 from excise.common.messages import UnlearnInstruction
 from excise.common.weights import Weights, load_weights, save_weights

@@ -15,7 +15,8 @@ from excise.client import audit
 from excise.client.preparation import prepare_unlearning
 from excise.client.site import Site
 from excise.client.training import train_locally
-from excise.client.unlearning.local import ForgetSet, RetainSet, unlearn_locally
+from excise.client.unlearning.inference import predict
+from excise.client.unlearning.local import Diverged, ForgetSet, RetainSet, unlearn_locally
 from excise.common import weights as w
 from excise.common.errors import DataError, ExciseError, MessageError, SiteError
 from excise.common.messages import (
@@ -68,7 +69,7 @@ def reference(site: Site, query: ReferenceQuery) -> ReferenceReply:
     if len(index) < site.config.policy.min_count:
         return ReferenceReply(profile=(), patients=0, passes=0)
     teacher = _load(site, query.model, query.teacher)
-    losses = audit.losses(audit.predict(teacher, site.x[index].to(_device(site))).cpu(), site.y_N[index])
+    losses = audit.losses(predict(teacher, site.x[index].to(_device(site))).cpu(), site.y_N[index])
     patients = [site.scan.rows[i].patient for i in index]
     profile = audit.loss_profile(losses, query.points, site.config.policy.min_count, audit.patient_weights(patients))
     return ReferenceReply(profile=profile, patients=len(set(patients)), passes=len(index))
@@ -105,16 +106,19 @@ def unlearn(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
         logits = prepared.teacher_logits_NC
         x, y_N = site.x[sets.retain].to(device), site.y_N[sets.retain].to(device)
         retain = RetainSet(x, y_N, logits.to(device) if logits is not None else None)
-    result = unlearn_locally(
-        student,
-        forget,
-        retain,
-        instruction.a_k,
-        instruction.settings.local,
-        instruction.round_index,
-        Generator().manual_seed(instruction.seed),
-        {name: tensor.to(device) for name, tensor in teacher_weights.items()},
-    )
+    try:
+        result = unlearn_locally(
+            student,
+            forget,
+            retain,
+            instruction.a_k,
+            instruction.settings.local,
+            instruction.round_index,
+            Generator().manual_seed(instruction.seed),
+            {name: tensor.to(device) for name, tensor in teacher_weights.items()},
+        )
+    except Diverged as error:
+        raise SiteFailure(SiteError.DIVERGED, str(error)) from error
     # Means over fewer than `min_count` images stay here, as in an audit.
     measured = {"gradient_norm": result.gradient_norm, "step_sum": result.step_sum}
     ascent = torch.empty(0)
@@ -156,7 +160,7 @@ def _audit(site: Site, spec: ModelSpec, weights: w.Weights, sets: Mapping[str, T
     for name, index in sets.items():
         if len(index) < min_count:
             continue
-        logits_NC, y_N = audit.predict(model, site.x[index].to(device)).cpu(), site.y_N[index]
+        logits_NC, y_N = predict(model, site.x[index].to(device)).cpu(), site.y_N[index]
         metrics |= audit.measure(logits_NC, y_N, name, spec.classes, min_count)
         if name != "retain":
             losses_N = audit.losses(logits_NC, y_N)
@@ -195,8 +199,10 @@ def _load(site: Site, spec: ModelSpec, weights: w.Weights) -> nn.Module:
 
 
 def _check_model(site: Site, spec: ModelSpec) -> None:
-    if spec.name not in known_models():
-        raise SiteFailure(SiteError.UNKNOWN_MODEL, f"this release of excise does not know the model '{spec.name}'")
+    if spec.name not in (*known_models(), *site.config.models):
+        raise SiteFailure(
+            SiteError.UNKNOWN_MODEL, f"neither this release of excise nor `models` in site.toml knows the model '{spec.name}'"
+        )
     data = site.config.data
     ours = (len(data.classes), data.channels, data.size)
     if (spec.classes, spec.channels, spec.size) != ours:

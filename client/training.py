@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from excise.client.augmentation import augment
+from excise.common.randomness import layers_seeded_by
 from excise.common.settings import TrainingSettings
 
 
@@ -33,18 +34,19 @@ def train_locally(
     optimiser = torch.optim.SGD(parameters, learning_rate, settings.momentum, weight_decay=settings.weight_decay)
     model.train()
     mean_loss = math.nan
-    for _ in range(settings.epochs):
-        losses = []
-        for index in torch.randperm(len(x), generator=generator).split(settings.batch_size):
-            if len(index) < 2:
-                continue  # batch norm cannot normalise a single image
-            batch = augment(x[index], generator) if settings.augment else x[index]
-            loss = F.cross_entropy(model(batch), y_N[index])
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-            optimiser.step()
-            losses.append(loss.detach())
-        mean_loss = float(torch.stack(losses).mean()) if losses else math.nan
+    with layers_seeded_by(generator, x.device):
+        for _ in range(settings.epochs):
+            losses = []
+            for index in torch.randperm(len(x), generator=generator).split(settings.batch_size):
+                if len(index) < 2:
+                    continue  # batch norm cannot normalise a single image
+                batch = augment(x[index], generator) if settings.augment and x.ndim == 4 else x[index]
+                loss = F.cross_entropy(model(batch), y_N[index])
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+                optimiser.step()
+                losses.append(loss.detach())
+            mean_loss = float(torch.stack(losses).mean()) if losses else math.nan
     model.eval()
     return mean_loss, len(x) * settings.epochs

@@ -176,7 +176,14 @@ def _write_share(folder: Path, rows: Sequence[Row], data: DataSettings) -> DataS
 def _write_site(home: Path, name: str, scenario: Scenario, data: DataSettings) -> Path:
     # A hospital would choose a secret of its own; a simulation's split must follow from its seed.
     split = scenario.split.model_copy(update={"key": f"{scenario.split.key}-{scenario.seed}"})
-    config = SiteConfig(name=name, data=data, split=split, policy=scenario.policy, forgotten=scenario.forgotten, device="auto")
+    config = SiteConfig(
+        name=name,
+        data=data,
+        split=split,
+        policy=scenario.policy,
+        models=(scenario.model.name,) if ":" in scenario.model.name else (),
+        forgotten=scenario.forgotten,
+    )
     text = tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
     path = home / name / "site.toml"
     _write_once(path, text.encode())

@@ -18,14 +18,14 @@ Shapes: N images, C classes, T = max_steps; images are (N, channels, *spatial).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from excise.client.unlearning.inference import frozen
 from excise.common.settings import SearchSettings
 
 
@@ -210,19 +210,3 @@ def _joined(parts: list[BoundaryPath]) -> BoundaryPath:
         ascent_T=(ascent_BT * searching_BT).sum(0) / searching_BT.sum(0),  # 0/0 = NaN: nobody searching
         passes=sum(part.passes for part in parts),
     )
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """Evaluation mode without weight gradients, for the block; modes and flags are put back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.eval()
-    model.requires_grad_(False)
-    try:
-        yield model
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)

@@ -17,7 +17,15 @@ import torch
 from torch import Generator, Tensor, nn
 
 from excise.client.unlearning.objective import forget_loss, proximal, retain_loss, site_objective
+from excise.common.randomness import layers_seeded_by
 from excise.common.settings import LocalSettings
+
+MAX_REFUSALS = 4
+"""Times that a round may be taken back."""
+
+
+class Diverged(ArithmeticError):
+    """A round's gradients were not finite, however small its steps."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ class LocalResult:
     gradient_norm : mean norm of ∇F_k before clipping
     step_sum : how far one constant unit gradient would have moved the weights: Σ_t η_t·(1 − m^{t+1})/(1 − m), m the momentum
     passes : images sent through the student, forward and backward
+    refusals : times that the round was taken back and begun again with steps half as large
     """
 
     forget_loss: float
@@ -54,6 +63,7 @@ class LocalResult:
     gradient_norm: float
     step_sum: float
     passes: int
+    refusals: int = 0
 
 
 def unlearn_locally(
@@ -68,6 +78,8 @@ def unlearn_locally(
 ) -> LocalResult:
     """Take the joint steps of one round of SGD on F_k, changing `student` in place.
 
+    A round in which a gradient is not finite is taken back and begun again with steps half as large.
+
     Parameters
     ----------
     student : the model as it came from the coordinator
@@ -80,6 +92,7 @@ def unlearn_locally(
     Raises
     ------
     ValueError : a loss with weight has no images, or μ > 0 without `teacher`
+    Diverged : the loss or its gradient was not finite, even with smaller steps; `student` is as it came
     """
     use_forget, use_retain = forget is not None and a_k > 0, retain is not None and a_k < 1
     if not (use_forget or use_retain):
@@ -90,45 +103,96 @@ def unlearn_locally(
         raise ValueError(f"no images for a loss that a_k = {a_k:.3g} weighs: its set or its mini-batch is empty")
     if settings.mu > 0 and teacher is None:
         raise ValueError("mu > 0 pulls towards the deployed model, whose weights were not given")
-    forget_batches = _batches(len(forget.x), settings.forget_batch, generator) if forget and use_forget else None
-    retain_batches = _batches(len(retain.x), settings.retain_batch, generator) if retain and use_retain else None
-    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=settings.momentum)
-    _set_mode(student, settings, forget_only=not use_retain)
+    if not use_forget:
+        forget = None
+    if not use_retain:
+        retain = None
+    before, batches = {name: x.detach().clone() for name, x in student.state_dict().items()}, generator.get_state()
+    for refusals in range(MAX_REFUSALS + 1):
+        result = _take_steps(student, forget, retain, a_k, settings, round_index, generator, teacher, refusals)
+        if result is not None:
+            return result
+        student.load_state_dict(before)
+        generator.set_state(batches)
+    raise Diverged(
+        f"the loss or its gradient was not finite, even with steps of 1/{2**MAX_REFUSALS} of the size; "
+        "use a smaller learning_rate, or look for faults in the images"
+    )
 
+
+def _take_steps(
+    student: nn.Module,
+    forget: ForgetSet | None,
+    retain: RetainSet | None,
+    a_k: float,
+    settings: LocalSettings,
+    round_index: int,
+    generator: Generator,
+    teacher: Mapping[str, Tensor] | None,
+    refusals: int,
+) -> LocalResult | None:
+    """The steps of one round, at 2^−refusals of their size; None when anything was not finite."""
+    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    device = parameters[0].device
+    optimiser = torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=settings.momentum)
     steps = settings.steps
     if forget and settings.epochs is not None:
         steps = settings.epochs * math.ceil(len(forget.x) / settings.forget_batch)
-    losses = torch.full((steps, 2), math.nan)
-    norms = torch.zeros(steps)
-    passes, carried, step_sum = 0, 0.0, 0.0
-    for step in range(steps):
-        rate = step_size(settings, round_index * settings.steps + step)
-        carried = settings.momentum * carried + 1
-        step_sum += rate * carried
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        f = next(forget_batches) if forget_batches else None
-        r = next(retain_batches) if retain_batches else None
-        inputs = [s.x[i] for s, i in ((forget, f), (retain, r)) if s is not None and i is not None]
-        logits = student(torch.cat(inputs))
-        passes += len(logits)
-        cut = len(f) if f is not None else 0
-        forget_term = forget_loss(logits[:cut], forget.targets_NC[f]) if forget and f is not None else None
-        retain_term = _retain_term(logits[cut:], retain, r, settings) if retain and r is not None else None
-        pull = proximal(student, teacher) if settings.mu > 0 and teacher else None
-        objective = site_objective(forget_term, retain_term, a_k, pull, settings.mu)
-        optimiser.zero_grad(set_to_none=True)
-        objective.backward()
-        norms[step] = nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-        optimiser.step()
-        for column, term in enumerate((forget_term, retain_term)):
-            if term is not None:
-                losses[step, column] = term.detach()
+    f_SB, r_SB = _indices(forget, retain, settings, steps, generator)
+    images = sum(index.shape[1] for index in (f_SB, r_SB) if index is not None)
+    _set_mode(student, settings, forget_only=retain is None, single=images == 1)
+
+    # Everything that is measured stays on the device until the round is over: a look at it would wait for the device.
+    losses = torch.full((steps, 2), math.nan, device=device)
+    norms = torch.zeros(steps, device=device)
+    carried, step_sum = 0.0, 0.0
+    with layers_seeded_by(generator, device):
+        for step in range(steps):
+            rate = step_size(settings, round_index * settings.steps + step) / 2**refusals
+            carried = settings.momentum * carried + 1
+            step_sum += rate * carried
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            f = f_SB[step] if f_SB is not None else None
+            r = r_SB[step] if r_SB is not None else None
+            inputs = [s.x[i] for s, i in ((forget, f), (retain, r)) if s is not None and i is not None]
+            logits = student(torch.cat(inputs))
+            cut = len(f) if f is not None else 0
+            forget_term = forget_loss(logits[:cut], forget.targets_NC[f]) if forget and f is not None else None
+            retain_term = _retain_term(logits[cut:], retain, r, settings) if retain and r is not None else None
+            pull = proximal(student, teacher) if settings.mu > 0 and teacher else None
+            objective = site_objective(forget_term, retain_term, a_k, pull, settings.mu)
+            optimiser.zero_grad(set_to_none=True)
+            objective.backward()
+            norms[step] = nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+            optimiser.step()
+            for column, term in enumerate((forget_term, retain_term)):
+                if term is not None:
+                    losses[step, column] = term.detach()
 
     student.eval()
+    if not bool(norms.isfinite().all()):
+        return None
     means = losses.mean(0)
-    return LocalResult(float(means[0]), float(means[1]), float(norms.mean()), step_sum, passes)
+    return LocalResult(
+        float(means[0]), float(means[1]), float(norms.mean()), step_sum, steps * images * (refusals + 1), refusals
+    )
+
+
+def _indices(
+    forget: ForgetSet | None, retain: RetainSet | None, settings: LocalSettings, steps: int, generator: Generator
+) -> tuple[Tensor | None, Tensor | None]:
+    """The mini-batches of every step, on the device of their images, int64 (steps, B); None for an absent set."""
+    chosen: list[tuple[ForgetSet | RetainSet, Iterator[Tensor], list[Tensor]]] = [
+        (s, _batches(len(s.x), size, generator), [])
+        for s, size in ((forget, settings.forget_batch), (retain, settings.retain_batch))
+        if s is not None
+    ]
+    for _ in range(steps):  # step by step, so that both sets draw from the generator in turn
+        for _, batches, taken in chosen:
+            taken.append(next(batches))
+    found = {id(s): torch.stack(taken).to(s.x.device) for s, _, taken in chosen}
+    return found.get(id(forget)), found.get(id(retain))
 
 
 def _retain_term(logits_NC: Tensor, retain: RetainSet, index: Tensor, settings: LocalSettings) -> Tensor:
@@ -143,10 +207,11 @@ def step_size(settings: LocalSettings, step: int) -> float:
     return settings.learning_rate * fall[settings.schedule]
 
 
-def _set_mode(student: nn.Module, settings: LocalSettings, forget_only: bool) -> None:
-    """Training mode, with batch norm in evaluation mode where its statistics must not move."""
+def _set_mode(student: nn.Module, settings: LocalSettings, forget_only: bool, single: bool) -> None:
+    """Training mode, with batch norm in evaluation mode where its statistics must not move, or one image gives none."""
     student.train()
     live = settings.batch_norm == "published" or (settings.batch_norm == "live" and not forget_only)
+    live = live and not single
     if not live:
         for module in student.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -18,7 +18,7 @@ from excise.server.composition.composer import Composer, Update
 from excise.server.composition.exact import ExactSum
 
 HEAD = "head."
-"""Prefix of the head's tensors in every model of `common/models.py`."""
+"""Prefix of the head's tensors in every model of `common/models/`."""
 
 
 class ModuleSwap(Composer):

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from excise.client.audit import BATCH, loss_profile, losses, measure, patient_weights, predict
+from excise.client.audit import loss_profile, losses, measure, patient_weights
+from excise.client.unlearning.inference import BATCH, predict
 
 _losses = st.lists(st.floats(0, 50), max_size=200).map(lambda values: np.array(values, dtype=np.float64))
 

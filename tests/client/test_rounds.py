@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from excise.client import preparation, rounds
-from excise.client.audit import loss_profile, losses, predict
+from excise.client.audit import loss_profile, losses
 from excise.client.rounds import SiteFailure
 from excise.client.site import Site, open_site
+from excise.client.unlearning.inference import predict
 from excise.common import weights as w
 from excise.common.errors import DataError, MessageError, SiteError
 from excise.common.messages import AuditQuery, FitInstruction, ReferenceQuery, StatusQuery, UnlearnInstruction
@@ -158,6 +159,14 @@ def test_diverged_training_is_told_as_such(site: Site) -> None:
     }
     with pytest.raises(SiteFailure) as caught:
         rounds.fit(site, _fit(weights=weights))
+    assert caught.value.code is SiteError.DIVERGED
+
+
+def test_unlearning_that_diverges_is_told_as_such(site: Site) -> None:
+    teacher = {name: tensor * math.nan if name.startswith("head") else tensor for name, tensor in _weights().items()}
+    _bring_teacher(site)
+    with pytest.raises(SiteFailure) as caught:
+        rounds.unlearn(site, _unlearn(weights=teacher))
     assert caught.value.code is SiteError.DIVERGED
 
 

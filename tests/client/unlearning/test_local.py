@@ -12,7 +12,15 @@ from torch import Generator, Tensor, nn
 
 from excise.client.training import train_locally
 from excise.client.unlearning.boundary import boundary_search
-from excise.client.unlearning.local import ForgetSet, LocalResult, RetainSet, step_size, unlearn_locally
+from excise.client.unlearning.local import (
+    MAX_REFUSALS,
+    Diverged,
+    ForgetSet,
+    LocalResult,
+    RetainSet,
+    step_size,
+    unlearn_locally,
+)
 from excise.client.unlearning.targets import make_targets
 from excise.common.metrics import accuracy
 from excise.common.settings import LocalSettings, SearchSettings, TargetSettings, TrainingSettings
@@ -271,6 +279,51 @@ def test_a_weighted_loss_without_images_is_refused() -> None:
     for sets, a_k in (((None, retain), 1.0), ((forget, None), 0.0)):
         with pytest.raises(ValueError, match=r"no images|non-empty"):
             unlearn_locally(_student(), *sets, a_k, SETTINGS, 0, _seeded())
+
+
+class Fragile(nn.Module):
+    """Gives NaN once its weight has moved too far."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.inner, self.limit = _student(), limit
+        self.start = [p.detach().clone() for p in self.inner.parameters()]
+
+    def forward(self, x: Tensor) -> Tensor:
+        moved = sum((a - b).abs().sum() for a, b in zip(self.inner.parameters(), self.start, strict=True))
+        logits: Tensor = self.inner(x)
+        return logits if moved < self.limit else logits * math.nan
+
+
+def test_a_round_that_is_not_finite_is_taken_back_and_begun_again_with_smaller_steps() -> None:
+    local = SETTINGS.model_copy(update={"learning_rate": 0.4})
+    plain = unlearn_locally(Fragile(math.inf), *_sets(), 0.4, local, 0, _seeded())
+    student = Fragile(0.4)
+    result = unlearn_locally(student, *_sets(), 0.4, local, 0, _seeded())
+    assert 0 < result.refusals <= MAX_REFUSALS
+    assert result.step_sum == pytest.approx(plain.step_sum / 2**result.refusals)
+    assert result.passes == plain.passes * (result.refusals + 1)
+    gentle, smaller = local.model_copy(update={"learning_rate": 0.4 / 2**result.refusals}), Fragile(math.inf)
+    half = unlearn_locally(smaller, *_sets(), 0.4, gentle, 0, _seeded())
+    assert half.forget_loss == result.forget_loss  # the same mini-batches again
+    assert digest(snapshot(smaller)) == digest(snapshot(student))
+
+
+def test_a_round_that_is_never_finite_leaves_the_student_as_it_came() -> None:
+    student = Fragile(0.0)
+    before = digest(snapshot(student))
+    with pytest.raises(Diverged, match="smaller learning_rate"):
+        unlearn_locally(student, *_sets(), 0.4, SETTINGS, 0, _seeded())
+    assert digest(snapshot(student)) == before
+
+
+@pytest.mark.parametrize("batch_norm", ["live", "published"])
+def test_a_batch_of_one_image_has_no_statistics(batch_norm: str) -> None:
+    local, student = SETTINGS.model_copy(update={"batch_norm": batch_norm}), _student()
+    before = digest(_statistics(student))
+    _, retain = _sets(n_r=1)
+    result = unlearn_locally(student, None, retain, 0.0, local, 0, _seeded())
+    assert (result.passes, digest(_statistics(student))) == (local.steps, before)
 
 
 # --- end to end ------------------------------------------------------------------------------------------------------------

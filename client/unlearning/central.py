@@ -1,0 +1,107 @@
+"""Unlearning with all images in one place: the same search, targets and joint steps, without sites and messages.
+
+    from excise.client.unlearning import unlearn
+
+    result = unlearn(model, forget=(x_f, y_f), retain=(x_r, y_r), unseen=(x_u, y_u))
+    result.model                               # the student; the model that was given is not changed
+
+It is one site of a federation of one: p_k = 1, a_k = ψ.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from excise.client.unlearning.boundary import BoundaryPath, boundary_search
+from excise.client.unlearning.inference import predict
+from excise.client.unlearning.local import ForgetSet, LocalResult, RetainSet, unlearn_locally
+from excise.client.unlearning.targets import make_targets
+from excise.common.settings import UnlearningSettings
+
+Images = tuple[Tensor, Tensor]
+"""Images (N, channels, *spatial), float32 in [0, 1], and their labels (N,), int64; on the model's device."""
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """What unlearning made.
+
+    Attributes
+    ----------
+    model : the student, in evaluation mode
+    path : the boundary search of the forget images
+    targets_NC : what the student was to say on them
+    rounds : how each round's steps went
+    passes : images sent through teacher or student
+    """
+
+    model: nn.Module
+    path: BoundaryPath
+    targets_NC: Tensor
+    rounds: tuple[LocalResult, ...]
+    passes: int
+
+
+def unlearn(
+    model: nn.Module,
+    forget: Images,
+    retain: Images,
+    unseen: Images | None = None,
+    settings: UnlearningSettings | None = None,
+    seed: int = 0,
+    after_round: Callable[[int, nn.Module], bool] | None = None,
+) -> Unlearned:
+    """Make a copy of `model` forget some of its training images.
+
+    Parameters
+    ----------
+    model : maps images in [0, 1] to logits, so it normalises them itself
+    forget : training images to forget
+    retain : training images to keep
+    unseen : images that were never trained on, which calibrated targets need
+    settings : all that can be chosen; `UnlearningSettings()` when left out
+    seed : of the search's noise and the mini-batches
+    after_round : called with the number of the round, from 1, and the student; True ends the unlearning there
+
+    Raises
+    ------
+    Diverged : a round's gradients were not finite, even with smaller steps
+    ValueError : no forget images, images outside [0, 1], calibrated targets without `unseen`, or a retain term without images
+    """
+    settings = settings or UnlearningSettings()
+    (x_f, y_f), (x_r, y_r) = forget, retain
+    reference, passes = None, 0
+    if settings.target.kind == "calibrated":
+        if unseen is None or len(unseen[0]) == 0:
+            raise ValueError("calibrated targets need `unseen` images; give some, or choose target.kind = 'nearest'")
+        losses_N = nn.functional.cross_entropy(predict(model, unseen[0]), unseen[1], reduction="none")
+        levels = (torch.arange(settings.quantiles, device=losses_N.device) + 0.5) / settings.quantiles
+        reference = losses_N.double().quantile(levels.double())
+        passes += len(unseen[0])
+    largest = settings.target.overshoot * float(reference[-1]) if reference is not None else math.inf
+    path = boundary_search(model, x_f, y_f, settings.search, Generator().manual_seed(seed), largest)
+    targets = make_targets(path, y_f, settings.target, reference)
+    passes += path.passes
+    logits = None
+    if settings.local.distil > 0 and settings.psi < 1:
+        logits = predict(model, x_r)
+        passes += len(x_r)
+
+    student = copy.deepcopy(model)
+    teacher = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    kept = RetainSet(x_r, y_r, logits) if settings.psi < 1 else None
+    rounds: list[LocalResult] = []
+    for r in range(settings.local.rounds):
+        batches = Generator().manual_seed(seed * 1_000_003 + r)
+        result = unlearn_locally(student, ForgetSet(x_f, targets), kept, settings.psi, settings.local, r, batches, teacher)
+        rounds.append(result)
+        passes += result.passes
+        if after_round and after_round(r + 1, student):
+            break
+    return Unlearned(student.eval(), path, targets, tuple(rounds), passes)
