@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from excise.common.weights import Weights
 from excise.server.composition.composer import Composer, Update
 from excise.server.composition.exact import ExactSum
 
@@ -25,5 +24,5 @@ class Mean(Composer):
     def _take(self, update: Update) -> None:
         self._sum.add(update.delta, update.weight)
 
-    def _delta(self) -> Weights:
+    def _delta(self) -> Mapping[str, Tensor]:
         return self._sum.mean()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from excise.common.weights import Weights, is_statistic
+from excise.common.weights import is_statistic
 from excise.server.composition.mean import Mean
 
 
@@ -24,5 +24,5 @@ class TaskArithmetic(Mean):
         super().__init__(base)
         self._scale = scale
 
-    def _delta(self) -> Weights:
+    def _delta(self) -> Mapping[str, Tensor]:
         return {name: x if is_statistic(name) else self._scale * x for name, x in super()._delta().items()}

@@ -45,7 +45,7 @@ class Ties(Composer):
         self._statistics.add(update.delta, update.weight)
 
     def _delta(self) -> Weights:
-        merged = self._statistics.mean()
+        merged = dict(self._statistics.mean())
         for name, up in self._sums[1].total.items():
             down = self._sums[-1].total[name]
             # A sum without weight is 0, and so is its share.
