@@ -34,7 +34,7 @@ demo: setup
 	$(BIN)/excise simulate brain-mri
 
 bench-demo: setup
-	$(BIN)/excise bench-demo
+	$(BIN)/excise bench demo
 
 test: setup
 	$(BIN)/pytest

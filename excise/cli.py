@@ -17,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.registered_commands += simulations.registered_commands
+app.registered_groups += simulations.registered_groups
 
 
 @app.callback()

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from excise.simulations.engine import Backend
 
 app = typer.Typer()
+bench = typer.Typer(no_args_is_help=True, help="Benchmarks: each writes a result page and a picture.")
+app.add_typer(bench, name="bench")
 terminal = Console(stderr=True)  # standard output is for --json alone
 
 
@@ -94,7 +96,7 @@ def simulate(
         typer.echo(json.dumps(json.loads((folder / "metrics.json").read_text())))
 
 
-@app.command("bench-demo")
+@bench.command("demo")
 def bench_demo(
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 5,
     home: Annotated[Path, typer.Option(help="Folder where finished seeds are kept.")] = Path("runs/bench-demo"),
@@ -104,7 +106,7 @@ def bench_demo(
     ] = BackendName.FLOWER,
 ) -> None:
     """Run the demo over several seeds, with parts of the method taken away, and write the result page."""
-    from excise.simulations.bench_demo import run_seed, write_page
+    from excise.simulations.bench.demo import run_seed, write_page
     from excise.simulations.scenario import read_scenario
 
     scenario = read_scenario("brain-mri")
@@ -116,6 +118,25 @@ def bench_demo(
             engine: Backend = "flower" if backend is BackendName.FLOWER else "inprocess"
             per_seed[seed] = run_seed(seeded, home / f"seed-{seed}", cache_folder(), engine, report)
     write_page(page, scenario, per_seed)
+    terminal.print(f"Result page: {page}")
+
+
+@bench.command("engine")
+def bench_engine(
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 3,
+    home: Annotated[Path, typer.Option(help="Folder where trained models are kept.")] = Path("runs/bench-engine"),
+    page: Annotated[Path, typer.Option(help="The result page to write.")] = Path("docs/results/engine.md"),
+) -> None:
+    """Measure the engine against the published procedure and naive forms, and write the result page."""
+    from excise.common.settings import PRESETS
+    from excise.simulations.bench.engine import run_engine
+    from excise.simulations.bench.engine_page import write_engine_page
+    from excise.simulations.fashion import read_fashion
+
+    settings = PRESETS["classes"]
+    with terminal.status("reading images") as status:
+        results = run_engine(read_fashion("train"), read_fashion("t10k"), settings, home, seeds, status.update)
+    write_engine_page(page, results, settings)
     terminal.print(f"Result page: {page}")
 
 

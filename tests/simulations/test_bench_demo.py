@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 from excise.common.settings import PRESETS, UnlearningSettings
-from excise.simulations import bench_demo
-from excise.simulations.bench_demo import interval, run_seed, variants, write_page
+from excise.simulations.bench import demo as bench_demo
+from excise.simulations.bench.demo import interval, run_seed, variants, write_page
 from tests.scenarios import scenario
 
 
@@ -92,7 +92,7 @@ def test_the_page_says_which_goals_were_reached(tmp_path: Path) -> None:
     write_page(page, scenario(tmp_path), {0: made(0.85, 130.0), 1: made(0.75, 130.0)})
     lines = page.read_text().splitlines()
     assert "| forget accuracy within 0.04 of retrained | 0.000 ± 0.635 | yes |" in lines
-    assert "| held out accuracy at least −0.02 from retrained | 0.000 ± 0.000 | yes |" in lines
+    assert "| held-out accuracy at least −0.02 from retrained | 0.000 ± 0.000 | yes |" in lines
     assert "| at most 1/8 of retraining's images | 1/7.7 | **no** |" in lines
     assert "| at most 1/8 of retraining's wall time | 1/10.0 | yes |" in lines
     assert "![Scores and cost of each variant beside the retrained model](page.svg)" in lines

@@ -195,11 +195,11 @@ def _dots(axes: Axes, row: int, values: Sequence[float], ours: bool) -> None:
 
 def _goals(ours: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
     """Each goal in words, the mean over the seeds, and whether it was reached."""
-    told = []
+    told, names = [], {key: name for name, key in SCORES}
     for key, (low, high) in GAPS.items():
         gaps = [_gap(run, key) for run in ours]
         within = f"within {high:g} of" if high < math.inf else f"at least −{-low:g} from"
-        told.append((f"{key.replace('_', ' ')} {within} retrained", interval(gaps), low <= statistics.fmean(gaps) <= high))
+        told.append((f"{names[key]} {within} retrained", interval(gaps), low <= statistics.fmean(gaps) <= high))
     for key, name in (("passes", "images"), ("seconds", "wall time")):
         share = statistics.fmean(_share(run, run, key) for run in ours)
         told.append((f"at most 1/{1 / COST_GOAL:g} of retraining's {name}", f"1/{1 / share:.1f}", share <= COST_GOAL))
