@@ -19,6 +19,7 @@ from excise.client.unlearning.boundary import boundary_search
 from excise.client.unlearning.inference import predict
 from excise.client.unlearning.targets import make_targets
 from excise.common.messages import UnlearnInstruction
+from excise.common.request import ForgetRequest, RequestKind
 from excise.common.weights import Weights, load_weights, save_weights
 
 PREPARATIONS = "preparations"
@@ -76,8 +77,11 @@ def _compute(
         largest = settings.target.overshoot * float(reference_Q[-1]) if reference_Q is not None else math.inf
         generator = Generator().manual_seed(seed)
         path = boundary_search(teacher, x, y_N, settings.search, generator, largest)
-        found["targets"] = make_targets(path, y_N, settings.target, reference_Q).cpu()
-        found["ascent"] = path.ascent_T
+        forgotten = _forgotten_classes(site, y_N, instruction.request)
+        found["targets"] = make_targets(path, y_N, settings.target, reference_Q, forgotten).cpu()
+        # Over fewer images than `min_count` nothing is told: the last ones still searching, one day only one.
+        searching_T = torch.tensor([int((path.steps_N > t).sum()) for t in range(len(path.ascent_T))])
+        found["ascent"] = path.ascent_T.masked_fill(searching_T < site.config.policy.min_count, torch.nan)
         found["crossing_rate"] = path.crossed_N.float().mean().cpu()
         found["path_length"] = path.length_N.mean().cpu()
         passes += path.passes
@@ -85,6 +89,17 @@ def _compute(
         found["teacher_logits"] = predict(teacher, site.x[selection.retain].to(device)).cpu()
         passes += len(selection.retain)
     return found, passes
+
+
+def _forgotten_classes(site: Site, y_N: Tensor, request: ForgetRequest) -> list[int]:
+    """Classes that nothing may be taken for any more: for requests of whole classes, all that the request names here."""
+    if request.kind is not RequestKind.CLASS:
+        return []
+    names = site.config.data.classes
+    named = [
+        c for c, name in enumerate(names) if request.predicate.matches({"class": name, "site": site.config.name}, site.lists)
+    ]
+    return sorted({*named, *y_N.unique().tolist()})
 
 
 def _key(site: Site, selection: Selection, instruction: UnlearnInstruction) -> str:

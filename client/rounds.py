@@ -56,6 +56,7 @@ def status(site: Site, query: StatusQuery) -> SiteStatus:
         held_out=len(sets.held_out),
         skipped=len(site.scan.problems),
         forgotten=site.forgotten,
+        parts=tuple(float(len(site.select(part).forget)) for part in query.parts),
         classes=site.config.data.classes,
     )
 
@@ -137,8 +138,10 @@ def evaluate(site: Site, query: AuditQuery) -> AuditReply:
     _check_model(site, query.model)
     sets = site.select(query.request)
     audited = {"forget": sets.forget, "retain": sets.retain, "reference": sets.reference, "held_out": sets.held_out}
+    min_count = site.config.policy.min_count
     if query.brief:
-        audited |= {"retain": _evenly(sets.retain, len(sets.reference)), "held_out": sets.held_out[:0]}
+        audited |= {"retain": _some(sets.retain, len(sets.reference), site.y_N, min_count), "held_out": sets.held_out[:0]}
+    audited |= _parts(site, sets.forget, query, min_count)
     audits = {name: _audit(site, query.model, weights, audited) for name, weights in query.candidates.items()}
     return AuditReply(
         metrics={f"{name}/{key}": value for name, told in audits.items() for key, value in told.metrics.items()},
@@ -147,9 +150,32 @@ def evaluate(site: Site, query: AuditQuery) -> AuditReply:
     )
 
 
-def _evenly(index: Tensor, most: int) -> Tensor:
-    """At most `most` of the rows, evenly spread: the same in every round."""
-    return index[torch.arange(most) * len(index) // most] if 0 < most < len(index) else index
+def _some(index: Tensor, most: int, y_N: Tensor, min_count: int) -> Tensor:
+    """At most `most` of the rows, evenly spread, the same in every round; all of them where the others would be too few.
+
+    Beside a number over all rows, one over these would tell that of the others, in any class.
+    """
+    if not 0 < most < len(index):
+        return index[:0] if most == 0 else index
+    chosen = torch.arange(most) * len(index) // most
+    left = torch.ones(len(index), dtype=torch.bool)
+    left[chosen] = False
+    counts = torch.bincount(y_N[index[left]])
+    return index if bool(((counts > 0) & (counts < min_count)).any()) else index[chosen]
+
+
+def _parts(site: Site, forget: Tensor, query: AuditQuery, min_count: int) -> dict[str, Tensor]:
+    """Forget images of each part; none at all when any combination of parts is that of fewer than `min_count` images.
+
+    Sums and differences of what is told of the parts and of the whole then still stand for `min_count` images.
+    """
+    of_part = [torch.isin(forget, site.select(part).forget) for part in query.parts]
+    if not of_part or len(forget) == 0:
+        return {}
+    _, counts = torch.stack(of_part, dim=1).unique(dim=0, return_counts=True)
+    if int(counts.min()) < min_count:
+        return {}
+    return {f"part{i}": forget[member] for i, member in enumerate(of_part)}
 
 
 def _audit(site: Site, spec: ModelSpec, weights: w.Weights, sets: Mapping[str, Tensor]) -> ModelAudit:
@@ -166,9 +192,9 @@ def _audit(site: Site, spec: ModelSpec, weights: w.Weights, sets: Mapping[str, T
             losses_N = audit.losses(logits_NC, y_N)
             for c in range(spec.classes):
                 profile = audit.loss_profile(losses_N[(y_N == c).numpy()], PROFILE_POINTS, min_count)
-                if profile:
+                if profile and all(map(math.isfinite, profile)):
                     profiles[f"{name}/{c}"] = profile
-    return ModelAudit(metrics, profiles)
+    return ModelAudit({key: value for key, value in metrics.items() if math.isfinite(value)}, profiles)
 
 
 def _update(weights_in: w.Weights, model: nn.Module, passes: int, began: float, metrics: dict[str, float]) -> SiteUpdate:

@@ -13,7 +13,7 @@ from excise.client.config import SiteConfig, read_site_config
 from excise.client.images import load_images
 from excise.client.selection import Selection, select
 from excise.client.table import Scan
-from excise.common.errors import DataError
+from excise.common.errors import ConfigError, DataError
 from excise.common.predicate import parse
 from excise.common.request import ForgetRequest
 
@@ -56,6 +56,11 @@ def open_site(site_toml: Path) -> Site:
     scan, x = load_images(config)
     lists = _read_lists(site_toml.parent / "lists")
     predicates = [parse(where) for where in config.forgotten]
+    if grown := sorted({name for predicate in predicates for name in predicate.lists()}):
+        raise ConfigError(
+            f"`forgotten` refers to @{grown[0]}: whoever is added to that list later would count as forgotten already. "
+            "Write out the values that were forgotten"
+        )
     kept = [i for i, row in enumerate(scan.rows) if not any(p.matches(row.fields, lists) for p in predicates)]
     forgotten = len(scan.rows) - len(kept)
     if forgotten:

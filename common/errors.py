@@ -72,13 +72,14 @@ class QuorumError(ExciseError):
     Attributes
     ----------
     missing : names of the sites whose usable answer was awaited
+    codes : why, in the order of the names
     """
 
     exit_code = 4
 
-    def __init__(self, message: str, missing: tuple[str, ...]) -> None:
+    def __init__(self, message: str, missing: tuple[str, ...], codes: tuple[str, ...] = ()) -> None:
         super().__init__(message)
-        self.missing = missing
+        self.missing, self.codes = missing, codes
 
 
 class StorageError(ExciseError):

@@ -30,6 +30,8 @@ PROTOCOL = 1
 Profiles = dict[str, tuple[float, ...]]
 """Loss profiles by name (`client/audit.py`)."""
 
+Requests = tuple[ForgetRequest, ...]
+
 Candidates = dict[str, Weights]
 """Models by name; names hold no slash."""
 
@@ -60,6 +62,8 @@ class Message:
                 record[name] = ConfigRecord({key: list(profile) for key, profile in value.items()})
             elif isinstance(value, BaseModel):
                 config[name] = value.model_dump_json()
+            elif kind == Requests:
+                config[name] = [request.model_dump_json() for request in value]
             else:
                 config[name] = list(value) if isinstance(value, tuple) else value
         record["message"] = config
@@ -125,6 +129,8 @@ def _decoded(message: str, name: str, kind: Any, raw: Any) -> Any:
         return {key: float(value) for key, value in raw.items() if isinstance(value, int | float)}
     if kind == Profiles and isinstance(raw, ConfigRecord):
         return {key: _numbers(message, name, profile) for key, profile in raw.items() if isinstance(profile, list)}
+    if kind == Requests and isinstance(raw, list):
+        return tuple(_decoded(message, name, ForgetRequest, item) for item in raw)
     if isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(raw, str):
         try:
             return kind.model_validate_json(raw)
@@ -157,6 +163,8 @@ class StatusQuery(Message):
 
     KIND: ClassVar[str] = "query.status"
     request: ForgetRequest | None = None
+    parts: Requests = ()
+    """Requests that it joins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +187,8 @@ class SiteStatus(Message):
     """Images that earlier requests forgot; used for nothing."""
     classes: tuple[str, ...]
     """Class names in the order of the logits."""
+    parts: tuple[float, ...] = ()
+    """Training images that match each of the query's `parts`."""
 
     @property
     def retain(self) -> int:
@@ -268,6 +278,8 @@ class AuditQuery(Message):
     model: ModelSpec
     candidates: Candidates
     request: ForgetRequest
+    parts: Requests = ()
+    """Requests that `request` joins, each of whose forget images are scored on their own as well."""
     brief: bool = False
     """Leave held-out images out, and all retain images but as many as there are reference images: enough to judge a round."""
 
@@ -278,7 +290,8 @@ class AuditReply(Message):
 
     KIND: ClassVar[str] = "audit"
     metrics: dict[str, float]
-    """Keys ``<candidate>/<set>_<metric>``: sets forget, retain, reference, held_out; metrics of `client.audit.measure`."""
+    """Keys ``<candidate>/<set>_<metric>``: sets forget, retain, reference, held_out, and part0, part1, … by the number of the
+    part; metrics of `client.audit.measure`."""
     profiles: Profiles
     """Keys ``<candidate>/<set>/<class>``: loss profiles of each class but for retain images, for the membership test."""
     passes: int = 0

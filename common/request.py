@@ -33,7 +33,8 @@ _parsed = lru_cache(maxsize=64)(parse)
 
 
 # Characters. Longer lists of values belong into a site's own list; the bound also makes pydantic refuse what is not Unicode.
-Text = Annotated[str, Field(max_length=100_000)]
+MAX_TEXT = 100_000
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
 
 
 class RequestKind(StrEnum):
@@ -223,10 +224,16 @@ def joined(requests: Sequence[ForgetRequest]) -> ForgetRequest:
         )
     rules = [request.acceptance.model_dump() for request in requests]
     dates = [request.at for request in requests if request.at]
+    where, whole = " or ".join(f"({request.where})" for request in requests), "-and-".join(ids)
+    if len(where) > MAX_TEXT:
+        raise RequestError(
+            f"joined, the predicates have {len(where)} characters, at most {MAX_TEXT}: keep values in a site's list"
+        )
     return ForgetRequest(
-        id="-and-".join(ids)[:64].rstrip("-"),
+        # A digest where the names are cut: one id is carried out once.
+        id=whole if len(whole) <= 64 else f"{whole[:55].rstrip('-')}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}",
         kind=kinds.pop() if len(kinds) == 1 else RequestKind.SAMPLES,
-        where=" or ".join(f"({request.where})" for request in requests),
+        where=where,
         reason="; ".join(f"{request.id}: {request.reason}" for request in requests),
         legal_basis="; ".join(f"{request.id}: {request.legal_basis}" for request in requests if request.legal_basis),
         preference=sum(request.preference for request in requests) / len(requests),

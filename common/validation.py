@@ -21,6 +21,8 @@ def _fault(fault: dict[str, typing.Any], model: type[BaseModel]) -> str:
         return f"unknown key '{place}': {did_you_mean(str(fault['loc'][-1]), _keys_at(model, fault['loc'][:-1]))}"
     if fault["type"] == "missing":
         return f"missing key '{place}'"
+    if not fault["loc"]:  # the input is the whole file, which its reader has
+        return f"{place}: {fault['msg']}"
     return f"{place}: {fault['msg']}, got {fault['input']!r}"
 
 

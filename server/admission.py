@@ -6,11 +6,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from excise.common.errors import UpdateRefused
+from excise.common.errors import SiteError, UpdateRefused
 from excise.common.messages import SiteUpdate
 from excise.common.weights import floating, norm
 
 CODES = ("wrong_base", "names", "shapes", "dtypes", "not_finite", "norm", "statistics")
+
+DIVERGED = ("not_finite", "norm", "statistics", SiteError.DIVERGED.value)
+"""Codes, a site's own among them, that speak of steps too large and not of a site that is at fault."""
 
 
 def admit(update: SiteUpdate, base: Mapping[str, Tensor], base_digest: str, norm_bound: float) -> None:

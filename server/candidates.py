@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from excise.common.request import ForgetRequest, RequestKind
 from excise.server.scores import Audit
-from excise.server.verdict import IDEAL_MEMBERSHIP, OVER_UNLEARNING, SMALLEST_UNIT, score, verdict, worst_drop
+from excise.server.verdict import IDEAL_MEMBERSHIP, OVER_UNLEARNING, SMALLEST_UNIT, Results, score, verdict, worst_drop
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,15 @@ def rank(before: Audit, candidates: Mapping[str, Audit], request: ForgetRequest)
     before : scores of the deployed model
     candidates : scores by name
     """
-    found = {name: _measure(before, audit, request) for name, audit in candidates.items()}
-    front = pareto_front({name: one.objectives for name, one in found.items()})
-    chosen = min(front, key=lambda name: (found[name].excess > 0, found[name].price))
-    return {
-        name: Standing(one.objectives, one.excess, one.price, name in front, name == chosen) for name, one in found.items()
-    }
+    results = {name: {"original": before.choice, "unlearned": audit.choice} for name, audit in candidates.items()}
+    excess = {name: verdict(both, request).excess for name, both in results.items()}
+    measured = {name: _measured(both, request) for name, both in results.items()}
+    points = {name: {key: value for key, (value, _) in one.items()} for name, one in measured.items()}
+    prices = _prices(measured, request.preference)
+    eligible = {name: points[name] for name in points if excess[name] == 0} or points
+    chosen = min(pareto_front(eligible), key=lambda name: (prices[name], excess[name]))
+    front = pareto_front(points)
+    return {name: Standing(points[name], excess[name], prices[name], name in front, name == chosen) for name in points}
 
 
 def pareto_front(points: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -68,32 +71,49 @@ def pareto_front(points: Mapping[str, Mapping[str, float]]) -> list[str]:
     return [name for name, point in points.items() if not any(dominates(other, point) for other in points.values())]
 
 
-def _measure(before: Audit, after: Audit, request: ForgetRequest) -> Standing:
-    results = {"original": before.choice, "unlearned": after.choice}
-    rule, forget = request.acceptance, score(results, "unlearned", "forget_accuracy")
-    retain = score(results, "original", "retain_accuracy") - score(results, "unlearned", "retain_accuracy")
-    retention = {
-        "retain loss": (retain, rule.retain_drop),
-        "worst site loss": (worst_drop(results)[1], rule.worst_site_drop),
-    }
+FORGETTING = ("forget gap", "membership")
+"""Objectives of forgetting; the others are of retention."""
+
+
+def _measured(results: Results, request: ForgetRequest) -> dict[str, tuple[float, float]]:
+    """Per objective its value and the unit in which it is weighed against others: the limit that it has."""
+    rule = request.acceptance
     if request.kind is RequestKind.CLASS:
-        forgetting = {"forget gap": (forget, rule.forget_class_accuracy)}
+        found = {"forget gap": (score(results, "unlearned", "forget_accuracy"), rule.forget_class_accuracy)}
     else:
-        unseen = score(results, "original", "matched_held_out_accuracy")
+        unseen, forget = (
+            score(results, model, f"matched_{name}_accuracy")
+            for model, name in (("original", "held_out"), ("unlearned", "forget"))
+        )
         distance = abs(score(results, "unlearned", "membership_auc") - IDEAL_MEMBERSHIP)
-        forgetting = {
+        found = {
             "forget gap": (abs(forget - unseen), OVER_UNLEARNING),
             "membership": (distance, rule.membership_tolerance),
         }
-    price = request.preference * _mean_units(forgetting) + (1 - request.preference) * _mean_units(retention)
-    objectives = {name: value for name, (value, _) in (forgetting | retention).items()}
-    return Standing(objectives, verdict(results, request).excess, price)
+    retain = score(results, "original", "retain_accuracy") - score(results, "unlearned", "retain_accuracy")
+    return found | {
+        "retain loss": (retain, rule.retain_drop),
+        "worst site loss": (worst_drop(results)[1], rule.worst_site_drop),
+    }
 
 
-def _mean_units(measured: Mapping[str, tuple[float, float]]) -> float:
-    """Mean of the values in units of their limits; what is better than no loss at all does not make up for anything."""
-    units = [max(_known(value), 0.0) / max(limit, SMALLEST_UNIT) for value, limit in measured.values()]
-    return sum(units) / len(units)
+def _prices(measured: Mapping[str, Mapping[str, tuple[float, float]]], preference: float) -> dict[str, float]:
+    """Mean of forgetting and mean of retention, in units of their limits, weighed by the preference.
+
+    What is better than no loss at all does not make up for anything, and what no candidate could measure weighs nothing.
+    """
+    known = [key for key in next(iter(measured.values())) if any(not math.isnan(one[key][0]) for one in measured.values())]
+    prices = {}
+    for name, one in measured.items():
+        price = 0.0
+        for weight, side in (
+            (preference, [key for key in known if key in FORGETTING]),
+            (1 - preference, [key for key in known if key not in FORGETTING]),
+        ):
+            units = [max(_known(one[key][0]), 0.0) / max(one[key][1], SMALLEST_UNIT) for key in side]
+            price += weight * sum(units) / len(units) if weight and units else 0.0
+        prices[name] = price
+    return prices
 
 
 def _known(value: float) -> float:

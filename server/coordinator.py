@@ -12,15 +12,18 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
+from excise.common.errors import QuorumError
 from excise.common.weights import Weights, difference, digest, load_weights, save_weights
+from excise.server.admission import DIVERGED
 from excise.server.candidates import rank
 from excise.server.composition import Update, new_composer, recovery_rounds
 from excise.server.federation import Federation, Progress
-from excise.server.plan import Candidate, Merge, Plan, check_compositions
+from excise.server.plan import ONLY, ORIGINAL, Candidate, Merge, Plan, check_compositions
 from excise.server.record import Phase, RunFolder
 from excise.server.scores import Audit
 from excise.server.training import fit
 from excise.server.unlearning import Reference, Unlearning
+from excise.server.verdict import verdict
 
 REVISED = "model.safetensors"
 """The revised model, in the run's folder."""
@@ -60,8 +63,8 @@ class Coordinator:
         original = fit(federation, "original", None, plan.deployed, self.progress)
         before = federation.audit({"original": original.weights})["original"]
         results["original"] = {**before.as_json(), "cost": original.cost}
-        results |= self._unlearn(original.weights, before)
-        models = {"original": original.weights, "unlearned": load_weights(self.folder.path / REVISED)}
+        results |= self._unlearn(original.weights)
+        models = {ORIGINAL: original.weights, "unlearned": load_weights(self.folder.path / REVISED)}
         if plan.retrain or plan.retrained:
             retrained = fit(federation, "retrained", plan.request, plan.retrained, self.progress)
             audit = federation.audit({"retrained": retrained.weights})["retrained"]
@@ -73,12 +76,12 @@ class Coordinator:
         self.folder.event("finished", digest=results["unlearned"]["digest"])
         return results
 
-    def _unlearn(self, teacher: Weights, audit: Audit) -> dict[str, Any]:
+    def _unlearn(self, teacher: Weights) -> dict[str, Any]:
         """Every candidate, the choice among them, and the revised model in the run's folder."""
         plan = self.plan
         setup = Phase(teacher)
         reference = Reference(self.federation, teacher, max(candidate.unlearning.quantiles for candidate in plan.tried), setup)
-        judges = any(candidate.unlearning.keep == "best" for candidate in plan.tried) or plan.merges
+        judges = "best" in {plan.unlearning.keep, *(candidate.unlearning.keep for candidate in plan.tried)}
         before = self.federation.audit({"model": teacher}, brief=True, payer=setup)["model"] if judges else None
         phases: dict[str, Phase] = {}
         for candidate in plan.tried:
@@ -86,13 +89,23 @@ class Coordinator:
             calibrated = candidate.unlearning.target.kind == "calibrated"
             quantiles = reference.quantiles(candidate.unlearning.quantiles) if calibrated else ()
             unlearning = Unlearning(self.federation, candidate, teacher, before, quantiles, self._reporter(candidate.name))
-            phases[candidate.name] = unlearning.run(teacher, rounds, recovery)
+            try:
+                phases[candidate.name] = unlearning.run(teacher, rounds, recovery)
+            except QuorumError as error:
+                if (candidate is plan.tried[-1] and not phases) or not set(error.codes) <= set(DIVERGED):
+                    raise
+                self.folder.event("candidate_failed", candidate=candidate.name, codes=sorted(set(error.codes)))
         for merge in plan.merges:
-            phases[merge.name] = self._merge(merge, phases, teacher, before)
+            if set(merge.forget + merge.retain) <= set(phases):
+                phases[merge.name] = self._merge(merge, phases, teacher, before)
 
-        audits = self.federation.audit({name: phase.weights for name, phase in phases.items()})
-        standings = rank(audit, audits, plan.request)
-        (chosen,) = [name for name, standing in standings.items() if standing.chosen]
+        models = {name: phase.weights for name, phase in phases.items()}
+        chosen, standings = ONLY, {}
+        if plan.candidates:
+            choosing = self.federation.audit({ORIGINAL: teacher, **models}, brief=True, payer=setup)
+            standings = rank(choosing.pop(ORIGINAL), choosing, plan.request)
+            (chosen,) = [name for name, standing in standings.items() if standing.chosen]
+        audits = self.federation.audit(models)
         described = {name: self._described(phase, audits[name]) for name, phase in phases.items()}
         revised = phases[chosen].weights
         save_weights(revised, self.folder.path / REVISED, {"request": plan.request.id})
@@ -107,11 +120,13 @@ class Coordinator:
 
     def _by_request(self, models: Mapping[str, Weights]) -> dict[str, Any]:
         """Scores of each model on the forget set of each request, when several were joined."""
-        keys = ("forget_images", "forget_accuracy", "membership_auc", "matched_held_out_accuracy")
+        audits = self.federation.audit(models, parts=self.plan.parts)
         found = {}
-        for part in self.plan.parts:
-            audits = self.federation.audit(models, request=part)
-            found[part.id] = {name: {key: audit.pooled[key] for key in keys} for name, audit in audits.items()}
+        for i, part in enumerate(self.plan.parts):
+            results = {name: {"pooled": audit.parts[i], "sites": audit.sites} for name, audit in audits.items()}
+            keys = ("forget_images", "forget_accuracy", "membership_auc")
+            scores = {name: {key: audit.parts[i][key] for key in keys} for name, audit in audits.items()}
+            found[part.id] = {**scores, "accepted": verdict(results, part).accepted}
         return found
 
     def _merge(self, merge: Merge, phases: Mapping[str, Phase], teacher: Weights, before: Audit | None) -> Phase:

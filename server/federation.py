@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flwr.serverapp import Grid
@@ -54,7 +54,7 @@ class Federation:
         ------
         NothingToForget : no training image at any site matches the request
         QuorumError : too few sites are there, or answer
-        DataError : two sites have one name, or the sites do not agree on the classes
+        DataError : two sites have one name, the sites do not agree on the classes, or nothing would be retained
         """
         nodes = self._wait_for_nodes()
         by_node = {f"node-{node}": node for node in nodes}
@@ -66,8 +66,9 @@ class Federation:
                 raise DataError(f"two sites call themselves '{status.site}'; give each its own name in site.toml")
             names[status.site], heard[status.site] = by_node[node], status
 
+        query = m.StatusQuery(request=self.plan.request, parts=self.plan.parts)
         try:
-            self.ask("status", lambda _: m.StatusQuery(request=self.plan.request), m.SiteStatus, hear, by_node)
+            self.ask("status", lambda _: query, m.SiteStatus, hear, by_node)
         except QuorumError as error:  # knows the missing sites by their node ids alone
             silent = tuple(sorted(set(self.plan.site_names) - set(heard)))
             known = f"\nHeard from: {', '.join(sorted(heard)) or 'nobody'}." + (
@@ -85,6 +86,11 @@ class Federation:
                 f"no training image at any of {len(self.nodes)} sites matches: {self.plan.request.where}\n"
                 f"({never} images that were never trained on match.) Nothing was changed; check the predicate."
             )
+        for i, part in enumerate(self.plan.parts):
+            if sum(s.parts[i] for s in self.status.values() if len(s.parts) > i) == 0:
+                raise NothingToForget(f"no training image at any site matches '{part.id}': {part.where}\nNothing was changed.")
+        if sum(s.retain for s in self.status.values()) == 0:
+            raise DataError("every training image at every site matches the request: nothing would be left of the model")
 
     def _wait_for_nodes(self) -> list[int]:
         """Nodes of the grid, once there are as many as the plan expects."""
@@ -169,7 +175,7 @@ class Federation:
         models: Mapping[str, Weights],
         brief: bool = False,
         payer: Phase | None = None,
-        request: ForgetRequest | None = None,
+        parts: Sequence[ForgetRequest] = (),
     ) -> dict[str, Audit]:
         """Score models at every site, all in one round.
 
@@ -178,17 +184,18 @@ class Federation:
         models : weights by a name of letters, digits and hyphens
         brief : on fewer images, enough to judge a round (`AuditQuery.brief`)
         payer : the phase that needs it, and bears its cost; without one it only tells people how things stand
-        request : whose images are the forget set; the plan's when left out
+        parts : requests whose forget images are scored on their own as well
         """
         plan = self.plan
-        query = m.AuditQuery(model=plan.model, candidates=dict(models), request=request or plan.request, brief=brief)
+        query = m.AuditQuery(model=plan.model, candidates=dict(models), request=plan.request, parts=tuple(parts), brief=brief)
         answer = self.ask("audit", lambda _: query, m.AuditReply)
         replies = answer.replies
         if payer is not None:
             passes = sum(reply.passes for reply in replies.values())
             payer.spend(seconds=answer.seconds, passes=passes, bytes_down=answer.bytes_down, bytes_up=answer.bytes_up)
         return {
-            name: Audit.of({site: reply.of(name) for site, reply in replies.items()}, plan.model.classes) for name in models
+            name: Audit.of({site: reply.of(name) for site, reply in replies.items()}, plan.model.classes, len(parts))
+            for name in models
         }
 
     def seed(self, *parts: object) -> int:

@@ -179,7 +179,7 @@ def convergence(history: Sequence[Mapping[str, Any]], label: str) -> str:
             left.plot(steps, ascent, style, color=LINES[i % len(LINES)], marker=marker, markersize=4, label=short(site))
         left.set(title="lower level", xlabel="step of the boundary search", ylabel="ascent (logarithmic)")
         right.plot(range(1, len(norms) + 1), norms, color=INK, marker="o", label="all sites")
-        right.set(title="upper level", xlabel="unlearning round", ylabel="norm of the gradient of F")
+        right.set(title="upper level", xlabel="unlearning round", ylabel="update ÷ step size (gradient of F)")
         for axes, lines in ((left, list(told.values())), (right, [norms])):
             if any(value > 0 for line in lines for value in line):
                 axes.set_yscale("log")

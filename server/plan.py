@@ -43,8 +43,8 @@ class Merge(Settings):
     composition: CompositionSettings = CompositionSettings()
 
 
-ONLY = "unlearned"
-"""Name of the candidate of a plan that names none."""
+ONLY, ORIGINAL = "unlearned", "original"
+"""Name of the candidate of a plan that names none, and that of the deployed model beside candidates."""
 
 
 class Plan(Settings):
@@ -111,7 +111,7 @@ def check_names(candidates: tuple[Candidate, ...], merges: tuple[Merge, ...]) ->
     known = [candidate.name for candidate in candidates]
     names = [*known, *(merge.name for merge in merges)]
     for name in names:
-        if names.count(name) > 1 or name in (ONLY, "original", "retrained"):
+        if names.count(name) > 1 or name in (ONLY, ORIGINAL, "retrained"):
             raise ValueError(f"'{name}' cannot name a candidate: names are unique, and not original, unlearned or retrained")
     for merge in merges:
         for part in (*merge.forget, *merge.retain):

@@ -138,6 +138,7 @@ def _check_quorum(nodes: Mapping[str, int], used: list[str], refused: list[Refus
         f"{len(used)} of {len(nodes)} sites gave a usable answer within {settings.deadline:g} s; the quorum is "
         f"{settings.quorum:.0%}. Missing: {reasons}. Start those sites, or lower rounds.quorum.",
         tuple(refusal.site for refusal in refused),
+        tuple(refusal.code for refusal in refused),
     )
 
 

@@ -32,9 +32,11 @@ class Audit:
     sites: dict[str, dict[str, float]]
     losses: dict[str, tuple[list[float], list[float]]]
     choice: dict[str, Any]
+    parts: tuple[dict[str, float], ...] = ()
+    """Pooled scores in which the forget set is that of one of the requests that were joined."""
 
     @classmethod
-    def of(cls, audits: Mapping[str, ModelAudit], classes: int) -> Self:
+    def of(cls, audits: Mapping[str, ModelAudit], classes: int, parts: int = 0) -> Self:
         """Pool what each site said of the model."""
         choosing = {site: on_reference(audit) for site, audit in audits.items()}
         return cls(
@@ -42,6 +44,9 @@ class Audit:
             sites=_by_site(audits),
             losses={side: loss_points(audits, side, classes) for side in ("forget", "held_out")},
             choice={"pooled": pooled_scores(choosing, classes), "sites": _by_site(choosing)},
+            parts=tuple(
+                pooled_scores({site: on_part(audit, i) for site, audit in audits.items()}, classes) for i in range(parts)
+            ),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -81,12 +86,19 @@ def pooled_scores(audits: Mapping[str, ModelAudit], classes: int) -> dict[str, f
 
 def on_reference(audit: ModelAudit) -> ModelAudit:
     """The same audit with the reference images in the place of the held-out ones: what choices are made on."""
+    return _with(audit, "held_out", "reference")
 
+
+def on_part(audit: ModelAudit, number: int) -> ModelAudit:
+    """The same audit with the forget images of one of the joined requests in the place of all of them."""
+    return _with(audit, "forget", f"part{number}")
+
+
+def _with(audit: ModelAudit, replaced: str, by: str) -> ModelAudit:
     def swapped(told: Mapping[str, T]) -> dict[str, T]:
-        kept = {key: value for key, value in told.items() if not key.startswith(("held_out", "reference"))}
-        return kept | {
-            key.replace("reference", "held_out", 1): value for key, value in told.items() if key.startswith("reference")
-        }
+        gone, taken = (f"{replaced}_", f"{replaced}/"), (f"{by}_", f"{by}/")
+        kept = {key: value for key, value in told.items() if not key.startswith((*gone, *taken))}
+        return kept | {replaced + key.removeprefix(by): value for key, value in told.items() if key.startswith(taken)}
 
     return ModelAudit(swapped(audit.metrics), swapped(audit.profiles))
 

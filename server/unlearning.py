@@ -105,7 +105,8 @@ class Unlearning:
         kept = folder.load_phase(f"kept-{name}")
         if kept is None or kept.rounds != kept_round(phase.history, rounds, keep):
             raise StorageError(f"{folder.path} does not hold the model of the kept round; start the run anew")
-        met = phase.history[kept.rounds - 1]["excess"] == 0
+        excess = phase.history[kept.rounds - 1]["excess"]
+        met = None if excess is None else excess == 0
         told = {"rounds": phase.rounds, "kept_round": kept.rounds, "rule_met_on_reference": met}
         folder.event("unlearned", candidate=self.candidate.name, **told)
         return Phase(kept.weights, kept.rounds, phase.history, phase.cost)

@@ -66,6 +66,8 @@ def simulate(
 
     if (after is None) != (request is None):
         raise ConfigError("--after names an earlier run and --request what is to be forgotten next: give both or neither")
+    if after and (scenario or resume or seed is not None or sites is not None):
+        raise ConfigError("--after goes to the sites of the earlier run: leave --scenario, --resume, --seed and --sites out")
     if after and request:
         chosen = later_scenario(after, request)
     else:
@@ -99,6 +101,7 @@ def simulate(
 @bench.command("demo")
 def bench_demo(
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 5,
+    fresh: Annotated[int, typer.Option(min=0, help="Number of further seeds, ours alone; their cost is not told.")] = 0,
     home: Annotated[Path, typer.Option(help="Folder where finished seeds are kept.")] = Path("runs/bench-demo"),
     page: Annotated[Path, typer.Option(help="The result page to write.")] = Path("docs/results/brain-mri.md"),
     backend: Annotated[
@@ -106,18 +109,19 @@ def bench_demo(
     ] = BackendName.FLOWER,
 ) -> None:
     """Run the demo over several seeds, with parts of the method taken away, and write the result page."""
-    from excise.simulations.bench.demo import run_seed, write_page
+    from excise.simulations.bench.demo import FRESH, run_seed, write_page
     from excise.simulations.scenario import read_scenario
 
     scenario = read_scenario("brain-mri")
-    per_seed = {}
-    for seed in range(seeds):
+    engine: Backend = "flower" if backend is BackendName.FLOWER else "inprocess"
+    results = {}
+    for seed in [*range(seeds), *range(FRESH, FRESH + fresh)]:
         terminal.print(f"seed {seed}")
         seeded = scenario.model_copy(update={"seed": seed})
         with _progress() as report:
-            engine: Backend = "flower" if backend is BackendName.FLOWER else "inprocess"
-            per_seed[seed] = run_seed(seeded, home / f"seed-{seed}", cache_folder(), engine, report)
-    write_page(page, scenario, per_seed)
+            results[seed] = run_seed(seeded, home / f"seed-{seed}", cache_folder(), engine, report, only_ours=seed >= seeds)
+    further = {seed: result for seed, result in results.items() if seed >= seeds}
+    write_page(page, scenario, {seed: results[seed] for seed in range(seeds)}, further)
     terminal.print(f"Result page: {page}")
 
 
@@ -160,7 +164,8 @@ def _progress() -> Iterator[Any]:
         def report(phase: str, done: int, total: int, note: str) -> None:
             if phase not in bars:
                 bars[phase] = progress.add_task(TITLES.get(phase, phase), total=total)
-            progress.update(bars[phase], completed=done, total=total)
+            title = TITLES.get(phase, phase) + (f": {note}" if note and note != "done" else "")
+            progress.update(bars[phase], completed=done, total=total, description=title)
 
         yield report
 

@@ -102,7 +102,10 @@ class Scenario(Settings):
         if not isinstance(raw, dict) or not raw.get("requests"):
             return raw
         found = [ForgetRequest.model_validate(request) for request in raw["requests"]]
-        return {**raw, "requests": found, "request": joined(found)}
+        whole = joined(found)
+        if "request" in raw and ForgetRequest.model_validate(raw["request"]) != whole:
+            raise ValueError("give [request] or [[requests]], not both")
+        return {**raw, "requests": found, "request": whole}
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
@@ -164,7 +167,9 @@ def read_scenario(name: str, file: Path | None = None) -> Scenario:
     data = scenario.data
     paths = {key: (root / value).resolve() for key in ("path", "labels") if (value := getattr(data, key)) is not None}
     scenario = scenario.model_copy(update={"data": data.model_copy(update=paths)})
-    return _continued(scenario, (root / scenario.after).resolve()) if scenario.after else scenario
+    if scenario.after and not scenario.forgotten:  # a run's own config.toml tells what earlier runs forgot
+        return _continued(scenario, (root / scenario.after).resolve())
+    return scenario
 
 
 def _continued(scenario: Scenario, after: Path) -> Scenario:
@@ -177,6 +182,8 @@ def _continued(scenario: Scenario, after: Path) -> Scenario:
             raise ConfigError(f"'{name}' is not as in the run of {after}: a later request goes to the same sites and model")
     if scenario.partition.kind == "forget-on-one-site":
         raise ConfigError("partition 'forget-on-one-site' deals images out by the request, so a later one finds other sites")
+    if earlier.request.predicate.lists():
+        raise ConfigError(f"the run of {after} forgot what a list names; lists grow, so what it forgot cannot be told now")
     forgotten = tuple(dict.fromkeys((*earlier.forgotten, earlier.request.where)))
     return scenario.model_copy(update={"after": after, "forgotten": forgotten})
 

@@ -71,6 +71,8 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def scenario_file(folder: Path, **changes: Any) -> Path:
     """The tiny scenario with `changes`, and its images beside it when they are the npz file."""
     raw = merged(BASE, changes)
+    if "requests" in changes:
+        del raw["request"]
     if raw["data"]["source"] == "npz" and not (folder / "images.npz").exists():
         write_npz(folder)
     path = folder / "tiny.toml"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +56,7 @@ def unlearn(
     settings: UnlearningSettings | None = None,
     seed: int = 0,
     after_round: Callable[[int, nn.Module], bool] | None = None,
+    forgotten: Sequence[int] = (),
 ) -> Unlearned:
     """Make a copy of `model` forget some of its training images.
 
@@ -68,6 +69,7 @@ def unlearn(
     settings : all that can be chosen; `UnlearningSettings()` when left out
     seed : of the search's noise and the mini-batches
     after_round : called with the number of the round, from 1, and the student; True ends the unlearning there
+    forgotten : classes that are forgotten as a whole, when there are several: none is a target for images of another
 
     Raises
     ------
@@ -86,7 +88,7 @@ def unlearn(
         passes += len(unseen[0])
     largest = settings.target.overshoot * float(reference[-1]) if reference is not None else math.inf
     path = boundary_search(model, x_f, y_f, settings.search, Generator().manual_seed(seed), largest)
-    targets = make_targets(path, y_f, settings.target, reference)
+    targets = make_targets(path, y_f, settings.target, reference, forgotten)
     passes += path.passes
     logits = None
     if settings.local.distil > 0 and settings.psi < 1:

@@ -8,6 +8,8 @@ overshoot, because the few steps of the upper level end short of their targets.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,7 +18,13 @@ from excise.client.unlearning.boundary import BoundaryPath
 from excise.common.settings import TargetSettings
 
 
-def make_targets(path: BoundaryPath, y_N: Tensor, settings: TargetSettings, reference_Q: Tensor | None = None) -> Tensor:
+def make_targets(
+    path: BoundaryPath,
+    y_N: Tensor,
+    settings: TargetSettings,
+    reference_Q: Tensor | None = None,
+    forgotten: Sequence[int] = (),
+) -> Tensor:
     """Targets of the kind that `settings` names: float32 (N, C), rows sum to 1.
 
     Parameters
@@ -24,12 +32,18 @@ def make_targets(path: BoundaryPath, y_N: Tensor, settings: TargetSettings, refe
     path : result of the boundary search
     y_N : labels of the forget images, int64
     reference_Q : `calibrated` only: the teacher's losses on reference images at evenly spaced levels, ascending
+    forgotten : classes that are forgotten as a whole: none of them is a target of `nearest`, `soft` or `topk`
 
     Raises
     ------
-    ValueError : `calibrated` without a reference
+    ValueError : `calibrated` without a reference, or no class is left to be a target
     """
     last_NC = path.logits_TNC[-1]
+    if forgotten and settings.mask_true_class:
+        last_NC = last_NC.clone()
+        last_NC[:, list(forgotten)] = -torch.inf
+        if bool(_without_true_class(last_NC, y_N).isinf().all(1).any()):
+            raise ValueError("no class is left to be a target: every other one is forgotten as well")
     if settings.kind == "nearest":
         return nearest(last_NC, y_N, settings.mask_true_class)
     if settings.kind == "soft":
@@ -55,7 +69,7 @@ def soft(logits_NC: Tensor, y_N: Tensor, tau: float) -> Tensor:
 def topk(logits_NC: Tensor, y_N: Tensor, tau: float, k: int) -> Tensor:
     """As `soft`, over the k largest logits among c ≠ y only."""
     masked_NC = _without_true_class(logits_NC, y_N)
-    k = min(k, logits_NC.shape[1] - 1)
+    k = min(k, int((masked_NC > -torch.inf).sum(1).min()))
     kept = masked_NC.topk(k, dim=1)
     return (torch.full_like(masked_NC, -torch.inf).scatter(1, kept.indices, kept.values) / tau).softmax(1)
 

@@ -154,7 +154,25 @@ def _imported(spec: ModelSpec) -> tuple[nn.Module, nn.Module]:
     width = net.get_submodule(name).out_features
     if width != spec.classes:
         raise ConfigError(f"the head '{name}' of '{spec.name}' has {width} outputs, expected {spec.classes} classes")
+    _check_head_is_last(net, name, spec)
     return _split(net, name)
+
+
+def _check_head_is_last(net: nn.Module, name: str, spec: ModelSpec) -> None:
+    """What follows the head in the net's own `forward` would come before it once the net is split."""
+    net.eval()
+    x, seen = torch.rand(2, spec.channels, *[spec.size] * spec.dims), []
+    hook = net.get_submodule(name).register_forward_hook(lambda module, inputs, output: seen.append(output))
+    try:
+        with torch.no_grad():
+            logits = net(x)
+    except Exception as error:  # the user's own code: any error means that it does not take such images
+        raise ConfigError(f"'{spec.name}' does not take images of shape {tuple(x.shape)}: {error}") from error
+    finally:
+        hook.remove()
+        net.train()
+    if len(seen) != 1 or not torch.equal(seen[0], logits):
+        raise ConfigError(f"'{spec.name}' goes on after its head '{name}'; let it return what that layer gives: logits")
 
 
 def _torchvision(name: str, **options: int) -> nn.Module:

@@ -42,7 +42,13 @@ def variants(ours: UnlearningSettings) -> dict[str, UnlearningSettings]:
     }
 
 
-def run_seed(scenario: Scenario, home: Path, cache: Path, backend: Backend, progress: Progress) -> dict[str, Any]:
+FRESH = 13
+"""First of the further seeds: on 5 to 12 the settings were chosen (docs/adr/0005-overshoot.md)."""
+
+
+def run_seed(
+    scenario: Scenario, home: Path, cache: Path, backend: Backend, progress: Progress, only_ours: bool = False
+) -> dict[str, Any]:
     """Results of every variant for the scenario's seed, by name; from ``home/results.json`` when they are there."""
     kept = home / "results.json"
     if kept.exists():
@@ -52,6 +58,8 @@ def run_seed(scenario: Scenario, home: Path, cache: Path, backend: Backend, prog
     results: dict[str, Any] = {}
     plan = plan_for(scenario, sites)
     for name, settings in variants(scenario.unlearning).items():
+        if only_ours and results:
+            break
         folder = home / "".join(c if c.isalnum() else "-" for c in name).strip("-")
         if results:  # the models that all variants share were made by the first
             first = home / "excise" / "checkpoints"
@@ -94,8 +102,18 @@ COST_GOAL = 1 / 8
 """Most that unlearning may cost, as a share of retraining's images and wall time."""
 
 
-def write_page(page: Path, scenario: Scenario, per_seed: Mapping[int, Mapping[str, Any]]) -> None:
+def write_page(
+    page: Path,
+    scenario: Scenario,
+    per_seed: Mapping[int, Mapping[str, Any]],
+    fresh: Mapping[int, Mapping[str, Any]] | None = None,
+) -> None:
     """Write the result page from the results of every seed, and its picture beside it, of the same name.
+
+    Parameters
+    ----------
+    per_seed : results of every variant by seed
+    fresh : results of ours alone for further seeds
 
     Raises
     ------
@@ -127,7 +145,13 @@ def write_page(page: Path, scenario: Scenario, per_seed: Mapping[int, Mapping[st
         cells += [interval([_gap(run, key) for run in runs]) for key in GAPS]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += ["", "## Goals", "", "| goal | mean | reached |", "|---|---|---|"]
-    lines += [f"| {goal} | {told} | {'yes' if reached else '**no**'} |" for goal, told, reached in _goals(ours)]
+    lines += [f"| {goal} | {told} | {reached} |" for goal, told, reached in _goals(ours)]
+    lines += [
+        "",
+        "Reached: by the mean. *Undecided*: the interval reaches over the limit, so other seeds may well say otherwise.",
+    ]
+    if fresh:
+        lines += _fresh_lines(ours, [fresh[seed]["excise"] for seed in sorted(fresh)], sorted(fresh))
     lines += ["", "## Cost of excise against retraining", "", "| seed | images | wall time | ratio |", "|---|---|---|---|"]
     for seed, run in zip(seeds, ours, strict=True):
         a, b = run["unlearned"]["cost"], run["retrained"]["cost"]
@@ -148,6 +172,26 @@ def write_page(page: Path, scenario: Scenario, per_seed: Mapping[int, Mapping[st
         lines.append(f"| {seed} | " + " | ".join(pairs) + " |")
     lines += ["", "## Settings", "", "```json", scenario.unlearning.model_dump_json(indent=2), "```", ""]
     write_atomically(page, "\n".join(lines))
+
+
+def _fresh_lines(ours: Sequence[Mapping[str, Any]], fresh: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[str]:
+    """Goals over further seeds, which had no part in any choice, and over all."""
+    quality = {goal: (told, reached) for goal, told, reached in _goals(ours)[: len(GAPS)]}
+    alone = {goal: (told, reached) for goal, told, reached in _goals(fresh)[: len(GAPS)]}
+    both = {goal: (told, reached) for goal, told, reached in _goals([*ours, *fresh])[: len(GAPS)]}
+    lines = [
+        "",
+        f"### Seeds {seeds[0]} to {seeds[-1]} as well",
+        "",
+        "Five seeds hardly decide: a held-out set has some seventy patients. These further seeds were run after every choice",
+        "was made, excise alone; their cost is not told.",
+        "",
+        "| goal | above | further seeds | all seeds | reached by all |",
+        "|---|---|---|---|---|",
+    ]
+    return lines + [
+        f"| {goal} | {quality[goal][0]} | {alone[goal][0]} | {both[goal][0]} | {both[goal][1]} |" for goal in quality
+    ]
 
 
 def results_picture(scenario: Scenario, per_seed: Mapping[int, Mapping[str, Any]]) -> str:
@@ -193,16 +237,25 @@ def _dots(axes: Axes, row: int, values: Sequence[float], ours: bool) -> None:
     axes.errorbar(mean, row, xerr=half, color=colour, marker="D" if ours else "o", markersize=6 if ours else 5, capsize=3)
 
 
-def _goals(ours: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
-    """Each goal in words, the mean over the seeds, and whether it was reached."""
+def _goals(ours: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Each goal in words, the mean over the seeds, and whether it was reached, and by all of the interval."""
     told, names = [], {key: name for name, key in SCORES}
     for key, (low, high) in GAPS.items():
         gaps = [_gap(run, key) for run in ours]
         within = f"within {high:g} of" if high < math.inf else f"at least −{-low:g} from"
-        told.append((f"{names[key]} {within} retrained", interval(gaps), low <= statistics.fmean(gaps) <= high))
+        mean, half = statistics.fmean(gaps), _half_width(gaps)
+        reached = "yes" if low <= mean <= high else "**no**"
+        decided = (low <= mean - half and mean + half <= high) or mean + half < low or mean - half > high
+        told.append((f"{names[key]} {within} retrained", interval(gaps), reached if decided else f"{reached}, *undecided*"))
     for key, name in (("passes", "images"), ("seconds", "wall time")):
         share = statistics.fmean(_share(run, run, key) for run in ours)
-        told.append((f"at most 1/{1 / COST_GOAL:g} of retraining's {name}", f"1/{1 / share:.1f}", share <= COST_GOAL))
+        told.append(
+            (
+                f"at most 1/{1 / COST_GOAL:g} of retraining's {name}",
+                f"1/{1 / share:.1f}",
+                "yes" if share <= COST_GOAL else "**no**",
+            )
+        )
     return told
 
 

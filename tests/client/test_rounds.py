@@ -19,7 +19,7 @@ from excise.common import weights as w
 from excise.common.errors import DataError, MessageError, SiteError
 from excise.common.messages import AuditQuery, FitInstruction, ReferenceQuery, StatusQuery, UnlearnInstruction
 from excise.common.models import ModelSpec, build_model
-from excise.common.request import ForgetRequest, RequestKind
+from excise.common.request import ForgetRequest, RequestKind, joined
 from excise.common.settings import (
     LocalSettings,
     PrivacySettings,
@@ -283,6 +283,51 @@ def test_audit_keeps_candidates_apart(site: Site) -> None:
         alone = rounds.evaluate(site, replace(_audit(), candidates={"a": weights}))
         assert both.of(name) == alone.of("a")
     assert both.of("deployed") != both.of("zero")
+
+
+@pytest.mark.parametrize(("min_count", "few"), [(1, True), (3, True), (39, False)])
+def test_a_brief_audit_and_a_full_one_differ_by_enough_images_or_by_none(site: Site, min_count: int, few: bool) -> None:
+    site, sets = _with_min_count(site, min_count), site.select(REQUEST)
+    full, brief = (rounds.evaluate(site, replace(_audit(), brief=brief)) for brief in (False, True))
+    kept = brief.passes - len(sets.forget) - len(sets.reference)
+    assert (kept < len(sets.retain)) is few
+    assert kept == (len(sets.reference) if few else len(sets.retain))
+    assert not any("held_out" in key for key in (*brief.metrics, *brief.profiles))
+    for c in range(SPEC.classes):
+        whole, some = (reply.of("a").metrics.get(f"retain_images_class_{c}", 0) for reply in (full, brief))
+        assert whole - some == 0 or whole - some >= min_count or min_count == 39
+
+
+def test_no_reference_no_judging(site: Site) -> None:
+    assert len(rounds._some(site.select(REQUEST).retain, 0, site.y_N, 1)) == 0
+
+
+def _parts(*wheres: str) -> AuditQuery:
+    parts = [REQUEST.model_copy(update={"id": f"p{i}", "where": where}) for i, where in enumerate(wheres)]
+    return replace(_audit(), parts=tuple(parts), request=joined(parts))
+
+
+def test_each_part_of_a_joined_request_is_scored(site: Site) -> None:
+    query = _parts(*(f"StationName = MR7 and class = {name}" for name in CLASSES))
+    told = rounds.evaluate(site, query).of("a")
+    images = [len(site.select(part).forget) for part in query.parts]
+    assert min(images) > 0
+    assert [told.metrics[f"part{i}_images"] for i in range(2)] == images
+    weighed = sum(n * told.metrics[f"part{i}_accuracy"] for i, n in enumerate(images)) / sum(images)
+    assert weighed == pytest.approx(told.metrics["forget_accuracy"])
+    assert {"part0", "part1"} < {key.split("/")[0] for key in told.profiles}
+
+
+def test_parts_are_not_told_when_any_combination_is_small(site: Site) -> None:
+    small, large = 'PatientID matches "*1"', 'PatientID matches "*"'
+    images = [len(site.select(part).forget) for part in _parts(small, large).parts]
+    assert 0 < images[0] < images[1]
+    for min_count, said in ((images[0], True), (images[0] + 1, False)):
+        told = rounds.evaluate(_with_min_count(site, min_count), _parts(small, large)).of("a").metrics
+        assert any(key.startswith("part") for key in told) is said
+    beyond = images[1] - images[0] + 1  # the large one without the small one
+    told = rounds.evaluate(_with_min_count(site, min(beyond, 40)), _parts(small, large)).of("a").metrics
+    assert not any(key.startswith("part") for key in told)
 
 
 # --- what does not fit ---------------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ _values: dict[Any, st.SearchStrategy[Any]] = {
     tuple[float, ...]: st.lists(_finite, max_size=4).map(tuple),
     tuple[str, ...]: st.lists(_names, max_size=4).map(tuple),
     ForgetRequest: requests(),
+    m.Requests: st.lists(requests(), max_size=3).map(tuple),
     ModelSpec: st.builds(ModelSpec, classes=st.integers(2, 9), mean=st.floats(-1, 1)),
     TrainingSettings: st.builds(TrainingSettings, rounds=st.integers(1, 9), augment=st.booleans()),
     type(PRESETS["samples"]): st.sampled_from(list(PRESETS.values())),

@@ -105,6 +105,26 @@ def no_module(spec: ModelSpec) -> int:
     return spec.classes
 
 
+class GoesOn(nn.Module):
+    """It normalises after its head."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(16 * 16, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.fc(x.flatten(1))
+        return logits.log_softmax(1)
+
+
+def goes_on(spec: ModelSpec) -> nn.Module:
+    return GoesOn(spec.classes)
+
+
+def large_only(spec: ModelSpec) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(10_000, spec.classes))
+
+
 def headless(spec: ModelSpec) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.ReLU())
 
@@ -128,6 +148,8 @@ def test_a_model_of_ones_own_by_import_path(dims: int) -> None:
         (":tiny", "", "no model at ':tiny'"),
         (f"{__name__}:no_module", "", "made int, expected a torch.nn.Module"),
         (f"{__name__}:headless", "", "it holds none"),
+        (f"{__name__}:goes_on", "", "goes on after its head 'fc'"),
+        (f"{__name__}:large_only", "", r"does not take images of shape \(2, 1, 16, 16\)"),
         (f"{__name__}:tiny", "fc", "no linear layer 'fc' to be the head; its linear layers: 3, 5"),
         (f"{__name__}:tiny", "3", "the head '3' .* has 5 outputs, expected 4 classes"),
     ],

@@ -232,6 +232,13 @@ def test_requests_that_cannot_be_joined(others: list[ForgetRequest], said: str) 
         joined(others)
 
 
-def test_a_joined_id_is_an_id() -> None:
-    both = joined([_request(id="a" * 60), _request(id="b" * 60)])
+def test_a_joined_id_is_an_id_of_its_own() -> None:
+    both, other = (joined([_request(id="a" * 60), _request(id=second * 60)]) for second in "bc")
     assert ForgetRequest.from_json(both.to_json()) == both
+    assert both.id != other.id
+
+
+def test_too_long_a_joint_predicate_is_refused() -> None:
+    many = f"patient in ({', '.join(str(10**9 + i) for i in range(6000))})"
+    with pytest.raises(RequestError, match="at most 100000"):
+        joined([_request(id=name, where=many) for name in ("a", "b")])

@@ -224,8 +224,9 @@ def test_a_later_request_begins_from_the_revised_model(tmp_path: Path) -> None:
     for site in before:
         assert after[site]["train"] == before[site]["retain"]  # what was forgotten is used for nothing any more
         assert after[site]["forgotten"] == before[site]["forget"] + before[site]["excluded"]
-    held_out = [done.results["unlearned"]["pooled"], later.results["original"]["pooled"]]
-    assert held_out[0]["retain_accuracy"] != held_out[1]["retain_accuracy"]  # fewer images are retained now
+    assert later.results["original"]["cost"] == {}  # it is not trained anew
+    told = [done.results["unlearned"]["pooled"], later.results["original"]["pooled"]]
+    assert told[0]["held_out_loss"] == told[1]["held_out_loss"]  # the same model, and no held-out image matches the second
     assert read_scenario("", later.folder / "config.toml") == second
     (tmp_path / "third.toml").write_text(tomli_w.dumps(SECOND | {"id": "third", "where": "patient = 40"}))
     assert later_scenario(later.folder, tmp_path / "third.toml").forgotten == (first.request.where, second.request.where)
@@ -242,6 +243,41 @@ def test_a_later_request_needs_a_finished_run_of_the_same_sites(tmp_path: Path) 
         scenario(tmp_path, after=str(folder), seed=1)
     result = CliRunner().invoke(cli.app, ["simulate", "--after", str(folder)])
     assert "give both or neither" in str(result.exception)
+    (tmp_path / "second.toml").write_text(tomli_w.dumps(SECOND))
+    base = ["simulate", "--after", str(folder), "--request", str(tmp_path / "second.toml")]
+    for more in (["--seed", "5"], ["--sites", "4"], ["--resume", str(folder)], ["--scenario", "x.toml"]):
+        assert "leave --scenario, --resume, --seed and --sites out" in str(CliRunner().invoke(cli.app, base + more).exception)
+
+
+def test_what_a_list_named_cannot_stay_forgotten(tmp_path: Path) -> None:
+    first = scenario(tmp_path, request=SECOND | {"where": "patient in @withdrawn"})
+    folder = new_run_folder(tmp_path / "runs", first)
+    (folder / "model.safetensors").touch()
+    with pytest.raises(ConfigError, match="lists grow"):
+        scenario(tmp_path, after=str(folder))
+
+
+def test_a_joined_request_that_matches_nothing_is_named(tmp_path: Path) -> None:
+    typo = SECOND | {"where": "patient = 99999"}
+    with pytest.raises(NothingToForget, match="matches 'second'"):
+        run(*prepared(tmp_path, requests=[FIRST, typo]), tmp_path / "run")
+
+
+def test_a_request_for_everything_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing would be left"):
+        run(*prepared(tmp_path, request=FIRST | {"where": "class in (0, 1)"}), tmp_path / "run")
+
+
+def test_a_candidate_whose_steps_diverge_is_left_out(tmp_path: Path) -> None:
+    wild = {"name": "wild", "unlearning": {"local": {"learning_rate": 1e6, "clip_norm": 1e6}}}
+    merges = [{"name": "both", "forget": ["wild", "calm"]}]
+    plan, sites = prepared(tmp_path, candidates=[wild, {"name": "calm"}], merges=merges)
+    results = run(plan, sites, tmp_path / "run")
+    assert list(results["candidates"]) == ["calm"]
+    (failed,) = [event for event in events(tmp_path / "run") if event["event"] == "candidate_failed"]
+    assert failed["candidate"] == "wild"
+    with pytest.raises(QuorumError):
+        run(plan.model_copy(update={"candidates": plan.candidates[:1], "merges": ()}), sites, tmp_path / "alone")
 
 
 def test_recovery_without_retain_images_is_refused(tmp_path: Path) -> None:

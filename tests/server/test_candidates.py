@@ -27,7 +27,8 @@ def request(**changes: Any) -> ForgetRequest:
 
 
 def audit(worst_site: float = 0.9, **changes: float) -> Audit:
-    pooled = DEPLOYED | {"forget_accuracy": 0.86, "matched_forget_accuracy": 0.86, "membership_auc": 0.5} | changes
+    pooled = DEPLOYED | {"forget_accuracy": 0.86, "membership_auc": 0.5} | changes
+    pooled |= {"matched_forget_accuracy": pooled["forget_accuracy"]} | changes
     sites = {"a": {"held_out_accuracy": 0.9}, "b": {"held_out_accuracy": worst_site}}
     # Held-out images say the opposite of what the choice sees: it must not look at them.
     return Audit({key: 1 - value for key, value in pooled.items()}, {}, {}, {"pooled": pooled, "sites": sites})
@@ -95,6 +96,28 @@ def test_what_meets_the_rule_comes_before_what_does_not() -> None:
     assert rank(BEFORE, candidates, request())["closer"].excess > 0
     assert rank(BEFORE, candidates, request())["met"].excess == 0
     assert chosen(candidates, request(preference=0.9)) == "met"
+
+
+def test_what_meets_the_rule_is_not_beaten_by_what_dominates_it_and_does_not() -> None:
+    candidates = {"met": audit(forget_accuracy=0.82), "fails": audit(forget_accuracy=0.86, held_out_accuracy=0.88)}
+    standings = rank(BEFORE, candidates, request())
+    assert (standings["met"].on_front, standings["met"].chosen, standings["fails"].excess > 0) == (False, True, True)
+
+
+@pytest.mark.parametrize("preference", [0.0, 0.5, 1.0])
+def test_what_nobody_could_measure_weighs_nothing(preference: float) -> None:
+    unknown = {"membership_auc": math.nan}
+    candidates = {
+        "worse": audit(retain_accuracy=0.5, forget_accuracy=0.7, **unknown),
+        "better": audit(retain_accuracy=0.98, forget_accuracy=0.8, **unknown),
+    }
+    assert chosen(candidates, request(preference=preference)) == "better"
+
+
+def test_the_forget_gap_is_over_classes_that_both_sets_told() -> None:
+    after = audit(forget_accuracy=0.7, matched_forget_accuracy=0.86)
+    (standing,) = rank(BEFORE, {"a": after}, request()).values()
+    assert standing.objectives["forget gap"] == pytest.approx(0)
 
 
 def test_equal_candidates_the_first_and_unknown_ones_last() -> None:

@@ -152,6 +152,14 @@ forget = ["gentle", "as-it-is"]
     assert resumed_scenario(new_run_folder(tmp_path / "runs", found)) == found
 
 
+def test_one_request_or_several(tmp_path: Path) -> None:
+    several = MINIMAL.replace("[request]", "[[requests]]")
+    found = read(tmp_path, several)
+    assert (found.request, found.requests) == (read(tmp_path, MINIMAL).request, (found.request,))
+    with pytest.raises(ConfigError, match=r"give \[request\] or \[\[requests\]\], not both"):
+        read(tmp_path, MINIMAL + several[several.index("[[requests]]") :].replace("item = 3", "item = 4"))
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

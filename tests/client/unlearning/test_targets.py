@@ -184,3 +184,19 @@ def test_extreme_logits_give_no_nan() -> None:
         q_NC = calibrated(_path(logits_TNC), torch.tensor([0]), torch.tensor([wanted, wanted]))
         assert q_NC.isfinite().all()
         torch.testing.assert_close(q_NC.sum(1), torch.ones(1))
+
+
+@pytest.mark.parametrize("kind", ["nearest", "soft", "topk"])
+def test_no_class_that_is_forgotten_is_a_target_for_another(kind: str) -> None:
+    logits_NC = torch.tensor([[9.0, 8.0, 1.0, 2.0], [8.0, 9.0, 2.0, 1.0]])
+    path = _path(logits_NC[None])
+    y_N = torch.tensor([0, 1])
+    settings = TargetSettings(kind=kind, k=3)
+    alone = make_targets(path, y_N, settings)
+    assert alone.argmax(1).tolist() == [1, 0]
+    together = make_targets(path, y_N, settings, forgotten=(0, 1))
+    assert together.argmax(1).tolist() == [3, 2]
+    assert float(together[:, :2].sum()) == 0
+    assert together.sum(1).tolist() == pytest.approx([1, 1])
+    with pytest.raises(ValueError, match="no class is left"):
+        make_targets(path, y_N, settings, forgotten=(0, 1, 2, 3))
