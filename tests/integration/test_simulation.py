@@ -204,7 +204,7 @@ def test_requests_are_carried_out_together(tmp_path: Path) -> None:
         assert counts["forget"] == sum(sites[site]["forget"] for sites in alone.values())
     assert list(results["requests"]) == ["first", "second"]
     for name, models in results["requests"].items():
-        assert set(models) == {"original", "unlearned", "retrained"}
+        assert set(models) == {"original", "unlearned", "retrained", "accepted"}
         assert models["unlearned"]["forget_images"] == sum(counts["forget"] for counts in alone[name].values()) > 0
     images = [models["unlearned"]["forget_images"] for models in results["requests"].values()]
     pooled = sum(
