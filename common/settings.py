@@ -104,7 +104,7 @@ class UnlearningSettings(Settings):
     keep: Literal["last", "best"] = "last"
     """`last` runs every round and keeps the last. `best` judges rounds: it stops at the first settled one that meets the
     request's acceptance rule on reference images, and goes back from one that is clearly worse than one before
-    (`server/stopping.py`). Judging costs about half as much again (docs/adr/0006-choice-on-reference-images.md)."""
+    (`server/stopping.py`). Judging costs up to half as much again (docs/adr/0006-choice-on-reference-images.md)."""
     quantiles: int = Field(64, ge=2, le=4096)
     """Points of the loss distribution that a site reports for calibration."""
 

@@ -1,8 +1,8 @@
 """Which of several candidates becomes the revised model: measured on reference images, never assumed.
 
-A candidate stays on the *Pareto front* when no other is at least as good in everything and better in something. Of the front,
-the request's preference between forgetting and retention picks one; a candidate that meets the acceptance rule comes before
-one that does not.
+Those that meet the acceptance rule stand for choice, or all when none does. A candidate stays on the *Pareto front* when no
+other is at least as good in everything and better in something; of the front, the request's preference between forgetting and
+retention picks one.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ class Standing:
 
     Attributes
     ----------
-    objectives : what is to be small, by name: ``forget gap``, ``retain loss``, ``worst site loss`` and, unless a whole class
-        is
-        forgotten, ``membership``; NaN where it was not measured
+    objectives : what is to be small, by name: ``forget gap``, ``retain loss``, ``worst site loss`` and, but for whole classes,
+        ``membership``; NaN where it was not measured
     excess : `Verdict.excess`; 0 meets the acceptance rule
-    price : the objectives in units of the limits that the request sets them, weighed by its preference
+    price : the objectives in units of their limits, weighed by the request's preference
     on_front : whether no other candidate dominates it
     chosen : whether it becomes the revised model
     """

@@ -6,6 +6,7 @@ derived from the plan's seed, so a run that was interrupted ends with the same w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -19,14 +20,11 @@ from excise.server.candidates import rank
 from excise.server.composition import Update, new_composer, recovery_rounds
 from excise.server.federation import Federation, Progress
 from excise.server.plan import ONLY, ORIGINAL, Candidate, Merge, Plan, check_compositions
-from excise.server.record import Phase, RunFolder
+from excise.server.record import REVISED, Phase, RunFolder
 from excise.server.scores import Audit
 from excise.server.training import fit
 from excise.server.unlearning import Reference, Unlearning
 from excise.server.verdict import verdict
-
-REVISED = "model.safetensors"
-"""The revised model, in the run's folder."""
 
 
 class Coordinator:
@@ -50,8 +48,8 @@ class Coordinator:
         ------
         NothingToForget : no training image at any site matches the request
         QuorumError : too few sites answered a round
-        DataError : the sites do not agree on the classes
-        ConfigError : a composition wants recovery rounds that have nothing to train on
+        DataError : the sites do not agree on the classes, or nothing would be retained
+        ConfigError : a composition or its options are unknown, or recovery rounds would have nothing to train on
         StorageError : the run's folder cannot be written
         Interrupted : Ctrl-C
         """
@@ -119,14 +117,18 @@ class Coordinator:
         return {"unlearned": unlearned | {"candidate": chosen}, "candidates": ranked}
 
     def _by_request(self, models: Mapping[str, Weights]) -> dict[str, Any]:
-        """Scores of each model on the forget set of each request, when several were joined."""
+        """Scores of each model on the forget set of each request, when several were joined; and whether its rule is met.
+
+        None where it could not be measured: sites tell nothing of small sets.
+        """
         audits = self.federation.audit(models, parts=self.plan.parts)
         found = {}
         for i, part in enumerate(self.plan.parts):
             results = {name: {"pooled": audit.parts[i], "sites": audit.sites} for name, audit in audits.items()}
             keys = ("forget_images", "forget_accuracy", "membership_auc")
             scores = {name: {key: audit.parts[i][key] for key in keys} for name, audit in audits.items()}
-            found[part.id] = {**scores, "accepted": verdict(results, part).accepted}
+            judged = verdict(results, part)
+            found[part.id] = {**scores, "accepted": None if math.isinf(judged.excess) else judged.accepted}
         return found
 
     def _merge(self, merge: Merge, phases: Mapping[str, Phase], teacher: Weights, before: Audit | None) -> Phase:

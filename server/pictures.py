@@ -68,9 +68,9 @@ def round_curves(
         for axes, title in ((left, "accuracy"), (right, "membership AUC")):
             axes.set(title=title, xlabel="unlearning round")
             axes.set_xticks(rounds if len(rounds) <= 16 else rounds[:: math.ceil(len(rounds) / 12)])
-            legend_below(axes, 5 if axes is left else 4)
+            legend_below(axes, 3 if axes is left else 2)
 
-    return draw("rounds", label, (9.6, 4.0), paint)
+    return draw("rounds", label, (9.6, 4.4), paint)
 
 
 def loss_histograms(before: Losses, after: Losses, label: str) -> str:
@@ -207,6 +207,7 @@ def candidate_map(candidates: Mapping[str, Mapping[str, Any]], label: str) -> st
                 if candidate["chosen"]:
                     axes.plot(*at, "o", markersize=14, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.4)
             axes.set(xlabel=x, ylabel=y if y == "forget gap" else "distance of membership AUC from 0.5")
+            axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.margins(0.15)
         axes = figure.axes[0]
         axes.plot([], [], "o", markersize=12, markerfacecolor="none", markeredgecolor=INK, label="chosen")

@@ -1,6 +1,7 @@
 """The folder of a run: its settings, its events, a checkpoint after every round, its results.
 
-    runs/<id>/  config.toml  events.jsonl  checkpoints/<phase>.safetensors  model.safetensors  metrics.json  report.html
+    runs/<id>/  config.toml  events.jsonl  checkpoints/<phase>.safetensors  candidates/<name>.safetensors
+                model.safetensors  metrics.json  report.html
 
 A checkpoint holds the weights and the history of its phase in one file that is replaced at once, so a run that was killed at
 any moment goes on from the last whole round.
@@ -19,6 +20,9 @@ from safetensors import safe_open
 
 from excise.common.files import storage_errors, write_atomically
 from excise.common.weights import Weights, load_weights, save_weights
+
+REVISED = "model.safetensors"
+"""The revised model, in the run's folder."""
 
 
 @dataclass

@@ -153,8 +153,6 @@ class Unlearning:
         settings, status = self.candidate.unlearning, self.federation.status
         forget, retain = ({site: getattr(s, of) for site, s in status.items()} for of in ("forget", "retain"))
         if recovers:
-            if not sum(retain.values()):
-                raise DataError("recovery rounds train on retain images, and no site has any; choose another composition")
             return retain_weights(retain)
         rule = objective_weights if settings.weights == "objective" else size_weights
         weights = rule(forget, retain, settings.psi)

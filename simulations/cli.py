@@ -192,7 +192,8 @@ def _print_results(results: dict[str, Any], request: ForgetRequest, folder: Path
     if "candidates" in results:
         _print_candidates(results["candidates"])
     terminal.print(cost_line(results))
-    terminal.print(kept_line(results))
+    if kept := kept_line(results):
+        terminal.print(kept)
     outcome = verdict(results, request)
     terminal.print("[bold]Acceptance rule met[/]" if outcome.accepted else "[bold]Acceptance rule not met[/]")
     for check in outcome.checks:

@@ -25,8 +25,8 @@ from excise.common.settings import (
     UnlearningSettings,
 )
 from excise.common.validation import explain
-from excise.server.coordinator import REVISED
 from excise.server.plan import Candidate, Merge, Plan, check_compositions, check_names
+from excise.server.record import REVISED
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 CONFIG = "config.toml"  # the scenario of a run, in its folder

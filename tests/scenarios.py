@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import tomli_w
 from PIL import Image
 
+from excise.common.messages import R
 from excise.server.coordinator import Coordinator
 from excise.server.plan import Plan
 from excise.server.record import RunFolder
@@ -19,6 +21,7 @@ from excise.simulations.scenario import Scenario, read_scenario
 from excise.simulations.sites import Sites, make_sites
 
 SIDE = 16
+Json = dict[str, Any]
 BASE: dict[str, Any] = {
     "name": "tiny",
     "data": {"source": "npz", "path": "images.npz"},
@@ -95,3 +98,38 @@ def run(plan: Plan, sites: Sites, folder: Path, **hooks: Any) -> dict[str, Any]:
     """Carry out `plan` in this process, without a report."""
     grid = LocalGrid(simulated_client(sites.configs), len(sites.configs))
     return Coordinator(grid, plan, RunFolder(folder), **hooks).run()
+
+
+def asked_of(plan: Plan, sites: Sites, folder: Path, kind: type[R]) -> list[R]:
+    """Run the plan; return the messages of one kind that went to the sites, in their order."""
+    asked: list[R] = []
+
+    class Watching(LocalGrid):
+        def push_messages(self, messages: Any) -> Any:
+            messages = list(messages)
+            asked.extend(kind.from_record(x.content) for x in messages if x.metadata.message_type == kind.KIND)
+            return super().push_messages(messages)
+
+    Coordinator(Watching(simulated_client(sites.configs), len(sites.configs)), plan, RunFolder(folder)).run()
+    return asked
+
+
+def quiet(*_: object) -> None:
+    """No progress."""
+
+
+def events(folder: Path) -> list[Json]:
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+def numbers(results: Json) -> Json:
+    """What must repeat: scores and weights, not seconds."""
+    return {
+        "digest": results["unlearned"]["digest"],
+        **{model: results[model]["pooled"] for model in ("original", "retrained", "unlearned")},
+        "rounds": [entry["pooled"] for entry in results["unlearned"]["history"]],
+    }
+
+
+def same(a: Json, b: Json) -> bool:
+    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)  # as text: NaN is not equal to itself

@@ -10,8 +10,8 @@ say (but for `published`, which repeats that fault). In mixed batches they may b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor, nn
@@ -103,15 +103,14 @@ def unlearn_locally(
         raise ValueError(f"no images for a loss that a_k = {a_k:.3g} weighs: its set or its mini-batch is empty")
     if settings.mu > 0 and teacher is None:
         raise ValueError("mu > 0 pulls towards the deployed model, whose weights were not given")
-    if not use_forget:
-        forget = None
-    if not use_retain:
-        retain = None
+    objective = _Objective(forget if use_forget else None, retain if use_retain else None, a_k, settings, teacher)
+    first = round_index * settings.steps
+    rates = [step_size(settings, first + step) for step in range(objective.steps)]
     before, batches = {name: x.detach().clone() for name, x in student.state_dict().items()}, generator.get_state()
     for refusals in range(MAX_REFUSALS + 1):
-        result = _take_steps(student, forget, retain, a_k, settings, round_index, generator, teacher, refusals)
+        result = _take_steps(student, objective, [rate / 2**refusals for rate in rates], generator)
         if result is not None:
-            return result
+            return replace(result, passes=result.passes * (refusals + 1), refusals=refusals)
         student.load_state_dict(before)
         generator.set_state(batches)
     raise Diverged(
@@ -120,53 +119,71 @@ def unlearn_locally(
     )
 
 
-def _take_steps(
-    student: nn.Module,
-    forget: ForgetSet | None,
-    retain: RetainSet | None,
-    a_k: float,
-    settings: LocalSettings,
-    round_index: int,
-    generator: Generator,
-    teacher: Mapping[str, Tensor] | None,
-    refusals: int,
-) -> LocalResult | None:
-    """The steps of one round, at 2^−refusals of their size; None when anything was not finite."""
+@dataclass(frozen=True)
+class _Objective:
+    """F_k on mini-batches; a set that has no weight is None."""
+
+    forget: ForgetSet | None
+    retain: RetainSet | None
+    a_k: float
+    settings: LocalSettings
+    teacher: Mapping[str, Tensor] | None
+
+    @property
+    def steps(self) -> int:
+        """Steps of one round."""
+        if self.forget and self.settings.epochs is not None:
+            return self.settings.epochs * math.ceil(len(self.forget.x) / self.settings.forget_batch)
+        return self.settings.steps
+
+    def batches(self, steps: int, generator: Generator) -> tuple[Tensor | None, Tensor | None]:
+        """Rows of each set in every step, on the device of their images, int64 (steps, B); None for an absent set."""
+        forget, retain = self.forget, self.retain
+        f = _batches(len(forget.x), self.settings.forget_batch, generator) if forget else None
+        r = _batches(len(retain.x), self.settings.retain_batch, generator) if retain else None
+        drawn = [(next(f) if f else None, next(r) if r else None) for _ in range(steps)]  # in turn, step by step
+        f_SB = torch.stack([i for i, _ in drawn if i is not None]).to(forget.x.device) if forget else None
+        r_SB = torch.stack([i for _, i in drawn if i is not None]).to(retain.x.device) if retain else None
+        return f_SB, r_SB
+
+    def at(self, student: nn.Module, f: Tensor | None, r: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """F_k on the rows `f` and `r`, sent through the student together, with its forget and its retain term."""
+        inputs = [s.x[i] for s, i in ((self.forget, f), (self.retain, r)) if s is not None and i is not None]
+        logits = student(torch.cat(inputs))
+        cut = len(f) if f is not None else 0
+        forget = forget_loss(logits[:cut], self.forget.targets_NC[f]) if self.forget and f is not None else None
+        retain = _retain_term(logits[cut:], self.retain, r, self.settings) if self.retain and r is not None else None
+        pull = proximal(student, self.teacher) if self.settings.mu > 0 and self.teacher else None
+        return site_objective(forget, retain, self.a_k, pull, self.settings.mu), forget, retain
+
+
+def _take_steps(student: nn.Module, objective: _Objective, rates: Sequence[float], generator: Generator) -> LocalResult | None:
+    """One step of SGD for each of `rates`; None when anything was not finite."""
+    settings, steps = objective.settings, len(rates)
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
     device = parameters[0].device
     optimiser = torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=settings.momentum)
-    steps = settings.steps
-    if forget and settings.epochs is not None:
-        steps = settings.epochs * math.ceil(len(forget.x) / settings.forget_batch)
-    f_SB, r_SB = _indices(forget, retain, settings, steps, generator)
+    f_SB, r_SB = objective.batches(steps, generator)
     images = sum(index.shape[1] for index in (f_SB, r_SB) if index is not None)
-    _set_mode(student, settings, forget_only=retain is None, single=images == 1)
+    _set_mode(student, settings, forget_only=objective.retain is None, single=images == 1)
 
     # Everything that is measured stays on the device until the round is over: a look at it would wait for the device.
     losses = torch.full((steps, 2), math.nan, device=device)
     norms = torch.zeros(steps, device=device)
     carried, step_sum = 0.0, 0.0
     with layers_seeded_by(generator, device):
-        for step in range(steps):
-            rate = step_size(settings, round_index * settings.steps + step) / 2**refusals
+        for step, rate in enumerate(rates):
             carried = settings.momentum * carried + 1
             step_sum += rate * carried
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            f = f_SB[step] if f_SB is not None else None
-            r = r_SB[step] if r_SB is not None else None
-            inputs = [s.x[i] for s, i in ((forget, f), (retain, r)) if s is not None and i is not None]
-            logits = student(torch.cat(inputs))
-            cut = len(f) if f is not None else 0
-            forget_term = forget_loss(logits[:cut], forget.targets_NC[f]) if forget and f is not None else None
-            retain_term = _retain_term(logits[cut:], retain, r, settings) if retain and r is not None else None
-            pull = proximal(student, teacher) if settings.mu > 0 and teacher else None
-            objective = site_objective(forget_term, retain_term, a_k, pull, settings.mu)
+            f, r = (index[step] if index is not None else None for index in (f_SB, r_SB))
+            value, *terms = objective.at(student, f, r)
             optimiser.zero_grad(set_to_none=True)
-            objective.backward()
+            value.backward()
             norms[step] = nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
             optimiser.step()
-            for column, term in enumerate((forget_term, retain_term)):
+            for column, term in enumerate(terms):
                 if term is not None:
                     losses[step, column] = term.detach()
 
@@ -174,25 +191,7 @@ def _take_steps(
     if not bool(norms.isfinite().all()):
         return None
     means = losses.mean(0)
-    return LocalResult(
-        float(means[0]), float(means[1]), float(norms.mean()), step_sum, steps * images * (refusals + 1), refusals
-    )
-
-
-def _indices(
-    forget: ForgetSet | None, retain: RetainSet | None, settings: LocalSettings, steps: int, generator: Generator
-) -> tuple[Tensor | None, Tensor | None]:
-    """The mini-batches of every step, on the device of their images, int64 (steps, B); None for an absent set."""
-    chosen: list[tuple[ForgetSet | RetainSet, Iterator[Tensor], list[Tensor]]] = [
-        (s, _batches(len(s.x), size, generator), [])
-        for s, size in ((forget, settings.forget_batch), (retain, settings.retain_batch))
-        if s is not None
-    ]
-    for _ in range(steps):  # step by step, so that both sets draw from the generator in turn
-        for _, batches, taken in chosen:
-            taken.append(next(batches))
-    found = {id(s): torch.stack(taken).to(s.x.device) for s, _, taken in chosen}
-    return found.get(id(forget)), found.get(id(retain))
+    return LocalResult(float(means[0]), float(means[1]), float(norms.mean()), step_sum, steps * images)
 
 
 def _retain_term(logits_NC: Tensor, retain: RetainSet, index: Tensor, settings: LocalSettings) -> Tensor:

@@ -185,7 +185,6 @@ def _torchvision(name: str, **options: int) -> nn.Module:
 def _split(net: nn.Module, head: str) -> tuple[nn.Module, nn.Module]:
     """Take the layer `head` out of `net`: what is left gives the features that the head sees."""
     parent, _, last = head.rpartition(".")
-    owner = net.get_submodule(parent)
-    layer: nn.Module = getattr(owner, last) if not last.isdigit() else owner[int(last)]  # type: ignore[index]
-    setattr(owner, last, nn.Identity())
+    layer = net.get_submodule(head)
+    setattr(net.get_submodule(parent), last, nn.Identity())
     return net, layer

@@ -16,6 +16,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from scipy.stats import t as student_t
 
 from excise.common.files import write_atomically
 from excise.common.metrics import tug_of_war
@@ -86,8 +87,7 @@ def _half_width(values: Sequence[float]) -> float:
     n = len(values)
     if n < 2:
         return 0.0
-    t = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}.get(n, 2.0)  # 97.5 % quantile of Student's t, by number of seeds
-    return t * statistics.stdev(values) / math.sqrt(n)
+    return float(student_t.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n)
 
 
 SCORES = (

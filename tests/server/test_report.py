@@ -301,10 +301,12 @@ def test_joined_requests_are_told_one_by_one() -> None:
     told = {"forget_images": 120.0, "forget_accuracy": 0.9, "membership_auc": 0.512}
     results["requests"] = {"scanner": {"original": told, "unlearned": told | {"forget_accuracy": math.nan}}, "b": {}}
     results["requests"]["scanner"]["accepted"] = False
+    results["requests"]["tiny"] = {"original": {}, "unlearned": {}, "accepted": None}
     results["requests"]["b"] = {"original": told, "retrained": told, "unlearned": told, "accepted": True}
     (section,) = re.findall(r'<h2 id="requests">.*?</section>', render_report(results, plan()), re.DOTALL)
     rows = [re.sub(r"<.*?>", " ", row).split() for row in re.findall(r"<tr>(.*?)</tr>", section, re.DOTALL)]
     assert rows[2] == ["scanner", "120", "0.900", MISSING, MISSING, "0.512", MISSING, "0.512", "✗", "not", "met"]
+    assert rows[4][-2:] == ["not", "measured"]
     assert rows[3] == ["b", "120", *["0.900"] * 3, *["0.512"] * 3, "✓", "met"]
 
 
