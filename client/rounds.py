@@ -233,6 +233,8 @@ def _check_model(site: Site, spec: ModelSpec) -> None:
     ours = (len(data.classes), data.channels, data.size)
     if (spec.classes, spec.channels, spec.size) != ours:
         raise DataError(f"the model wants {spec.classes, spec.channels, spec.size} classes, channels, pixels; we have {ours}")
+    if spec.dims != 2:
+        raise DataError(f"the model wants volumes of {spec.dims} dimensions; a site's images have 2")
 
 
 def _teacher_path(site: Site, digest: str) -> Path:

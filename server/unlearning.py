@@ -97,7 +97,7 @@ class Unlearning:
             phase.rounds += 1
             folder.save_phase(name, phase)
             self._keep(phase, rounds)
-            told = {key: entry[key] for key in ("round", "excess", "objective_gradient_norm", "refused")}
+            told = {key: entry[key] for key in ("round", "excess", "metrics", "ascent", "objective_gradient_norm", "refused")}
             folder.event("unlearned_round", candidate=self.candidate.name, **told, scores=_main_scores(entry["pooled"]))
         self.progress(rounds + recovery, rounds + recovery)
         if not phase.history:

@@ -349,6 +349,12 @@ def test_a_model_for_other_data_is_bad_data(site: Site, spec: ModelSpec) -> None
     assert not (site.config.state / "teachers").exists()
 
 
+def test_a_model_for_volumes_is_bad_data(site: Site) -> None:
+    volumes = SPEC.model_copy(update={"name": "densenet121", "dims": 3})
+    with pytest.raises(DataError, match="the model wants volumes"):
+        rounds.evaluate(site, replace(_audit(), model=volumes))
+
+
 def test_weights_that_do_not_fit_are_a_bad_message(site: Site) -> None:
     _bring_teacher(site)
     wide = _weights(SPEC.model_copy(update={"width": 0.1}))

@@ -67,6 +67,18 @@ def test_the_model_goes_back_to_the_round_that_is_kept(tmp_path: Path, monkeypat
     assert run(plan, sites, tmp_path / "again")["unlearned"]["digest"] == results["unlearned"]["digest"]
 
 
+def test_convergence_is_in_the_event_log(tmp_path: Path) -> None:
+    results = run(*prepared(tmp_path), tmp_path / "run")
+    rounds = [event for event in events(tmp_path / "run") if event["event"] == "unlearned_round"]
+    assert [event["objective_gradient_norm"] for event in rounds] == [
+        entry["objective_gradient_norm"] for entry in results["unlearned"]["history"]
+    ]
+    assert min(event["objective_gradient_norm"] for event in rounds) > 0
+    assert set(rounds[0]["ascent"]) == {"site-2"}  # the only one that forgets
+    assert 0 <= rounds[0]["metrics"]["crossing_rate"] <= 1
+    assert rounds[0]["metrics"]["path_length"] > 0
+
+
 def test_judging_looks_at_reference_images_and_is_paid_for(tmp_path: Path) -> None:
     results = []
     for keep in ("last", "best"):  # each with sites of its own: they keep what they prepared
