@@ -46,7 +46,7 @@ def test_each_variant_takes_one_part_away() -> None:
 
 def test_interval() -> None:
     assert interval([-0.25]) == "−0.250"
-    assert interval([1.0, 2.0, 3.0]) == "2.000 ± 2.483"  # 4.30 / √3, the standard deviation being 1
+    assert interval([1.0, 2.0, 3.0]) == "2.000 ± 2.484"  # 4.30 / √3, the standard deviation being 1
     assert interval([0.5] * 5) == "0.500 ± 0.000"
 
 
