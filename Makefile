@@ -7,15 +7,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench-demo test check clean
+.PHONY: help setup demo bench-demo bench-engine test check clean
 
 help:
-	@echo "make setup       install into $(VENV): several GB (torch), a few minutes the first time"
-	@echo "make demo        unlearn one scanner at one of four simulated hospitals; writes runs/<id>/report.html"
-	@echo "make bench-demo  the same over five seeds, with baselines; writes docs/results/brain-mri.md"
-	@echo "make test        run the tests"
-	@echo "make check       check format, lint and types"
-	@echo "make clean       remove caches and build outputs; keeps $(VENV) and runs"
+	@echo "make setup         install into $(VENV): several GB (torch), a few minutes the first time"
+	@echo "make demo          unlearn one scanner at one of four simulated hospitals; writes runs/<id>/report.html"
+	@echo "make bench-demo    the same over five seeds, with baselines; writes docs/results/brain-mri.md"
+	@echo "make bench-engine  speed and quality of the engine on Fashion-MNIST; writes docs/results/engine.md"
+	@echo "make test          run the tests"
+	@echo "make check         check format, lint and types"
+	@echo "make clean         remove caches and build outputs; keeps $(VENV) and runs"
 
 setup: $(STAMP)
 
@@ -35,6 +36,14 @@ demo: setup
 
 bench-demo: setup
 	$(BIN)/excise bench demo
+
+FASHION := /usr/share/datasets/fashion-mnist
+
+$(FASHION):
+	apt-get update && apt-get install --yes dataset-fashion-mnist
+
+bench-engine: setup | $(FASHION)
+	$(BIN)/excise bench engine
 
 test: setup
 	$(BIN)/pytest

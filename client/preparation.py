@@ -17,6 +17,7 @@ from excise.client.selection import Selection
 from excise.client.site import Site
 from excise.client.unlearning.boundary import boundary_search
 from excise.client.unlearning.inference import predict
+from excise.client.unlearning.local import drawn_rows
 from excise.client.unlearning.targets import make_targets
 from excise.common.messages import UnlearnInstruction
 from excise.common.request import ForgetRequest, RequestKind
@@ -32,12 +33,14 @@ class Preparation:
 
     Attributes
     ----------
-    targets_NC : targets of the forget images in the order of `Selection.forget`; None without any
+    forget : rows of the forget images that are searched and trained on: those of `Selection.forget`, or a sample of them
+    targets_NC : their targets; None without any
     teacher_logits_NC : teacher's logits of the retain images; None when nothing is distilled
     measured : what the search measured; None without one. ``ascent`` (T,), ``crossing_rate`` and ``path_length`` (pixel units)
     passes : images sent through the teacher now; 0 when everything was found on disk
     """
 
+    forget: Tensor
     targets_NC: Tensor | None
     teacher_logits_NC: Tensor | None
     measured: dict[str, Tensor]
@@ -52,27 +55,30 @@ def prepare_unlearning(site: Site, selection: Selection, teacher: nn.Module, ins
     StorageError : it cannot be written
     """
     key = _key(site, selection, instruction)
+    seed = int(key[:12], 16)  # follows from all that the preparation depends on: computed again, it is the same
+    most = instruction.settings.forget_sample
+    forget = selection.forget[drawn_rows(len(selection.forget), most, Generator().manual_seed(seed))]
     path = site.config.state / PREPARATIONS / f"{key}.safetensors"
     passes = 0
     if path.exists():
         found = load_weights(path)
     else:
-        found, passes = _compute(site, selection, teacher, instruction, seed=int(key[:12], 16))
+        found, passes = _compute(site, forget, selection.retain, teacher, instruction, seed)
         if found:  # a site without forget images that distils nothing has nothing to keep
             save_weights(found, path)
     measured = {name: tensor for name, tensor in found.items() if name in ("ascent", "crossing_rate", "path_length")}
-    return Preparation(found.get("targets"), found.get("teacher_logits"), measured, passes)
+    return Preparation(forget, found.get("targets"), found.get("teacher_logits"), measured, passes)
 
 
 def _compute(
-    site: Site, selection: Selection, teacher: nn.Module, instruction: UnlearnInstruction, seed: int
+    site: Site, forget: Tensor, retain: Tensor, teacher: nn.Module, instruction: UnlearnInstruction, seed: int
 ) -> tuple[Weights, int]:
-    """`seed` follows from all that the preparation depends on: computed again in a later round, it is the same."""
+    """Search the rows `forget`, and send the rows `retain` through the teacher where it is distilled."""
     settings, device = instruction.settings, next(teacher.parameters()).device
     found: Weights = {}
     passes = 0
     if instruction.a_k > 0:
-        x, y_N = site.x[selection.forget].to(device), site.y_N[selection.forget].to(device)
+        x, y_N = site.x[forget].to(device), site.y_N[forget].to(device)
         reference_Q = torch.tensor(instruction.reference, dtype=torch.float64) if instruction.reference else None
         largest = settings.target.overshoot * float(reference_Q[-1]) if reference_Q is not None else math.inf
         generator = Generator().manual_seed(seed)
@@ -86,8 +92,8 @@ def _compute(
         found["path_length"] = path.length_N.mean().cpu()
         passes += path.passes
     if settings.local.distil > 0 and instruction.a_k < 1:
-        found["teacher_logits"] = predict(teacher, site.x[selection.retain].to(device)).cpu()
-        passes += len(selection.retain)
+        found["teacher_logits"] = predict(teacher, site.x[retain].to(device)).cpu()
+        passes += len(retain)
     return found, passes
 
 
@@ -112,6 +118,7 @@ def _key(site: Site, selection: Selection, instruction: UnlearnInstruction) -> s
         instruction.request.digest,
         settings.search.model_dump_json(),
         settings.target.model_dump_json(),
+        str(settings.forget_sample),
         str((settings.local.distil > 0, instruction.a_k < 1, instruction.a_k > 0)),
         str(instruction.reference),
         *(f"{site.scan.rows[i].item}|{site.scan.rows[i].label}" for i in selection.forget.tolist()),

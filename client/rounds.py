@@ -102,7 +102,7 @@ def unlearn(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
     student = _load(site, instruction.model, instruction.weights)
     forget = retain = None
     if prepared.targets_NC is not None:
-        forget = ForgetSet(site.x[sets.forget].to(device), prepared.targets_NC.to(device))
+        forget = ForgetSet(site.x[prepared.forget].to(device), prepared.targets_NC.to(device))
     if len(sets.retain) and instruction.a_k < 1:
         logits = prepared.teacher_logits_NC
         x, y_N = site.x[sets.retain].to(device), site.y_N[sets.retain].to(device)
@@ -125,7 +125,7 @@ def unlearn(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
     ascent = torch.empty(0)
     if len(sets.retain) >= site.config.policy.min_count:
         measured["retain_loss"] = result.retain_loss
-    if len(sets.forget) >= site.config.policy.min_count:
+    if len(prepared.forget) >= site.config.policy.min_count:
         measured["forget_loss"] = result.forget_loss
         measured |= {name: float(value) for name, value in prepared.measured.items() if name != "ascent"}
         ascent = prepared.measured.get("ascent", ascent)

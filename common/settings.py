@@ -100,6 +100,9 @@ class UnlearningSettings(Settings):
     """`objective` composes with p_k and trains with a_k, which is federated averaging on F; `fedavg` weighs by data size."""
     search: SearchSettings = SearchSettings()
     target: TargetSettings = TargetSettings()
+    forget_sample: int | None = Field(None, ge=1)
+    """Most forget images that one site searches and trains on, drawn at random; without it all. A few hundred images stand for
+    a class. Where the images themselves are to be forgotten, none may be left out, so `calibrated` targets refuse it."""
     local: LocalSettings = LocalSettings()
     keep: Literal["last", "best"] = "last"
     """`last` runs every round and keeps the last. `best` judges rounds: it stops at the first settled one that meets the
@@ -112,6 +115,8 @@ class UnlearningSettings(Settings):
     def _consistent(self) -> Self:
         if self.psi < 1 and self.local.retain_batch == 0:
             raise ValueError("retain_batch = 0 needs psi = 1: with psi < 1 the objective has a retain term")
+        if self.forget_sample is not None and self.target.kind == "calibrated":
+            raise ValueError("forget_sample is for classes; with calibrated targets every forget image must be searched")
         return self
 
 
@@ -138,19 +143,21 @@ class CompositionSettings(Settings):
 PRESETS: dict[str, UnlearningSettings] = {
     # Devices, patients, dates, samples: as uncertain on forgotten images as on images never seen.
     "samples": UnlearningSettings(),
-    # Classes: the nearest other class, in one to three gentle rounds.
+    # Classes: the nearest other class. Forgetting one takes a few steps on a few of its images; the rest of the steps, mostly
+    # on retain images, let the other classes have what it leaves (docs/results/engine.md).
     "classes": UnlearningSettings(
-        psi=0.5,
+        psi=0.15,
         search=SearchSettings(epsilon=0.1, eta=0.1, max_steps=10, stop="crossed"),
         target=TargetSettings(kind="nearest"),
+        forget_sample=256,
         local=LocalSettings(
-            rounds=3,
-            steps=60,
-            forget_batch=64,
-            retain_batch=32,
-            learning_rate=1e-4,
-            schedule="constant",
-            batch_norm="frozen",
+            rounds=5,
+            steps=25,
+            forget_batch=32,
+            retain_batch=96,
+            learning_rate=0.01,
+            schedule="cosine",
+            batch_norm="live",
             distil=0.0,
         ),
     ),

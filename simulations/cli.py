@@ -135,12 +135,13 @@ def bench_engine(
     from excise.common.settings import PRESETS
     from excise.simulations.bench.engine import run_engine
     from excise.simulations.bench.engine_page import write_engine_page
+    from excise.simulations.bench.fashion_models import TRAINED_ON, take
     from excise.simulations.fashion import read_fashion
 
-    settings = PRESETS["classes"]
+    train, test = take(read_fashion("train"), slice(TRAINED_ON)), read_fashion("t10k")
     with terminal.status("reading images") as status:
-        results = run_engine(read_fashion("train"), read_fashion("t10k"), settings, home, seeds, status.update)
-    write_engine_page(page, results, settings)
+        results = run_engine(train, test, PRESETS["classes"], PRESETS["samples"], home, seeds, status.update)
+    write_engine_page(page, results, PRESETS["classes"])
     terminal.print(f"Result page: {page}")
 
 

@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 
 from excise.client.unlearning.boundary import BoundaryPath, boundary_search
 from excise.client.unlearning.inference import predict
-from excise.client.unlearning.local import ForgetSet, LocalResult, RetainSet, unlearn_locally
+from excise.client.unlearning.local import ForgetSet, LocalResult, RetainSet, drawn_rows, unlearn_locally
 from excise.client.unlearning.targets import make_targets
 from excise.common.settings import UnlearningSettings
 
@@ -35,7 +35,7 @@ class Unlearned:
     Attributes
     ----------
     model : the student, in evaluation mode
-    path : the boundary search of the forget images
+    path : the boundary search of the forget images, or of those that `settings.forget_sample` drew
     targets_NC : what the student was to say on them
     rounds : how each round's steps went
     passes : images sent through teacher or student
@@ -78,6 +78,9 @@ def unlearn(
     """
     settings = settings or UnlearningSettings()
     (x_f, y_f), (x_r, y_r) = forget, retain
+    if settings.forget_sample is not None:
+        drawn = drawn_rows(len(x_f), settings.forget_sample, Generator().manual_seed(seed)).to(x_f.device)
+        x_f, y_f = x_f[drawn], y_f[drawn]
     reference, passes = None, 0
     if settings.target.kind == "calibrated":
         if unseen is None or len(unseen[0]) == 0:

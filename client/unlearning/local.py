@@ -217,6 +217,13 @@ def _set_mode(student: nn.Module, settings: LocalSettings, forget_only: bool, si
                 module.eval()
 
 
+def drawn_rows(n: int, most: int | None, generator: Generator) -> Tensor:
+    """At most `most` of n row numbers, drawn at random without repetition, ascending, int64; all of them without `most`."""
+    if most is None or n <= most:
+        return torch.arange(n)
+    return torch.randperm(n, generator=generator)[:most].sort().values
+
+
 def _batches(n: int, size: int, generator: Generator) -> Iterator[Tensor]:
     """Endless mini-batches of indices; every image once before any image twice."""
     size = min(size, n)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,25 @@ from matplotlib.figure import Figure
 from excise.common.files import write_atomically
 from excise.common.settings import UnlearningSettings
 from excise.server.drawing import FORGET, INK, RETAIN, draw
+from excise.simulations.bench.demo import interval
 
 RACE_GOAL, SEARCH_GOAL, MEMORY_GOAL = 5.0, 3.0, 4.0
 """At least so many times as fast as the published procedure, and as the naive search; less memory than so many models."""
+FORGOTTEN_GOAL, RETAIN_GOAL, SAMPLES_GOAL, RESURFACING_GOAL = 0.01, 0.005, 0.03, 0.02
+"""Most accuracy on a forgotten class; most loss of retain accuracy, and most gap of forgotten samples, against retrained; how
+much more than the retrained model an epoch on retain images may bring back."""
+
+Results = Mapping[str, Any]
+Rows = list[str]
 
 
-def write_engine_page(page: Path, results: Mapping[str, Any], settings: UnlearningSettings) -> None:
+def write_engine_page(page: Path, results: Results, settings: UnlearningSettings) -> None:
     """Write the page, and its picture beside it, of the same name.
+
+    Parameters
+    ----------
+    results : what `engine.run_engine` measured
+    settings : ours for a whole class
 
     Raises
     ------
@@ -26,82 +38,190 @@ def write_engine_page(page: Path, results: Mapping[str, Any], settings: Unlearni
     """
     picture = page.with_suffix(".svg")
     write_atomically(picture, engine_picture(results))
-    races, search, composed = results["races"], results["search"], results["composing"]
-    ratios = [race["published"]["seconds"] / race["excise"]["seconds"] for race in races]
-    search_ratio = search["naive"] / search["excise"]
-    memory = max(one["models"] for one in composed)
+    seeds = results["seeds"]
     lines = [
         "# The engine: how fast, and how well",
         "",
-        "Written by `excise bench engine`. Every ratio is of two ways measured in one run, on one machine. Fashion-MNIST, one",
-        f"class of ten, an all-convolutional net at a quarter of its published width; seeds 0 to {len(races) - 1}.",
+        "Written by `excise bench engine`. Every ratio is of two ways measured in turn, in one run, on one machine.",
+        "Fashion-MNIST, 20,000 of its training images, an all-convolutional net at a quarter of its published width, class 0",
+        f"(T-shirts); seeds 0 to {len(seeds) - 1}, each with its own models. Accuracies on the class and on the others are on",
+        "the test file unless told otherwise.",
         "",
-        f"![Time to be as good as the published procedure, and cost of composing]({picture.name})",
+        f"![Time to be as good as the published procedure, the boundary search, and cost of composing]({picture.name})",
         "",
+        "## Goals",
+        "",
+        "| goal | measured | reached |",
+        "|---|---|---|",
+        *(f"| {goal} | {told} | {'yes' if reached else '**no**'} |" for goal, told, reached in goals(results)),
+        "",
+        *_race(seeds),
+        *_class(seeds),
+        *_samples(seeds),
+        *_composing(results["composing"]),
+        "## Settings for a class",
+        "",
+        "```json",
+        settings.model_dump_json(indent=2),
+        "```",
+        "",
+    ]
+    write_atomically(page, "\n".join(lines))
+
+
+def goals(results: Results) -> Iterator[tuple[str, str, bool]]:
+    """Each goal in words, what was measured, and whether every seed (speed) or the mean over seeds (quality) reached it."""
+    seeds = results["seeds"]
+    races, searches = [_ratio(seed["race"], "published") for seed in seeds], [_ratio(seed["search"]) for seed in seeds]
+    yield _at_least(f"as good as the published procedure at least {RACE_GOAL:g} times as fast, every seed", races, RACE_GOAL)
+    yield _at_least(f"search at least {SEARCH_GOAL:g} times as fast as its naive form, every seed", searches, SEARCH_GOAL)
+    memory = max(one["models"] for one in results["composing"])
+    sites = max(one["sites"] for one in results["composing"])
+    yield f"composing {sites:,} sites below {MEMORY_GOAL:g} models of memory", f"{memory:.2f}", memory < MEMORY_GOAL
+    for name in _ours(seeds[0]):
+        scores = [(seed["class"][name], seed["class"]["retrained"]) for seed in seeds]
+        most = max(max(ours["forget_test"], ours["forget_train"]) for ours, _ in scores)
+        yield f"class, {name}: accuracy on it at most {FORGOTTEN_GOAL:g}, every seed", f"{most:.3f}", most <= FORGOTTEN_GOAL
+        gaps = [ours["retain_test"] - retrained["retain_test"] for ours, retrained in scores]
+        within = statistics.fmean(gaps) >= -RETAIN_GOAL
+        yield f"class, {name}: others at least −{RETAIN_GOAL:g} from retrained", interval(gaps), within
+    for share in seeds[0]["samples"]:
+        for key, what in (("forget", "forget accuracy"), ("auc", "membership AUC")):
+            gaps = [seed["samples"][share]["excise"][key] - seed["samples"][share]["retrained"][key] for seed in seeds]
+            goal = f"{float(share):.0%} of the class: {what} within {SAMPLES_GOAL:g} of retrained"
+            yield goal, interval(gaps), abs(statistics.fmean(gaps)) <= SAMPLES_GOAL
+    moved = [_moved_more(seed, share, key) for seed in seeds for share in seed["samples"] for key in ("forget", "auc")]
+    moved += [
+        _came_back(seed["class"][name]) - _came_back(seed["class"]["retrained"]) for seed in seeds for name in _ours(seed)
+    ]
+    goal = f"an epoch on retain images brings back at most {RESURFACING_GOAL:g} more than in the retrained model, always"
+    yield goal, f"{max(moved):.3f}".replace("-", "−"), max(moved) <= RESURFACING_GOAL
+
+
+def _at_least(goal: str, ratios: Sequence[float], least: float) -> tuple[str, str, bool]:
+    return goal, ", ".join(f"{ratio:.1f}" for ratio in ratios), min(ratios) >= least
+
+
+def _ratio(pair: Results, slow: str = "naive") -> float:
+    """How many times as fast ours is, of seconds or of finishes in a race."""
+    a, b = pair[slow], pair["excise"]
+    return float(a["seconds"] / b["seconds"] if isinstance(a, Mapping) else a / b)
+
+
+def _moved_more(seed: Results, share: str, key: str) -> float:
+    """How much more a score of ours rises in the retain-only epoch than the retrained model's does."""
+    ours, retrained = (seed["samples"][share][name] for name in ("excise", "retrained"))
+    return float((ours[f"{key}_later"] - ours[key]) - (retrained[f"{key}_later"] - retrained[key]))
+
+
+def _ours(seed: Results) -> Rows:
+    return [name for name in seed["class"] if name not in ("original", "retrained")]
+
+
+def _came_back(scores: Results) -> float:
+    """By how much the accuracy on the class rises in the retain-only epoch."""
+    return float(scores["resurfaced"] - scores["forget_test"])
+
+
+def _race(seeds: Sequence[Results]) -> Rows:
+    rows = [
         "## Race: until as good as the published procedure",
         "",
-        "As good: at most its accuracy on unseen images of the class, and at least its accuracy on those of the others.",
-        "Scoring between rounds is not counted. Seed 0: median of five.",
+        "As good: at most its accuracy on the class, and at least its accuracy on the others. Scoring between rounds is not",
+        "counted. Medians of five runs in turn. On brain-mri there is nothing to race for: the published procedure",
+        "never comes near the retrained model, its forget accuracy stays 0.13 above ([figures](brain-mri.md)).",
         "",
-        "| seed | | seconds | images | forget | retain | times as fast |",
+        "| seed | | seconds | images | class | others | times as fast |",
         "|---|---|---|---|---|---|---|",
     ]
-    for seed, (race, ratio) in enumerate(zip(races, ratios, strict=True)):
+    for number, seed in enumerate(seeds):
         for name in ("published", "excise"):
-            one = race[name]
-            scores = f"{one['seconds']:.2f} | {one['passes']:,} | {one['forget']:.3f} | {one['retain']:.3f}"
-            lines.append(f"| {seed} | {name} | {scores} | {f'**{ratio:.1f}**' if name == 'excise' else ''} |")
-    lines += [
+            one = seed["race"][name]
+            ratio = "" if name == "published" else f"**{_ratio(seed['race'], 'published'):.1f}**"
+            told = f"{one['seconds']:.2f} | {one['passes']:,} | {one['forget']:.3f} | {one['retain']:.3f}"
+            rows.append(f"| {number} | {name} | {told} | {ratio} |")
+    rows += [
         "",
-        "## Quality at the end of the schedule",
+        "The boundary search alone, 1,024 images, at most 30 steps; medians of five in turn. Naive: gradients of the weights",
+        "as well, every image in every step.",
         "",
-        "Accuracy on unseen images of the class / of the others; for excise also on the training images of the class.",
-        "",
-        "| seed | original | retrained | published | excise | excise, forgotten training images |",
-        "|---|---|---|---|---|---|",
+        "| seed | naive, seconds | excise, seconds | times as fast |",
+        "|---|---|---|---|",
     ]
-    for seed, quality in enumerate(results["quality"]):
-        pairs = [
-            f"{quality[name][0]:.3f} / {quality[name][1]:.3f}" for name in ("original", "retrained", "published", "excise")
-        ]
-        lines.append(f"| {seed} | {' | '.join(pairs)} | {quality['excise_on_training_images']:.3f} |")
-    lines += [
+    for number, seed in enumerate(seeds):
+        search = seed["search"]
+        rows.append(f"| {number} | {search['naive']:.2f} | {search['excise']:.2f} | **{_ratio(search):.1f}** |")
+    return [*rows, ""]
+
+
+def _class(seeds: Sequence[Results]) -> Rows:
+    rows = [
+        "## A class, at the end of the schedule",
         "",
+        "Mean and 95 % interval over the seeds. Sites: the real apps, the images dealt to eight, the class at one or all.",
+        "*Resurfaced*: on the class, after one more epoch on retain images alone.",
+        "",
+        "| | class, unseen | class, training images | others | class, resurfaced |",
+        "|---|---|---|---|---|",
+    ]
+    for name in seeds[0]["class"]:
+        keys = ("forget_test", "forget_train", "retain_test", "resurfaced")
+        rows.append(f"| {name} | " + " | ".join(interval([seed["class"][name][key] for seed in seeds]) for key in keys) + " |")
+    return [*rows, ""]
+
+
+def _samples(seeds: Sequence[Results]) -> Rows:
+    rows = [
+        "## A share of a class: images, each for itself",
+        "",
+        "Mean and 95 % interval over the seeds. Targets are calibrated on half of the class's unseen images; the attack",
+        "compares with the other half. 1 % are some twenty images.",
+        "",
+        "| share | | forget accuracy | membership AUC | others | forget, resurfaced | AUC, resurfaced |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for share, models in seeds[0]["samples"].items():
+        for name, scores in models.items():
+            keys = ("forget", "auc", "retain_test", "forget_later", "auc_later")
+            cells = [interval([seed["samples"][share][name][key] for seed in seeds]) if key in scores else "" for key in keys]
+            rows.append(f"| {float(share):.0%} | {name} | " + " | ".join(cells) + " |")
+    return [*rows, ""]
+
+
+def _composing(composed: Sequence[Results]) -> Rows:
+    return [
         "## Composing updates of a ResNet-18 (11 million weights)",
         "",
         "Memory is what composing needs at its peak beyond the base and one update, in models of float32.",
         "",
         "| sites | seconds | seconds per site | memory, models |",
         "|---|---|---|---|",
-    ]
-    for one in composed:
-        lines.append(
+        *(
             f"| {one['sites']:,} | {one['seconds']:.2f} | {one['seconds'] / one['sites']:.3f} | {one['models']:.2f} |"
-        )
-    goals = (
-        (f"race at least {RACE_GOAL:g} times as fast", f"{statistics.fmean(ratios):.1f}", min(ratios) >= RACE_GOAL),
-        (f"search at least {SEARCH_GOAL:g} times the naive form", f"{search_ratio:.1f}", search_ratio >= SEARCH_GOAL),
-        (f"composing below {MEMORY_GOAL:g} models", f"{memory:.2f}", memory < MEMORY_GOAL),
-    )
-    lines += ["", "## Goals", "", "| goal | measured | reached |", "|---|---|---|"]
-    lines += [f"| {goal} | {told} | {'yes' if reached else '**no**'} |" for goal, told, reached in goals]
-    lines += ["", "## Settings of excise", "", "```json", settings.model_dump_json(indent=2), "```", ""]
-    write_atomically(page, "\n".join(lines))
+            for one in composed
+        ),
+        "",
+    ]
 
 
-def engine_picture(results: Mapping[str, Any]) -> str:
-    """SVG: the race by seed, and composing by number of sites."""
-    races: Sequence[Mapping[str, Any]] = results["races"]
-    composed: Sequence[Mapping[str, Any]] = results["composing"]
+def engine_picture(results: Results) -> str:
+    """SVG: the race and the search by seed, and composing by number of sites."""
+    seeds, composed = results["seeds"], results["composing"]
 
     def paint(figure: Figure) -> None:
-        race, seconds, memory = figure.subplots(1, 3)
-        for i, (name, colour) in enumerate((("published", RETAIN), ("excise", FORGET))):
-            at = [seed + (i - 0.5) * 0.36 for seed in range(len(races))]
-            race.bar(at, [one[name]["seconds"] for one in races], 0.34, color=colour, hatch="" if i else "///", label=name)
-        race.set_xticks(range(len(races)), [f"seed {seed}" for seed in range(len(races))])
+        race, search, seconds, memory = figure.subplots(1, 4)
+        pairs = (
+            (race, "published", [(seed["race"]["published"]["seconds"], seed["race"]["excise"]["seconds"]) for seed in seeds]),
+            (search, "naive", [(seed["search"]["naive"], seed["search"]["excise"]) for seed in seeds]),
+        )
+        for axes, slow, values in pairs:
+            for i, (name, colour) in enumerate(((slow, RETAIN), ("excise", FORGET))):
+                at = [seed + (i - 0.5) * 0.36 for seed in range(len(seeds))]
+                axes.bar(at, [pair[i] for pair in values], 0.34, color=colour, hatch="" if i else "///", label=name)
+            axes.set_xticks(range(len(seeds)), [f"seed {seed}" for seed in range(len(seeds))])
+            axes.legend()
         race.set(title="until as good as published", ylabel="seconds")
-        race.legend()
+        search.set(title="boundary search", ylabel="seconds")
         sites = [one["sites"] for one in composed]
         seconds.plot(sites, [one["seconds"] for one in composed], color=RETAIN, marker="o")
         seconds.set(title="composing, ResNet-18", xlabel="sites", ylabel="seconds")
@@ -110,4 +230,5 @@ def engine_picture(results: Mapping[str, Any]) -> str:
         memory.set(title="memory of composing", xlabel="sites", ylabel="models")
         memory.set_ylim(0, MEMORY_GOAL * 1.2)
 
-    return draw("engine", "Seconds until as good as the published procedure, and cost of composing by sites", (11, 3.6), paint)
+    label = "Seconds until as good as the published procedure, of the boundary search, and cost of composing by sites"
+    return draw("engine", label, (14, 3.6), paint)

@@ -15,6 +15,7 @@ from excise.client.audit import loss_profile, losses
 from excise.client.rounds import SiteFailure
 from excise.client.site import Site, open_site
 from excise.client.unlearning.inference import predict
+from excise.client.unlearning.local import ForgetSet, LocalResult, unlearn_locally
 from excise.common import weights as w
 from excise.common.errors import DataError, MessageError, SiteError
 from excise.common.messages import AuditQuery, FitInstruction, ReferenceQuery, StatusQuery, UnlearnInstruction
@@ -223,6 +224,28 @@ def test_a_corrected_label_is_prepared_anew(site: Site) -> None:
     rows[changed] = replace(rows[changed], label=1 - rows[changed].label)
     rounds.unlearn(replace(site, scan=replace(site.scan, rows=rows)), _unlearn())
     assert len(list((site.config.state / "preparations").iterdir())) == 2
+
+
+def test_a_sample_of_a_class_is_searched_and_is_the_same_in_every_round(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    _bring_teacher(site)
+    few = SETTINGS.model_copy(update={"target": TargetSettings(kind="nearest"), "forget_sample": 3})
+    used = []
+
+    def watch(student: object, forget: ForgetSet, *rest: object) -> LocalResult:
+        used.append(forget)
+        return unlearn_locally(student, forget, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rounds, "unlearn_locally", watch)
+    first = rounds.unlearn(site, _unlearn(settings=few))
+    rounds.unlearn(site, _unlearn(settings=few, round_index=1))
+    assert torch.equal(used[0].x, used[1].x)
+    assert torch.equal(used[0].targets_NC, used[1].targets_NC)
+    rows = site.select(REQUEST).forget
+    assert len(rows) > 3
+    assert [sum(bool(torch.equal(x, site.x[row])) for row in rows) for x in used[0].x] == [1, 1, 1]
+    small = _with_min_count(site, 4)
+    assert {"forget_loss", "crossing_rate"} <= first.metrics.keys()
+    assert not {"forget_loss", "crossing_rate"} & rounds.unlearn(small, _unlearn(settings=few)).metrics.keys()
 
 
 @pytest.mark.parametrize(("a_k", "absent"), [(0.0, "forget_loss"), (1.0, "retain_loss")])

@@ -101,6 +101,21 @@ def test_the_same_seed_repeats_and_nothing_outside_is_drawn(dropout: float) -> N
     )
 
 
+def test_a_sample_can_stand_for_a_class() -> None:
+    forget, retain = split()
+    few = CLASS.model_copy(update={"forget_sample": 8})
+    result, again, other = (unlearn(trained(), forget, retain, settings=few, seed=seed) for seed in (0, 0, 1))
+    assert len(result.targets_NC) == len(result.path.x) == 8
+    torch.testing.assert_close(result.path.x, again.path.x, rtol=0, atol=0)
+    assert not torch.equal(result.path.x, other.path.x)
+    assert accuracy(predict(result.model, forget[0]), forget[1]) < 0.1  # of the whole class
+
+
+def test_samples_cannot_be_stood_for() -> None:
+    with pytest.raises(ValueError, match="every forget image must be searched"):
+        UnlearningSettings(forget_sample=8)
+
+
 def test_it_can_be_stopped_after_a_round() -> None:
     told: list[int] = []
 
