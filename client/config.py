@@ -24,10 +24,18 @@ class DataSettings(Settings):
     classes: tuple[str, ...]
     """Class names in the order of the logits; the same at every site."""
     size: int = Field(32, ge=16)
-    """Side of the prepared square image, pixels."""
+    """Side of the prepared square or cubic image, pixels."""
+    dims: Literal[2, 3] = 2
+    """Spatial dimensions: 2 images, 3 volumes (`npz` only)."""
     channels: Literal[1, 3] = 1
     patient_column: str = "patient"
     """Column of `csv` labels that names the patient; when absent every image is its own patient."""
+
+    @model_validator(mode="after")
+    def _volumes_are_arrays(self) -> Self:
+        if self.dims == 3 and self.source != "npz":
+            raise ValueError(f"dims = 3 needs source = 'npz': volumes are not read from '{self.source}'")
+        return self
 
 
 class SplitSettings(Settings):
@@ -47,6 +55,15 @@ class SplitSettings(Settings):
         return self
 
 
+class ComputeSettings(Settings):
+    """How this site runs models (`client/compute.py`). It changes results by rounding alone."""
+
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """`auto` measures both when a model first comes, takes the faster one, and keeps to it."""
+    compile: bool = False
+    """Whether models are compiled (torch.compile); pays off on a GPU, over many rounds."""
+
+
 class SiteConfig(Settings):
     """One hospital."""
 
@@ -60,6 +77,7 @@ class SiteConfig(Settings):
     """Predicates of requests that were carried out: what they match is used for nothing any more."""
     device: str = "auto"
     """`auto` takes a GPU when there is one; else a torch device such as `cpu` or `cuda:1`."""
+    compute: ComputeSettings = ComputeSettings()
     state: Path = Path("state")
     """Folder for caches, teachers and logs; relative to site.toml. It may be deleted at any time."""
 

@@ -1,4 +1,4 @@
-"""Prepared images: square, of one size, float32 in [0, 1], cached beside the site's data.
+"""Prepared images: square or cubic, of one size, float32 in [0, 1], cached beside the site's data.
 
 The cache key covers the source's stamp (names, sizes, times), the preparation settings and the pipeline's version, so a
 change of any of them prepares anew. Images that fail to load become problems and leave the table.
@@ -27,21 +27,36 @@ PREPARATION = "square-1"
 """Part of the cache key: raise it when `prepare` changes."""
 
 
-def prepare(image: NDArray[np.float32], size: int, channels: int) -> NDArray[np.float32]:
-    """Pad to a square with black, then shrink or enlarge with antialiasing; float32 (channels, size, size) in [0, 1]."""
-    x = torch.from_numpy(np.atleast_3d(image)).permute(2, 0, 1)
+def prepare(image: NDArray[np.float32], size: int, channels: int, dims: int = 2) -> NDArray[np.float32]:
+    """Pad to a square or a cube with black, then shrink or enlarge without aliasing.
+
+    Parameters
+    ----------
+    image : rows × columns, or slices × rows × columns for `dims` 3; with or without a last axis of channels
+
+    Returns
+    -------
+    float32 (channels, size, size) or (channels, size, size, size), in [0, 1]
+    """
+    x = torch.from_numpy(image)
+    x = x.movedim(-1, 0) if x.ndim > dims else x[None]
     if x.shape[0] != channels:
-        x = x.mean(0, keepdim=True).expand(channels, -1, -1)
-    height, width = x.shape[1:]
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    x = F.pad(x, (left, side - width - left, top, side - height - top))
-    x = F.interpolate(x[None], size=(size, size), mode="bilinear", antialias=True, align_corners=False)[0]
-    return x.clamp(0, 1).numpy()
+        x = x.mean(0, keepdim=True).expand(channels, *x.shape[1:])
+    side = max(x.shape[1:])
+    before = [(side - length) // 2 for length in x.shape[1:]]
+    after = [side - length - left for length, left in zip(x.shape[1:], before, strict=True)]
+    x = F.pad(x, [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair])[None]  # last axis first
+    if dims == 2:
+        x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    elif size < side:
+        x = F.interpolate(x, size=(size,) * 3, mode="area")  # the only one without aliasing that torch has for volumes
+    else:
+        x = F.interpolate(x, size=(size,) * 3, mode="trilinear", align_corners=False)
+    return x[0].clamp(0, 1).numpy()
 
 
 def load_images(config: SiteConfig) -> tuple[Scan, Tensor]:
-    """Scan the site's data and return its usable rows with their prepared images, float32 (N, channels, size, size).
+    """Scan the site's data and return its usable rows with their prepared images, float32 (N, channels, size, size[, size]).
 
     Raises
     ------
@@ -61,7 +76,7 @@ def load_images(config: SiteConfig) -> tuple[Scan, Tensor]:
 
 
 def _key(source: Source, data: DataSettings) -> str:
-    text = f"{PREPARATION}|{data.size}|{data.channels}|{source.stamp}|{[row.item for row in source.scan.rows]}"
+    text = f"{PREPARATION}|{data.size}|{data.dims}|{data.channels}|{source.stamp}|{[row.item for row in source.scan.rows]}"
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -70,10 +85,10 @@ def _write_cache(cache: Path, source: Source, data: DataSettings) -> None:
     images, bad = [], {}
     for i in range(len(source.scan.rows)):
         try:
-            images.append(prepare(source.load(i), data.size, data.channels))
+            images.append(prepare(source.load(i), data.size, data.channels, data.dims))
         except DataError as error:
             bad[i] = str(error)
-    stacked = np.stack(images) if images else np.zeros((0, data.channels, data.size, data.size), np.float32)
+    stacked = np.stack(images) if images else np.zeros((0, data.channels, *[data.size] * data.dims), np.float32)
     buffer = io.BytesIO()
     np.save(buffer, stacked)
     write_atomically(cache.with_suffix(".npy"), buffer.getvalue())

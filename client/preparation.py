@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
+from excise.client.compute import to_device
 from excise.client.selection import Selection
 from excise.client.site import Site
 from excise.client.unlearning.boundary import boundary_search
@@ -78,7 +79,7 @@ def _compute(
     found: Weights = {}
     passes = 0
     if instruction.a_k > 0:
-        x, y_N = site.x[forget].to(device), site.y_N[forget].to(device)
+        x, y_N = to_device(site.x[forget], device), to_device(site.y_N[forget], device)
         reference_Q = torch.tensor(instruction.reference, dtype=torch.float64) if instruction.reference else None
         largest = settings.target.overshoot * float(reference_Q[-1]) if reference_Q is not None else math.inf
         generator = Generator().manual_seed(seed)
@@ -92,7 +93,7 @@ def _compute(
         found["path_length"] = path.length_N.mean().cpu()
         passes += path.passes
     if settings.local.distil > 0 and instruction.a_k < 1:
-        found["teacher_logits"] = predict(teacher, site.x[retain].to(device)).cpu()
+        found["teacher_logits"] = predict(teacher, to_device(site.x[retain], device)).cpu()
         passes += len(retain)
     return found, passes
 

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from excise.client import audit
+from excise.client.compute import device_of, placed, to_device
 from excise.client.preparation import prepare_unlearning
 from excise.client.site import Site
 from excise.client.training import train_locally
@@ -70,7 +71,7 @@ def reference(site: Site, query: ReferenceQuery) -> ReferenceReply:
     if len(index) < site.config.policy.min_count:
         return ReferenceReply(profile=(), patients=0, passes=0)
     teacher = _load(site, query.model, query.teacher)
-    losses = audit.losses(predict(teacher, site.x[index].to(_device(site))).cpu(), site.y_N[index])
+    losses = audit.losses(predict(teacher, to_device(site.x[index], device_of(site.config))).cpu(), site.y_N[index])
     patients = [site.scan.rows[i].patient for i in index]
     profile = audit.loss_profile(losses, query.points, site.config.policy.min_count, audit.patient_weights(patients))
     return ReferenceReply(profile=profile, patients=len(set(patients)), passes=len(index))
@@ -83,9 +84,9 @@ def fit(site: Site, instruction: FitInstruction) -> SiteUpdate:
     index = site.select(instruction.without).retain
     if len(index) == 0:
         raise DataError("no training image is left")
-    model, device = _load(site, instruction.model, instruction.weights), _device(site)
+    model, device = _load(site, instruction.model, instruction.weights), device_of(site.config)
     generator = Generator().manual_seed(instruction.seed)
-    x, y_N = site.x[index].to(device), site.y_N[index].to(device)
+    x, y_N = to_device(site.x[index], device), to_device(site.y_N[index], device)
     loss, passes = train_locally(model, x, y_N, instruction.training, instruction.round_index, generator)
     told = {"loss": loss} if len(index) >= site.config.policy.min_count else {}
     return _update(instruction.weights, model, passes, began, told)
@@ -95,17 +96,17 @@ def unlearn(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
     """A few joint steps on this site's share of the unlearning objective."""
     began = time.perf_counter()
     _check_model(site, instruction.model)
-    sets, device = site.select(instruction.request), _device(site)
+    sets, device = site.select(instruction.request), device_of(site.config)
     teacher_weights = _read_teacher(site, instruction.teacher_digest)
     teacher = _load(site, instruction.model, teacher_weights)
     prepared = prepare_unlearning(site, sets, teacher, instruction)
     student = _load(site, instruction.model, instruction.weights)
     forget = retain = None
     if prepared.targets_NC is not None:
-        forget = ForgetSet(site.x[prepared.forget].to(device), prepared.targets_NC.to(device))
+        forget = ForgetSet(to_device(site.x[prepared.forget], device), prepared.targets_NC.to(device))
     if len(sets.retain) and instruction.a_k < 1:
         logits = prepared.teacher_logits_NC
-        x, y_N = site.x[sets.retain].to(device), site.y_N[sets.retain].to(device)
+        x, y_N = to_device(site.x[sets.retain], device), to_device(site.y_N[sets.retain], device)
         retain = RetainSet(x, y_N, logits.to(device) if logits is not None else None)
     try:
         result = unlearn_locally(
@@ -180,13 +181,13 @@ def _parts(site: Site, forget: Tensor, query: AuditQuery, min_count: int) -> dic
 
 def _audit(site: Site, spec: ModelSpec, weights: w.Weights, sets: Mapping[str, Tensor]) -> ModelAudit:
     min_count = site.config.policy.min_count
-    model, device = _load(site, spec, weights), _device(site)
+    model, device = _load(site, spec, weights), device_of(site.config)
     metrics: dict[str, float] = {}
     profiles: dict[str, tuple[float, ...]] = {}
     for name, index in sets.items():
         if len(index) < min_count:
             continue
-        logits_NC, y_N = predict(model, site.x[index].to(device)).cpu(), site.y_N[index]
+        logits_NC, y_N = predict(model, to_device(site.x[index], device)).cpu(), site.y_N[index]
         metrics |= audit.measure(logits_NC, y_N, name, spec.classes, min_count)
         if name != "retain":
             losses_N = audit.losses(logits_NC, y_N)
@@ -210,18 +211,13 @@ def _update(weights_in: w.Weights, model: nn.Module, passes: int, began: float, 
     )
 
 
-def _device(site: Site) -> torch.device:
-    wanted = site.config.device
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
-
-
 def _load(site: Site, spec: ModelSpec, weights: w.Weights) -> nn.Module:
     model = build_model(spec)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise MessageError(f"the weights that came do not fit the model '{spec.name}': {error}") from error
-    return model.to(_device(site)).eval()
+    return placed(model, spec, site.config).eval()
 
 
 def _check_model(site: Site, spec: ModelSpec) -> None:
@@ -230,11 +226,10 @@ def _check_model(site: Site, spec: ModelSpec) -> None:
             SiteError.UNKNOWN_MODEL, f"neither this release of excise nor `models` in site.toml knows the model '{spec.name}'"
         )
     data = site.config.data
-    ours = (len(data.classes), data.channels, data.size)
-    if (spec.classes, spec.channels, spec.size) != ours:
-        raise DataError(f"the model wants {spec.classes, spec.channels, spec.size} classes, channels, pixels; we have {ours}")
-    if spec.dims != 2:
-        raise DataError(f"the model wants volumes of {spec.dims} dimensions; a site's images have 2")
+    theirs = (spec.classes, spec.channels, spec.size, spec.dims)
+    ours = (len(data.classes), data.channels, data.size, data.dims)
+    if theirs != ours:
+        raise DataError(f"the model wants {theirs} classes, channels, pixels, dimensions; we have {ours}")
 
 
 def _teacher_path(site: Site, digest: str) -> Path:

@@ -26,7 +26,7 @@ class Site:
     ----------
     config : its `site.toml`
     scan : usable rows and what was skipped
-    x : images, float32 in [0, 1], (N, channels, size, size)
+    x : images, float32 in [0, 1], (N, channels, size, size[, size])
     y_N : labels, int64
     lists : named lists that predicates may refer to; they never leave the site
     forgotten : images that are left out because an earlier request forgot them

@@ -1,7 +1,7 @@
 """The kinds of places that images come from, each read into the same `Scan` and a way to load one image.
 
-An image is loaded as float32 in [0, 1], rows × columns or rows × columns × 3. Problems are kept, not raised: one bad file
-must not stop a site. What makes the whole source unusable raises `DataError`.
+An image is loaded as float32 in [0, 1], rows × columns or rows × columns × 3; a volume has slices before its rows. Problems
+are kept, not raised: one bad file must not stop a site. What makes the whole source unusable raises `DataError`.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def read_npz(path: Path) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any] 
     """Images, labels and patients (None without a key ``patients``) of a MedMNIST-style file, its parts joined.
 
     Keys are ``images`` and ``labels``, or ``train_images``, ``val_images``, ``test_images`` and so on. Images are uint8 or
-    floats in [0, 1], (N, rows, columns[, 3]).
+    floats in [0, 1], (N, rows, columns[, 3]); volumes (N, slices, rows, columns[, 3]).
 
     Raises
     ------
@@ -145,7 +145,7 @@ def read_npz(path: Path) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any] 
         raise DataError(f"{path}: {len(images)} images but labels of shape {labels.shape}; expected one class per image")
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{path}: labels are {labels.dtype}; expected the numbers of the classes")
-    if images.ndim not in (3, 4) or not (images.dtype == np.uint8 or np.issubdtype(images.dtype, np.floating)):
+    if images.ndim not in (3, 4, 5) or not (images.dtype == np.uint8 or np.issubdtype(images.dtype, np.floating)):
         raise DataError(f"{path}: images are {images.dtype} of shape {images.shape}; expected uint8 or floats, one row each")
     patients = joined("patients") if all(f"{p}patients" in arrays for p in prefixes) else None
     if patients is not None and len(patients) != len(images):
@@ -158,7 +158,12 @@ def _npz(config: SiteConfig) -> Source:
     rows: list[Row] = []
     kept: list[int] = []
     problems: list[Problem] = []
-    names = config.data.classes
+    names, dims = config.data.classes, config.data.dims
+    channels = images.shape[1 + dims :]
+    if images.ndim < 1 + dims or channels not in ((), (1,), (3,)):
+        kinds = {2: "images (N, rows, columns[, 3])", 3: "volumes (N, slices, rows, columns[, 3])"}
+        hint = "; for volumes set dims = 3" if dims == 2 and images.ndim > 3 else ""
+        raise DataError(f"{config.data.path} holds arrays of shape {images.shape}; expected {kinds[dims]}{hint}")
     for i, label in enumerate(labels):
         name = names[label] if 0 <= label < len(names) else str(label)
         row = _row(config, str(i), str(patients[i]) if patients is not None else str(i), name, problems, {})

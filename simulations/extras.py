@@ -46,12 +46,17 @@ def report_extras(scenario: Scenario, plan: Plan, sites: Sites, folder: Path) ->
     projection = PCA(n_components=2, random_state=0).fit(features_before)
     simulated = scenario.data.source == "brain-mri"
     return ReportExtras(
-        examples=[(forget[i].mean(0).numpy(), captions[i]) for i in chosen],
+        examples=[(_picture(forget[i]).numpy(), captions[i]) for i in chosen],
         embedding_before=projection.transform(features_before),
         embedding_after=projection.transform(features_after),
         embedding_set=[name for name, part in joined.items() for _ in range(len(part))],
         note="Hospitals, patients, scanners and the scanners' intensity response are simulated." if simulated else "",
     )
+
+
+def _picture(x: torch.Tensor) -> torch.Tensor:
+    """One grey picture of an image (channels, rows, columns), or of a volume's middle slice."""
+    return x.mean(0) if x.ndim == 3 else x[:, x.shape[1] // 2].mean(0)
 
 
 def _spread(x: torch.Tensor, count: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from excise.client.config import SplitSettings
+from excise.client.config import ComputeSettings, SplitSettings
 from excise.common.errors import ConfigError, did_you_mean
 from excise.common.models import ModelSpec
 from excise.common.request import ForgetRequest, joined
@@ -78,6 +78,7 @@ class Scenario(Settings):
     partition: Partition = Partition()
     split: SplitSettings = SplitSettings()
     policy: PrivacySettings = PrivacySettings()
+    compute: ComputeSettings = ComputeSettings()
     model: ModelSpec = ModelSpec()
     training: TrainingSettings = TrainingSettings()
     request: ForgetRequest

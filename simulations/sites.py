@@ -64,6 +64,7 @@ def make_sites(scenario: Scenario, cache: Path, progress: Callable[[int, int], N
             labels=folder / "labels.csv",
             classes=classes,
             size=scenario.model.size,
+            dims=scenario.model.dims,
             channels=_channels(scenario),
         )
         configs.append(_write_site(home, name, scenario, data))
@@ -123,6 +124,7 @@ def _whole(scenario: Scenario) -> tuple[SiteConfig, tuple[str, ...]]:
         labels=scenario.data.labels,
         classes=classes,
         size=scenario.model.size,
+        dims=scenario.model.dims,
         channels=_channels(scenario),
         patient_column=scenario.data.patient_column,
     )
@@ -181,6 +183,7 @@ def _write_site(home: Path, name: str, scenario: Scenario, data: DataSettings) -
         data=data,
         split=split,
         policy=scenario.policy,
+        compute=scenario.compute,
         models=(scenario.model.name,) if ":" in scenario.model.name else (),
         forgotten=scenario.forgotten,
     )
@@ -197,8 +200,9 @@ def _write_once(path: Path, content: bytes) -> None:
 
 
 def _key(scenario: Scenario, *stamps: str) -> str:
-    parts = (scenario.data, scenario.partition, scenario.split, scenario.policy, scenario.model, scenario.request)
-    text = json.dumps([scenario.seed, scenario.forgotten, *(part.model_dump_json() for part in parts), *stamps])
+    parts = ("data", "partition", "split", "policy", "compute", "model", "request")
+    told = [getattr(scenario, part).model_dump_json() for part in parts]
+    text = json.dumps([scenario.seed, scenario.forgotten, *told, *stamps])
     return f"{scenario.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 

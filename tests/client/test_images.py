@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
@@ -56,6 +56,36 @@ def test_prepare_turns_grey_into_colour_and_back() -> None:
     np.testing.assert_allclose(prepare(colour, 16, 3)[:, 0, 0], [0, 0.3, 0.6], atol=1e-6)
 
 
+_volumes = st.tuples(_side, _side, _side) | st.tuples(_side, _side, _side, st.just(3))
+
+
+@given(
+    arrays.arrays(np.float32, _volumes, elements=st.sampled_from([0.0, 0.25, 1.0])),
+    st.integers(16, 24),
+    st.sampled_from([1, 3]),
+)
+@settings(max_examples=30)
+def test_prepare_gives_a_cube_in_0_1(volume: np.ndarray, size: int, channels: int) -> None:
+    prepared = prepare(volume, size, channels, dims=3)
+    assert prepared.shape == (channels, size, size, size)
+    assert prepared.dtype == np.float32
+    assert 0 <= prepared.min() <= prepared.max() <= 1
+
+
+def test_prepare_pads_a_volume_in_the_middle_of_its_short_axis() -> None:
+    prepared = prepare(np.ones((8, 16, 16), np.float32), 16, 1, dims=3)[0]
+    assert prepared[4:12].min() == 1
+    assert prepared[:4].max() == prepared[12:].max() == 0
+
+
+def test_prepare_leaves_a_fitting_volume_alone_and_keeps_the_mean_of_others() -> None:
+    volume = np.random.default_rng(0).random((32, 32, 32), np.float32)
+    np.testing.assert_array_equal(prepare(volume, 32, 1, dims=3)[0], volume)
+    np.testing.assert_allclose(
+        prepare(volume, 16, 1, dims=3)[0], volume.reshape(16, 2, 16, 2, 16, 2).mean(axis=(1, 3, 5)), atol=1e-6
+    )
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> SiteConfig:
     for i in range(4):
@@ -71,9 +101,9 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Sizes of all images that were prepared."""
     sizes: list[int] = []
 
-    def counting(image: np.ndarray, size: int, channels: int) -> np.ndarray:
+    def counting(image: np.ndarray, size: int, channels: int, dims: int) -> np.ndarray:
         sizes.append(size)
-        return prepare(image, size, channels)
+        return prepare(image, size, channels, dims)
 
     monkeypatch.setattr(images, "prepare", counting)
     return sizes

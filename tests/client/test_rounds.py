@@ -12,6 +12,7 @@ import torch
 
 from excise.client import preparation, rounds
 from excise.client.audit import loss_profile, losses
+from excise.client.config import ComputeSettings
 from excise.client.rounds import SiteFailure
 from excise.client.site import Site, open_site
 from excise.client.unlearning.inference import predict
@@ -226,6 +227,17 @@ def test_a_corrected_label_is_prepared_anew(site: Site) -> None:
     assert len(list((site.config.state / "preparations").iterdir())) == 2
 
 
+def test_a_site_that_computes_in_bfloat16_sends_float32(site: Site) -> None:
+    cast = replace(site, config=site.config.model_copy(update={"compute": ComputeSettings(precision="bfloat16")}))
+    _bring_teacher(cast)
+    plain, lower = rounds.unlearn(site, _unlearn()), rounds.unlearn(cast, _unlearn(a_k=0.6))
+    assert {x.dtype for x in lower.delta.values()} == {torch.float32}
+    assert lower.delta.keys() == plain.delta.keys()
+    fitted, rounded = rounds.fit(site, _fit()), rounds.fit(cast, _fit())
+    assert w.norm(w.difference(fitted.delta, rounded.delta)) < 0.6 * w.norm(fitted.delta)  # early steps are all noise
+    assert w.digest(fitted.delta) != w.digest(rounded.delta)
+
+
 def test_a_sample_of_a_class_is_searched_and_is_the_same_in_every_round(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     _bring_teacher(site)
     few = SETTINGS.model_copy(update={"target": TargetSettings(kind="nearest"), "forget_sample": 3})
@@ -374,7 +386,7 @@ def test_a_model_for_other_data_is_bad_data(site: Site, spec: ModelSpec) -> None
 
 def test_a_model_for_volumes_is_bad_data(site: Site) -> None:
     volumes = SPEC.model_copy(update={"name": "densenet121", "dims": 3})
-    with pytest.raises(DataError, match="the model wants volumes"):
+    with pytest.raises(DataError, match=r"the model wants \(2, 1, 16, 3\) classes, channels, pixels, dimensions; we have"):
         rounds.evaluate(site, replace(_audit(), model=volumes))
 
 

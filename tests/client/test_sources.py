@@ -218,6 +218,31 @@ def test_npz_in_parts_with_patients(tmp_path: Path) -> None:
     assert " ".join(row.patient for row in source.scan.rows) == "train train common val val common test test common"
 
 
+def _volumes(tmp_path: Path, images: np.ndarray) -> Source:
+    path = tmp_path / "a.npz"
+    np.savez(path, images=images, labels=[0] * len(images))
+    return open_source(SiteConfig(name="a", data=DataSettings(source="npz", path=path, classes=("clear", "ill"), dims=3)))
+
+
+def test_npz_of_volumes(tmp_path: Path) -> None:
+    volumes = np.stack([IMAGES, IMAGES[::-1]])  # as MedMNIST's 3-D sets have them
+    loaded = _volumes(tmp_path, volumes).load(1)
+    assert loaded.shape == (3, 8, 8)
+    np.testing.assert_allclose(loaded, IMAGES[::-1] / 255, atol=1e-6)
+
+
+def test_images_are_no_volumes_and_volumes_no_images(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"shape \(3, 8, 8\); expected volumes \(N, slices, rows, columns"):
+        _volumes(tmp_path, IMAGES)
+    with pytest.raises(DataError, match=r"shape \(2, 3, 8, 8\); expected images .*for volumes set dims = 3"):
+        _npz(tmp_path, images=np.stack([IMAGES, IMAGES]), labels=[0, 0])
+
+
+def test_volumes_come_as_arrays_only() -> None:
+    with pytest.raises(ValueError, match="dims = 3 needs source = 'npz'"):
+        DataSettings(source="dicom", path=Path("a"), classes=("clear", "ill"), dims=3)
+
+
 @pytest.mark.parametrize(
     ("arrays", "reason"),
     [

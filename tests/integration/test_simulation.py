@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from excise.common.errors import ConfigError, DataError, Interrupted
@@ -21,6 +22,7 @@ from tests.scenarios import (
     events,
     merged,
     numbers,
+    pictures,
     prepared,
     quiet,
     run,
@@ -146,6 +148,18 @@ def test_an_image_folder_scenario_forgets_a_class(tmp_path: Path) -> None:
     assert all(site["forget"] > 0 and site["retain"] > 0 for site in sites)
     assert sum(site["train"] + site["reference"] + site["held_out"] + site["excluded"] for site in sites) == 150
     assert not math.isfinite(done.results["unlearned"]["pooled"]["membership_auc"])  # nothing of that class is held out
+    assert (done.folder / "report.html").is_file()
+
+
+def test_volumes_run_through_the_same_code(tmp_path: Path) -> None:
+    images, labels = pictures(60)
+    volumes = np.repeat(images[:, None], 6, axis=1)  # six slices: padded to a cube
+    np.savez(tmp_path / "images.npz", images=volumes, labels=labels)
+    wanted = scenario(tmp_path, model={"name": "tests.common.test_models:tiny", "dims": 3}, partition={"sites": 2})
+    done = simulate(wanted, new_run_folder(tmp_path / "runs", wanted), tmp_path / "cache", "inprocess", quiet)
+    assert done.results["sites"]["site-2"]["forget"] > 0
+    assert done.results["unlearned"]["pooled"]["forget_accuracy"] >= 0
+    assert done.plan.model.dims == 3
     assert (done.folder / "report.html").is_file()
 
 
