@@ -22,10 +22,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from excise.client.unlearning.inference import frozen
+from excise.client.unlearning.labels import are_labels, boundary_losses, confidence, has_crossed
 from excise.common.settings import SearchSettings
 
 
@@ -38,7 +38,7 @@ class BoundaryPath:
     logits_TNC : teacher's logits at every point, float32 (T+1, N, C); after an image stopped its last row repeats
     x : last point of each image, shape of the input
     steps_N : steps taken, int64
-    crossed_N : whether the teacher's class at the last point differs from y, bool
+    crossed_N : whether the teacher's class at the last point differs from y, bool; for labels (N, L), each on its own
     length_N : Euclidean length of the path, pixel units, float32
     ascent_T : the measured left-hand side of the convergence bound, mean over the images still searching at step t of
         Σ_i g_i·erf(g_i/(γ√2)), or Σ_i |g_i| when γ = 0; NaN after the last image stopped; float64 (T,)
@@ -54,9 +54,10 @@ class BoundaryPath:
     passes: int
 
     def losses_TN(self, y_N: Tensor) -> Tensor:
-        """Cross-entropy of every path point, float32 (T+1, N)."""
+        """Loss of every path point, float32: cross-entropy (T+1, N), or that of each label (T+1, N, L)."""
         t, n, c = self.logits_TNC.shape
-        return F.cross_entropy(self.logits_TNC.reshape(t * n, c), y_N.repeat(t), reduction="none").reshape(t, n)
+        repeated = y_N.repeat(t, *[1] * (y_N.ndim - 1))
+        return boundary_losses(self.logits_TNC.reshape(t * n, c), repeated).reshape(t, *y_N.shape)
 
 
 def boundary_search(
@@ -66,6 +67,7 @@ def boundary_search(
     settings: SearchSettings,
     generator: Generator,
     largest_loss: float = math.inf,
+    sought: Tensor | None = None,
 ) -> BoundaryPath:
     """Search every image of `x` and return the paths.
 
@@ -73,14 +75,15 @@ def boundary_search(
     ----------
     teacher : maps images in [0, 1] to logits; evaluated frozen and in evaluation mode, then restored
     x : images, float32 in [0, 1], (N, channels, *spatial)
-    y_N : labels, int64
+    y_N : classes, int64 (N,); or labels of 0 and 1, float (N, L), each with its own boundary (`labels.py`)
     settings : ε, η, λ, γ, noise, stop rule
     generator : source of the noise, on the CPU; a sample's noise does not depend on when other samples stop
     largest_loss : cross-entropy at which `stop = "loss"` stops
+    sought : labels only: those whose boundary is sought, bool (N, L); all of them when left out
 
     Raises
     ------
-    ValueError : no images, images outside [0, 1], or not one label per image
+    ValueError : no images, images outside [0, 1], not one label per image, or labels that are none
     """
     if len(x) != len(y_N):
         raise ValueError(f"the boundary search needs one label per image, got {len(x)} images and {len(y_N)} labels")
@@ -88,17 +91,27 @@ def boundary_search(
         raise ValueError("the boundary search needs at least one image, got none")
     if not (x.min() >= 0 and x.max() <= 1):
         raise ValueError(f"images must lie in [0, 1], got {float(x.min()):.3g} to {float(x.max()):.3g} (NaN also fails)")
+    are_labels(y_N)
+    done = torch.zeros_like(y_N, dtype=torch.bool) if sought is None else ~sought
+    size = settings.batch_size
     with frozen(teacher):
         parts = [
-            _search_batch(teacher, xb, yb, settings, generator, largest_loss)
-            for xb, yb in zip(x.split(settings.batch_size), y_N.split(settings.batch_size), strict=True)
+            _search_batch(teacher, xb, yb, doneb, settings, generator, largest_loss)
+            for xb, yb, doneb in zip(x.split(size), y_N.split(size), done.split(size), strict=True)
         ]
     return _joined(parts)
 
 
 def _search_batch(
-    teacher: nn.Module, x0: Tensor, y_N: Tensor, settings: SearchSettings, generator: Generator, largest_loss: float
+    teacher: nn.Module,
+    x0: Tensor,
+    y_N: Tensor,
+    done: Tensor,
+    settings: SearchSettings,
+    generator: Generator,
+    largest_loss: float,
 ) -> BoundaryPath:
+    """`done` tells the boundaries that are not sought, in the shape of `y_N`."""
     steps = settings.max_steps
     low, high = (x0 - settings.epsilon).clamp_min(0), (x0 + settings.epsilon).clamp_max(1)
     x = x0.clone()
@@ -111,14 +124,15 @@ def _search_batch(
 
     for t in range(steps + 1):
         wants_gradient = t < steps
-        logits, gradient = _logits_and_gradient(teacher, x[active], y_N[active], wants_gradient)
+        logits, gradient, searching = _look(
+            teacher, x[active], y_N[active], done[active], settings, largest_loss, wants_gradient
+        )
         passes += len(active)
         path.append(logits if t == 0 else path[-1].index_copy(0, active, logits))
         if not wants_gradient:
             break
         z = _noise(settings, x.shape, generator).to(x) if settings.gamma > 0 else None
-        going = ~_stops(logits, y_N[active], settings, largest_loss)
-        active, gradient = active[going], gradient[going]
+        active, gradient = active[searching], gradient[searching]
         if len(active) == 0:
             break
         ascent_T[t] = _ascent(gradient, settings.gamma)
@@ -132,29 +146,45 @@ def _search_batch(
         steps_N[active] += 1
 
     path.extend(path[-1] for _ in range(steps + 1 - len(path)))
-    crossed_N = path[-1].argmax(1) != y_N
+    crossed_N = has_crossed(path[-1], y_N)
     return BoundaryPath(torch.stack(path), x, steps_N, crossed_N, length_N, ascent_T, passes)
 
 
-def _logits_and_gradient(teacher: nn.Module, x: Tensor, y_N: Tensor, wants_gradient: bool) -> tuple[Tensor, Tensor]:
-    """Logits, and the gradient of each image's own loss: summed over the batch, so that batch size does not scale it."""
+def _look(
+    teacher: nn.Module,
+    x: Tensor,
+    y_N: Tensor,
+    done: Tensor,
+    settings: SearchSettings,
+    largest_loss: float,
+    wants_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits; the gradient of each image's own loss, summed over the batch, so that its size does not scale it; who goes on.
+
+    Of several labels those that are done leave the loss, and an image goes on while one is left.
+    """
     if not wants_gradient:
         with torch.no_grad():
-            return teacher(x).float(), x
+            return teacher(x).float(), x, torch.ones(len(x), dtype=torch.bool)
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         logits = teacher(x).float()
-        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, y_N, reduction="sum"), x)
-    return logits.detach(), gradient
+        losses = boundary_losses(logits, y_N)
+        searching = ~(done | _stops(logits.detach(), losses.detach(), y_N, settings, largest_loss))
+        if searching.ndim > 1:
+            losses, searching = (losses * searching).sum(1), searching.any(1)
+        (gradient,) = torch.autograd.grad(losses.sum(), x)
+    return logits.detach(), gradient, searching
 
 
-def _stops(logits_NC: Tensor, y_N: Tensor, settings: SearchSettings, largest_loss: float) -> Tensor:
+def _stops(logits: Tensor, losses: Tensor, y_N: Tensor, settings: SearchSettings, largest_loss: float) -> Tensor:
+    """Whether the search is over, for each boundary."""
     if settings.stop == "crossed":
-        return logits_NC.argmax(1) != y_N
+        return has_crossed(logits, y_N)
     if settings.stop == "confidence":
-        return logits_NC.softmax(1).gather(1, y_N[:, None])[:, 0] <= settings.kappa
+        return confidence(logits, y_N) <= settings.kappa
     if settings.stop == "loss":
-        return F.cross_entropy(logits_NC, y_N, reduction="none") >= largest_loss
+        return losses >= largest_loss
     return torch.zeros_like(y_N, dtype=torch.bool)
 
 

@@ -20,12 +20,13 @@ from torch import Generator, Tensor, nn
 
 from excise.client.unlearning.boundary import BoundaryPath, boundary_search
 from excise.client.unlearning.inference import predict
+from excise.client.unlearning.labels import are_labels, boundary_losses, sought_labels
 from excise.client.unlearning.local import ForgetSet, LocalResult, RetainSet, drawn_rows, unlearn_locally
 from excise.client.unlearning.targets import make_targets
 from excise.common.settings import UnlearningSettings
 
 Images = tuple[Tensor, Tensor]
-"""Images (N, channels, *spatial), float32 in [0, 1], and their labels (N,), int64; on the model's device."""
+"""Images (N, channels, *spatial), float32 in [0, 1], and classes, int64 (N,), or labels, float (N, L); all on one device."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,14 @@ def unlearn(
     Parameters
     ----------
     model : maps images in [0, 1] to logits, so it normalises them itself
-    forget : training images to forget
+    forget : training images to forget, with their classes, int64 (N,); or with labels of 0 and 1, float (N, L)
     retain : training images to keep
     unseen : images that were never trained on, which calibrated targets need
     settings : all that can be chosen; `UnlearningSettings()` when left out
     seed : of the search's noise and the mini-batches
     after_round : called with the number of the round, from 1, and the student; True ends the unlearning there
-    forgotten : classes that are forgotten as a whole, when there are several: none is a target for images of another
+    forgotten : classes that are forgotten as a whole, when there are several: none is a target for images of another. Of
+        labels: those to be forgotten, where an image has them; all else that it has is kept
 
     Raises
     ------
@@ -85,12 +87,13 @@ def unlearn(
     if settings.target.kind == "calibrated":
         if unseen is None or len(unseen[0]) == 0:
             raise ValueError("calibrated targets need `unseen` images; give some, or choose target.kind = 'nearest'")
-        losses_N = nn.functional.cross_entropy(predict(model, unseen[0]), unseen[1], reduction="none")
+        losses_N = boundary_losses(predict(model, unseen[0]), unseen[1])
         levels = (torch.arange(settings.quantiles, device=losses_N.device) + 0.5) / settings.quantiles
-        reference = losses_N.double().quantile(levels.double())
+        reference = losses_N.double().quantile(levels.double(), dim=0)
         passes += len(unseen[0])
-    largest = settings.target.overshoot * float(reference[-1]) if reference is not None else math.inf
-    path = boundary_search(model, x_f, y_f, settings.search, Generator().manual_seed(seed), largest)
+    largest = settings.target.overshoot * float(reference[-1].max()) if reference is not None else math.inf
+    sought = sought_labels(y_f, forgotten) if are_labels(y_f) else None
+    path = boundary_search(model, x_f, y_f, settings.search, Generator().manual_seed(seed), largest, sought)
     targets = make_targets(path, y_f, settings.target, reference, forgotten)
     passes += path.passes
     logits = None
@@ -104,7 +107,9 @@ def unlearn(
     rounds: list[LocalResult] = []
     for r in range(settings.local.rounds):
         batches = Generator().manual_seed(seed * 1_000_003 + r)
-        result = unlearn_locally(student, ForgetSet(x_f, targets), kept, settings.psi, settings.local, r, batches, teacher)
+        result = unlearn_locally(
+            student, ForgetSet(x_f, targets, sought is not None), kept, settings.psi, settings.local, r, batches, teacher
+        )
         rounds.append(result)
         passes += result.passes
         if after_round and after_round(r + 1, student):

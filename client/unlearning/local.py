@@ -30,15 +30,16 @@ class Diverged(ArithmeticError):
 
 @dataclass(frozen=True)
 class ForgetSet:
-    """Forget images (N, channels, *spatial) in [0, 1] and their targets (N, C)."""
+    """Forget images (N, channels, *spatial) in [0, 1] and their targets (N, C), of labels when `labels` says so."""
 
     x: Tensor
     targets_NC: Tensor
+    labels: bool = False
 
 
 @dataclass(frozen=True)
 class RetainSet:
-    """Retain images (N, channels, *spatial) in [0, 1], labels (N,) and, for distillation, the teacher's logits (N, C)."""
+    """Retain images (N, channels, *spatial) in [0, 1], their classes (N,) or labels (N, L), and logits to distil."""
 
     x: Tensor
     y_N: Tensor
@@ -151,7 +152,9 @@ class _Objective:
         inputs = [s.x[i] for s, i in ((self.forget, f), (self.retain, r)) if s is not None and i is not None]
         logits = student(torch.cat(inputs))
         cut = len(f) if f is not None else 0
-        forget = forget_loss(logits[:cut], self.forget.targets_NC[f]) if self.forget and f is not None else None
+        forget = (
+            forget_loss(logits[:cut], self.forget.targets_NC[f], self.forget.labels) if self.forget and f is not None else None
+        )
         retain = _retain_term(logits[cut:], self.retain, r, self.settings) if self.retain and r is not None else None
         pull = proximal(student, self.teacher) if self.settings.mu > 0 and self.teacher else None
         return site_objective(forget, retain, self.a_k, pull, self.settings.mu), forget, retain

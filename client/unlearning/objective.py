@@ -3,8 +3,9 @@
     F(θ)      = ψ·Σ_k (n_k^f/N_f)·L_k^f(θ) + (1−ψ)·Σ_k (n_k^r/N_r)·L_k^r(θ) + (μ/2)·‖θ − θ0‖²
     F_k(θ)    = a_k·L_k^f(θ) + (1−a_k)·L_k^r(θ) + (μ/2)·‖θ − θ0‖²,            Σ_k p_k·F_k = F
 
-L^f is cross-entropy to the targets; L^r mixes cross-entropy to the labels with distillation from the teacher. The weights
-a_k and p_k are computed by the coordinator (`server/weighting.py`).
+L^f is cross-entropy to the targets; L^r mixes cross-entropy to the labels with distillation from the teacher. Of several
+labels an image (`labels.py`) both are means of binary cross-entropies over the labels. The weights a_k and p_k are computed by
+the coordinator (`server/weighting.py`).
 """
 
 from __future__ import annotations
@@ -17,17 +18,25 @@ from torch import Tensor, nn
 from excise.common.settings import LocalSettings
 
 
-def forget_loss(logits_NC: Tensor, targets_NC: Tensor) -> Tensor:
-    """L^f: mean cross-entropy to target distributions."""
+def forget_loss(logits_NC: Tensor, targets_NC: Tensor, labels: bool = False) -> Tensor:
+    """L^f: mean cross-entropy to target distributions; with `labels`, to a probability of each label."""
+    if labels:
+        return F.binary_cross_entropy_with_logits(logits_NC, targets_NC)
     return F.cross_entropy(logits_NC, targets_NC)
 
 
 def retain_loss(logits_NC: Tensor, y_N: Tensor, teacher_logits_NC: Tensor | None, settings: LocalSettings) -> Tensor:
     """L^r: ``(1−d)·CE(S, y) + d·τ²·KL(T‖S)`` at temperature τ (Hinton et al., 2015); d = `settings.distil`."""
-    hard = F.cross_entropy(logits_NC, y_N)
+    labels = y_N.ndim > 1
+    hard = F.binary_cross_entropy_with_logits(logits_NC, y_N) if labels else F.cross_entropy(logits_NC, y_N)
     if teacher_logits_NC is None or settings.distil == 0:
         return hard
     tau = settings.distil_temperature
+    if labels:
+        soft = (teacher_logits_NC / tau).sigmoid()
+        entropy = F.binary_cross_entropy_with_logits(teacher_logits_NC / tau, soft)
+        divergence = F.binary_cross_entropy_with_logits(logits_NC / tau, soft) - entropy
+        return (1 - settings.distil) * hard + settings.distil * tau**2 * divergence
     divergence = F.kl_div(
         (logits_NC / tau).log_softmax(1), (teacher_logits_NC / tau).log_softmax(1), reduction="batchmean", log_target=True
     )

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from excise.client.unlearning.boundary import BoundaryPath
+from excise.client.unlearning.labels import confidence, sought_labels
 from excise.common.settings import TargetSettings
 
 
@@ -25,19 +26,23 @@ def make_targets(
     reference_Q: Tensor | None = None,
     forgotten: Sequence[int] = (),
 ) -> Tensor:
-    """Targets of the kind that `settings` names: float32 (N, C), rows sum to 1.
+    """Targets of the kind that `settings` names: float32 (N, C), rows sum to 1; for labels (N, L), each of its own.
 
     Parameters
     ----------
     path : result of the boundary search
-    y_N : labels of the forget images, int64
-    reference_Q : `calibrated` only: the teacher's losses on reference images at evenly spaced levels, ascending
-    forgotten : classes that are forgotten as a whole: none of them is a target of `nearest`, `soft` or `topk`
+    y_N : classes of the forget images, int64; or labels, float (N, L)
+    reference_Q : `calibrated` only: the teacher's losses on reference images at evenly spaced levels, ascending; for labels
+        (Q, L)
+    forgotten : classes that are forgotten as a whole: none of them is a target of `nearest`, `soft` or `topk`. Labels that
+        are: only where an image has one of them is anything forgotten
 
     Raises
     ------
-    ValueError : `calibrated` without a reference, or no class is left to be a target
+    ValueError : `calibrated` without a reference, `topk` of labels, or no class is left to be a target
     """
+    if y_N.ndim > 1:
+        return _of_labels(path, y_N, settings, reference_Q, forgotten)
     last_NC = path.logits_TNC[-1]
     if forgotten and settings.mask_true_class:
         last_NC = last_NC.clone()
@@ -53,6 +58,29 @@ def make_targets(
     if reference_Q is None:
         raise ValueError("calibrated targets need the reference losses of the round 'query.reference'")
     return calibrated(path, y_N, settings.overshoot * reference_Q)
+
+
+def _of_labels(
+    path: BoundaryPath, y_NL: Tensor, settings: TargetSettings, reference_QL: Tensor | None, forgotten: Sequence[int]
+) -> Tensor:
+    """Probabilities of labels (N, L): one number says all about a label, so a target is a probability of its true side."""
+    if settings.kind == "topk":
+        raise ValueError("topk chooses among classes; labels have two sides: use nearest, soft or calibrated")
+    if settings.kind == "nearest":
+        true_NL = torch.zeros_like(y_NL)
+    elif settings.kind == "soft":  # as at the end of the path, and never on the true side
+        true_NL = confidence(path.logits_TNC[-1] / settings.tau, y_NL).clamp_max(0.5)
+    elif reference_QL is None:
+        raise ValueError("calibrated targets need the reference losses of the round 'query.reference'")
+    else:
+        wanted_QL, losses_TNL = settings.overshoot * reference_QL, path.losses_TN(y_NL)
+        columns = [
+            wanted_losses(difficulty(losses_TNL[..., label], float(wanted_QL[-1, label])), wanted_QL[:, label])
+            for label in range(y_NL.shape[1])
+        ]
+        true_NL = torch.exp(-torch.stack(columns, dim=1)).clamp(1e-6, 1 - 1e-6)
+    targets_NL = torch.where(y_NL > 0.5, true_NL, 1 - true_NL)
+    return torch.where(sought_labels(y_NL, forgotten), targets_NL, path.logits_TNC[0].sigmoid())
 
 
 def nearest(logits_NC: Tensor, y_N: Tensor, mask_true_class: bool = True) -> Tensor:

@@ -1,0 +1,58 @@
+"""One class an image, or several labels: what the search and the targets need to know of either.
+
+*Classes*: y is int64 (N,), the head a softmax over C classes. *Labels*: y is floating point (N, L), zeros and ones, the head L
+sigmoids, and the loss the sum of L binary cross-entropies. Then every label of an image has a boundary of its own, where its
+logit changes sign, and a point of the path that crosses one need not cross another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def are_labels(y: Tensor) -> bool:
+    """Whether `y` holds labels rather than classes.
+
+    Raises
+    ------
+    ValueError : it is neither
+    """
+    if y.ndim == 2 and y.is_floating_point() and bool(((y == 0) | (y == 1)).all()):
+        return True
+    if y.ndim == 1 and not y.is_floating_point():
+        return False
+    raise ValueError(
+        f"expected one class an image, int64 (N,), or labels of 0 and 1, float (N, L); got {y.dtype} of shape {tuple(y.shape)}"
+    )
+
+
+def boundary_losses(logits: Tensor, y: Tensor) -> Tensor:
+    """The loss at each boundary: cross-entropy (N,) of classes, binary cross-entropies (N, L) of labels."""
+    if y.ndim == 1:
+        return F.cross_entropy(logits, y, reduction="none")
+    return F.binary_cross_entropy_with_logits(logits, y, reduction="none")
+
+
+def has_crossed(logits: Tensor, y: Tensor) -> Tensor:
+    """Whether each boundary was crossed, bool: another class (N,), or the other side of each label (N, L)."""
+    return logits.argmax(1) != y if y.ndim == 1 else (logits > 0) != (y > 0.5)
+
+
+def sought_labels(y_NL: Tensor, forgotten: Sequence[int]) -> Tensor:
+    """Which labels of each image are to be forgotten, bool (N, L): those named, where an image has them; or all."""
+    if not forgotten:
+        return torch.ones_like(y_NL, dtype=torch.bool)
+    named_L = torch.zeros(y_NL.shape[1], dtype=torch.bool, device=y_NL.device)
+    named_L[list(forgotten)] = True
+    return named_L & (y_NL > 0.5)
+
+
+def confidence(logits: Tensor, y: Tensor) -> Tensor:
+    """Probability of the true class (N,), or of the true side of each label (N, L)."""
+    if y.ndim == 1:
+        return logits.softmax(1).gather(1, y[:, None])[:, 0]
+    return ((2 * y - 1) * logits).sigmoid()
