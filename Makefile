@@ -44,6 +44,7 @@ $(FASHION):
 
 bench-engine: setup | $(FASHION)
 	$(BIN)/excise bench engine
+	$(BIN)/excise bench profile
 
 test: setup
 	$(BIN)/pytest

@@ -145,6 +145,28 @@ def bench_engine(
     terminal.print(f"Result page: {page}")
 
 
+@bench.command("profile")
+def bench_profile(
+    images: Annotated[int, typer.Option(min=16, help="Images that are searched.")] = 256,
+    home: Annotated[Path, typer.Option(help="Folder where trained models are kept.")] = Path("runs/bench-engine"),
+    page: Annotated[Path, typer.Option(help="The result page to write.")] = Path("docs/results/profile.md"),
+) -> None:
+    """Profile the engine and its naive form, and write where the time goes."""
+    from excise.common.settings import PRESETS
+    from excise.simulations.bench.engine import FORGOTTEN, SEARCH
+    from excise.simulations.bench.fashion_models import TRAINED_ON, Task, take
+    from excise.simulations.bench.profile import profile_engine, write_profile_page
+    from excise.simulations.fashion import read_fashion
+
+    train, test = take(read_fashion("train"), slice(TRAINED_ON)), read_fashion("t10k")
+    with terminal.status("reading images") as status:
+        task = Task.of_class(FORGOTTEN, train, test, home, 0, status.update)
+        status.update("profiling")
+        profiles = profile_engine(task, SEARCH, PRESETS["classes"], images)
+    write_profile_page(page, profiles, images)
+    terminal.print(f"Result page: {page}")
+
+
 def cache_folder() -> Path:
     """Where simulated hospitals are kept between runs."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "excise"

@@ -17,6 +17,7 @@ from excise.simulations.bench import engine, fashion_models, forgetting, race
 from excise.simulations.bench.composing import composing
 from excise.simulations.bench.engine_page import goals, write_engine_page
 from excise.simulations.bench.fashion_models import Images, Task
+from excise.simulations.bench.profile import profile_engine, write_profile_page
 
 SPEC = ModelSpec(name="allcnn", classes=3, size=16, width=0.05)
 
@@ -79,6 +80,17 @@ def test_the_naive_search_finds_what_ours_finds(tmp_path: Path) -> None:
     other = SearchSettings(epsilon=0.5, eta=0.3, max_steps=6, stop="never", batch_size=8)
     ours = race.boundary_search(task.original, *task.forget, other, Generator()).x
     assert not torch.allclose(race.naive_search(task.original, *task.forget, settings), ours, atol=0.1)
+
+
+def test_a_profile_names_the_operators_that_take_the_time(tmp_path: Path) -> None:
+    task = Task.of_class(0, images(60, 0), images(30, 1), tmp_path, 0, quiet)
+    profiles = profile_engine(task, SearchSettings(max_steps=3, stop="crossed"), PRESETS["classes"], 8)
+    naive, _, _ = profiles
+    assert min(one.seconds for one in profiles) > 0
+    assert any("conv" in name for name, _, _ in naive.operators)
+    assert all(0 < sum(share for _, _, share in one.operators) <= 1.000001 for one in profiles)
+    write_profile_page(tmp_path / "profile.md", profiles, 8)
+    assert f"## Boundary search, naive: {naive.seconds:.2f} s" in (tmp_path / "profile.md").read_text()
 
 
 def test_composing_is_measured_in_a_process_of_its_own() -> None:
