@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from excise.client.config import SiteConfig
+from excise.client.unlearning.inference import images_at_once
 from excise.common.files import write_atomically
 from excise.common.models import ModelSpec
 
@@ -57,14 +58,15 @@ def placed(model: nn.Module, spec: ModelSpec, config: SiteConfig) -> nn.Module:
 
 def run_in_bfloat16(model: nn.Module, device: torch.device) -> None:
     """Let `model` compute in bfloat16 wherever autocast finds that safe. It still takes and gives float32."""
-    forward = model.forward
+    kind = type(model)
 
-    def cast(x: Tensor) -> Tensor:
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            logits: Tensor = forward(x)
-        return logits.float()
+    class InBfloat16(kind):  # type: ignore[misc, valid-type] # a class, not a wrapped method: copies must call themselves
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast(device.type, dtype=torch.bfloat16):
+                logits: Tensor = super().forward(x)
+            return logits.float()
 
-    model.forward = cast
+    model.__class__ = InBfloat16
 
 
 def _measured(model: nn.Module, spec: ModelSpec, device: torch.device, state: Path) -> Precision:
@@ -84,7 +86,8 @@ def faster_precision(model: nn.Module, spec: ModelSpec, device: torch.device) ->
 
     A processor without bfloat16 emulates it many times more slowly, so the measurement ends as soon as it is clear.
     """
-    x = torch.rand(_BATCH, spec.channels, *[spec.size] * spec.dims, device=device)
+    x = torch.rand(1, spec.channels, *[spec.size] * spec.dims, generator=Generator().manual_seed(0)).to(device)
+    x = x.expand(min(_BATCH, images_at_once(x)), *x.shape[1:])
     was_training = model.training
     model.eval()  # in training mode batch statistics would move
     try:

@@ -56,12 +56,12 @@ class SplitSettings(Settings):
 
 
 class ComputeSettings(Settings):
-    """How this site runs models (`client/compute.py`). It changes results by rounding alone."""
+    """How this site runs models (`client/compute.py`). It changes results by rounding, and by a model's dropout."""
 
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """`auto` measures both when a model first comes, takes the faster one, and keeps to it."""
     compile: bool = False
-    """Whether models are compiled (torch.compile); pays off on a GPU, over many rounds."""
+    """Whether models are compiled (torch.compile; needs a C++ compiler, or Triton on a GPU); pays off over many rounds."""
 
 
 class SiteConfig(Settings):

@@ -20,6 +20,7 @@ from excise.client.unlearning.boundary import boundary_search
 from excise.client.unlearning.inference import predict
 from excise.client.unlearning.local import drawn_rows
 from excise.client.unlearning.targets import make_targets
+from excise.common.errors import MessageError
 from excise.common.messages import UnlearnInstruction
 from excise.common.request import ForgetRequest, RequestKind
 from excise.common.weights import Weights, load_weights, save_weights
@@ -54,47 +55,52 @@ def prepare_unlearning(site: Site, selection: Selection, teacher: nn.Module, ins
     Raises
     ------
     StorageError : it cannot be written
+    MessageError : a sample is to stand for images that are themselves to be forgotten
     """
+    if instruction.settings.forget_sample is not None and instruction.request.kind is not RequestKind.CLASS:
+        raise MessageError("forget_sample came for a request that is not of whole classes: nothing may be left out of it")
     key = _key(site, selection, instruction)
     seed = int(key[:12], 16)  # follows from all that the preparation depends on: computed again, it is the same
-    most = instruction.settings.forget_sample
-    forget = selection.forget[drawn_rows(len(selection.forget), most, Generator().manual_seed(seed))]
     path = site.config.state / PREPARATIONS / f"{key}.safetensors"
     passes = 0
     if path.exists():
         found = load_weights(path)
     else:
-        found, passes = _compute(site, forget, selection.retain, teacher, instruction, seed)
+        found, passes = _compute(site, selection, teacher, instruction, seed)
         if found:  # a site without forget images that distils nothing has nothing to keep
             save_weights(found, path)
     measured = {name: tensor for name, tensor in found.items() if name in ("ascent", "crossing_rate", "path_length")}
+    forget = found.get("forget", selection.forget[:0])
     return Preparation(forget, found.get("targets"), found.get("teacher_logits"), measured, passes)
 
 
 def _compute(
-    site: Site, forget: Tensor, retain: Tensor, teacher: nn.Module, instruction: UnlearnInstruction, seed: int
+    site: Site, selection: Selection, teacher: nn.Module, instruction: UnlearnInstruction, seed: int
 ) -> tuple[Weights, int]:
-    """Search the rows `forget`, and send the rows `retain` through the teacher where it is distilled."""
+    """Search the forget images, and send the retain images through the teacher where it is distilled."""
     settings, device = instruction.settings, next(teacher.parameters()).device
     found: Weights = {}
     passes = 0
     if instruction.a_k > 0:
+        generator = Generator().manual_seed(seed)
+        y_F, min_count = site.y_N[selection.forget], site.config.policy.min_count
+        forget = selection.forget[drawn_rows(y_F, settings.forget_sample, generator, min_count)]
         x, y_N = to_device(site.x[forget], device), to_device(site.y_N[forget], device)
         reference_Q = torch.tensor(instruction.reference, dtype=torch.float64) if instruction.reference else None
         largest = settings.target.overshoot * float(reference_Q[-1]) if reference_Q is not None else math.inf
-        generator = Generator().manual_seed(seed)
         path = boundary_search(teacher, x, y_N, settings.search, generator, largest)
-        forgotten = _forgotten_classes(site, y_N, instruction.request)
+        forgotten = _forgotten_classes(site, y_F, instruction.request)
+        found["forget"] = forget
         found["targets"] = make_targets(path, y_N, settings.target, reference_Q, forgotten).cpu()
         # Over fewer images than `min_count` nothing is told: the last ones still searching, one day only one.
         searching_T = torch.tensor([int((path.steps_N > t).sum()) for t in range(len(path.ascent_T))])
-        found["ascent"] = path.ascent_T.masked_fill(searching_T < site.config.policy.min_count, torch.nan)
+        found["ascent"] = path.ascent_T.masked_fill(searching_T < min_count, torch.nan)
         found["crossing_rate"] = path.crossed_N.float().mean().cpu()
         found["path_length"] = path.length_N.mean().cpu()
         passes += path.passes
     if settings.local.distil > 0 and instruction.a_k < 1:
-        found["teacher_logits"] = predict(teacher, to_device(site.x[retain], device)).cpu()
-        passes += len(retain)
+        found["teacher_logits"] = predict(teacher, to_device(site.x[selection.retain], device)).cpu()
+        passes += len(selection.retain)
     return found, passes
 
 
@@ -120,6 +126,7 @@ def _key(site: Site, selection: Selection, instruction: UnlearnInstruction) -> s
         settings.search.model_dump_json(),
         settings.target.model_dump_json(),
         str(settings.forget_sample),
+        site.config.compute.model_dump_json(),
         str((settings.local.distil > 0, instruction.a_k < 1, instruction.a_k > 0)),
         str(instruction.reference),
         *(f"{site.scan.rows[i].item}|{site.scan.rows[i].label}" for i in selection.forget.tolist()),

@@ -101,8 +101,9 @@ class UnlearningSettings(Settings):
     search: SearchSettings = SearchSettings()
     target: TargetSettings = TargetSettings()
     forget_sample: int | None = Field(None, ge=1)
-    """Most forget images that one site searches and trains on, drawn at random; without it all. A few hundred images stand for
-    a class. Where the images themselves are to be forgotten, none may be left out, so `calibrated` targets refuse it."""
+    """Most forget images of each class that one site searches and trains on, drawn at random; without it all. A few hundred
+    stand for a class. For requests of whole classes alone: where the images themselves are to be forgotten, none may be left
+    out."""
     local: LocalSettings = LocalSettings()
     keep: Literal["last", "best"] = "last"
     """`last` runs every round and keeps the last. `best` judges rounds: it stops at the first settled one that meets the

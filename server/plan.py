@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -9,7 +10,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from excise.common.errors import ConfigError
 from excise.common.models import ModelSpec
-from excise.common.request import ForgetRequest
+from excise.common.request import ForgetRequest, RequestKind
 from excise.common.settings import CompositionSettings, RoundSettings, Settings, TrainingSettings, UnlearningSettings
 from excise.server.composition import recovery_rounds
 
@@ -76,8 +77,9 @@ class Plan(Settings):
     """Weights of a retrained reference made earlier; only scored."""
 
     @model_validator(mode="after")
-    def _names_fit(self) -> Self:
+    def _fits(self) -> Self:
         check_names(self.candidates, self.merges)
+        check_samples(self.request, (self.unlearning, *(candidate.unlearning for candidate in self.candidates)))
         return self
 
     @property
@@ -99,6 +101,20 @@ def check_compositions(plan: Plan) -> None:
             raise ConfigError(
                 "recovery rounds train on retain images, but retain_batch is 0; raise it, or choose another composition"
             )
+
+
+def check_samples(request: ForgetRequest, tried: Iterable[UnlearningSettings]) -> None:
+    """Check that a sample of the forget images stands for the others only where a whole class is forgotten.
+
+    Raises
+    ------
+    ValueError : it does not
+    """
+    if request.kind is not RequestKind.CLASS and any(settings.forget_sample is not None for settings in tried):
+        raise ValueError(
+            f"forget_sample, as in the preset 'classes', is for requests of whole classes; '{request.id}' is of kind "
+            f"{request.kind.value}, of which every image must be searched: use the preset 'samples'"
+        )
 
 
 def check_names(candidates: tuple[Candidate, ...], merges: tuple[Merge, ...]) -> None:

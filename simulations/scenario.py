@@ -25,7 +25,7 @@ from excise.common.settings import (
     UnlearningSettings,
 )
 from excise.common.validation import explain
-from excise.server.plan import Candidate, Merge, Plan, check_compositions, check_names
+from excise.server.plan import Candidate, Merge, Plan, check_compositions, check_names, check_samples
 from excise.server.record import REVISED
 
 SCENARIOS = Path(__file__).parent / "scenarios"
@@ -109,8 +109,11 @@ class Scenario(Settings):
         return {**raw, "requests": found, "request": whole}
 
     @model_validator(mode="after")
-    def _names_fit(self) -> Self:
+    def _fits(self) -> Self:
         check_names(self.candidates, self.merges)
+        check_samples(self.request, (self.unlearning, *(candidate.unlearning for candidate in self.candidates)))
+        if self.model.dims == 3 and self.data.source != "npz":
+            raise ValueError(f"model.dims = 3 needs data.source = 'npz': volumes are not read from '{self.data.source}'")
         return self
 
     def plan(self, sites: int) -> Plan:

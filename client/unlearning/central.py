@@ -81,7 +81,8 @@ def unlearn(
     settings = settings or UnlearningSettings()
     (x_f, y_f), (x_r, y_r) = forget, retain
     if settings.forget_sample is not None:
-        drawn = drawn_rows(len(x_f), settings.forget_sample, Generator().manual_seed(seed)).to(x_f.device)
+        of_class = torch.zeros(len(y_f)) if are_labels(y_f) else y_f
+        drawn = drawn_rows(of_class, settings.forget_sample, Generator().manual_seed(seed)).to(x_f.device)
         x_f, y_f = x_f[drawn], y_f[drawn]
     reference, passes = None, 0
     if settings.target.kind == "calibrated":

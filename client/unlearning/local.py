@@ -220,11 +220,21 @@ def _set_mode(student: nn.Module, settings: LocalSettings, forget_only: bool, si
                 module.eval()
 
 
-def drawn_rows(n: int, most: int | None, generator: Generator) -> Tensor:
-    """At most `most` of n row numbers, drawn at random without repetition, ascending, int64; all of them without `most`."""
-    if most is None or n <= most:
-        return torch.arange(n)
-    return torch.randperm(n, generator=generator)[:most].sort().values
+def drawn_rows(y_N: Tensor, most: int | None, generator: Generator, min_count: int = 1) -> Tensor:
+    """Row numbers of a random sample, at most `most` of each class, ascending, int64; all rows without `most`.
+
+    Of every class all are drawn, or at least `min_count` and as many are left out: numbers over the sample and over the whole
+    set then do not differ by those of a few images.
+    """
+    if most is None or len(y_N) == 0:
+        return torch.arange(len(y_N))
+    most, y_N, chosen = max(most, min_count), y_N.cpu(), []
+    for c in y_N.unique():
+        rows = (y_N == c).nonzero().flatten()
+        if len(rows) >= most + min_count:
+            rows = rows[torch.randperm(len(rows), generator=generator)[:most]]
+        chosen.append(rows)
+    return torch.cat(chosen).sort().values
 
 
 def _batches(n: int, size: int, generator: Generator) -> Iterator[Tensor]:

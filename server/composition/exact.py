@@ -47,7 +47,10 @@ class ExactSum:
 
     def mean(self) -> Mapping[str, Tensor]:
         """Σ_k w_k·x_k / Σ_k w_k, float64, each tensor made when it is looked up; all zero when nothing was added."""
-        return _Lazily(self._units, lambda units: units * UNIT / self.weight if self.weight else units * UNIT)
+        if not self.weight:
+            return self.total
+        whole = self.weight / UNIT  # exact, so that one division, and one temporary, does for both factors
+        return _Lazily(self._units, lambda units: units / whole)
 
 
 class _Lazily(Mapping[str, Tensor]):

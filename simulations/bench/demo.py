@@ -83,6 +83,14 @@ def interval(values: Sequence[float]) -> str:
     return text.replace("-", "−")
 
 
+def judged(values: Sequence[float], low: float, high: float) -> str:
+    """Whether the mean lies in [low, high]; *undecided* where its 95 % interval lies on both sides of a limit."""
+    mean, half = statistics.fmean(values), _half_width(values)
+    reached = "yes" if low <= mean <= high else "**no**"
+    decided = (low <= mean - half and mean + half <= high) or mean + half < low or mean - half > high
+    return reached if decided else f"{reached}, *undecided*"
+
+
 def _half_width(values: Sequence[float]) -> float:
     n = len(values)
     if n < 2:
@@ -243,10 +251,7 @@ def _goals(ours: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     for key, (low, high) in GAPS.items():
         gaps = [_gap(run, key) for run in ours]
         within = f"within {high:g} of" if high < math.inf else f"at least −{-low:g} from"
-        mean, half = statistics.fmean(gaps), _half_width(gaps)
-        reached = "yes" if low <= mean <= high else "**no**"
-        decided = (low <= mean - half and mean + half <= high) or mean + half < low or mean - half > high
-        told.append((f"{names[key]} {within} retrained", interval(gaps), reached if decided else f"{reached}, *undecided*"))
+        told.append((f"{names[key]} {within} retrained", interval(gaps), judged(gaps, low, high)))
     for key, name in (("passes", "images"), ("seconds", "wall time")):
         share = statistics.fmean(_share(run, run, key) for run in ours)
         told.append(

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from excise.client.unlearning import unlearn
-from excise.common.settings import SearchSettings, UnlearningSettings
+from excise.common.settings import PRESETS, SearchSettings, UnlearningSettings
 from excise.server.record import RunFolder
 from excise.simulations.bench.composing import composing
-from excise.simulations.bench.fashion_models import Images, Progress, Task
+from excise.simulations.bench.fashion_models import Images, Progress, Task, recipe
 from excise.simulations.bench.forgetting import Spread, of_class, of_samples, over_sites
-from excise.simulations.bench.race import race, search_seconds
+from excise.simulations.bench.race import compare_searches, race, run
 
 FORGOTTEN = 0
 """The class that is forgotten, and of whose images shares are forgotten."""
 SHARES = (0.01, 0.1, 0.5)
 REPEATS = 5
 SEARCH = SearchSettings(epsilon=0.25, eta=0.02, max_steps=30, stop="crossed")
+SEARCHED = 256
+"""Images that the searches are compared on."""
 COMPOSED = (1, 10, 100, 300, 1000)
 
 
@@ -34,7 +36,7 @@ def run_engine(
     progress: Progress,
     composed: Sequence[int] = COMPOSED,
 ) -> dict[str, Any]:
-    """Measure everything; a seed that is done is kept in `home` and not measured again.
+    """Measure everything; a seed that is done is kept in `home`, and measured again when anything it depends on has changed.
 
     Parameters
     ----------
@@ -42,8 +44,10 @@ def run_engine(
     classes, samples : our settings for a whole class, and for images of a class
     """
     results: dict[str, Any] = {"seeds": []}
+    settings = (classes, samples, PRESETS["published"], SEARCH)
+    done_with = recipe(len(train[1]), SHARES, REPEATS, SEARCHED, *(one.model_dump_json() for one in settings))
     for seed in range(seeds):
-        kept = home / f"seed-{seed}.json"
+        kept = home / f"seed-{seed}-{done_with}.json"
         if not kept.exists():
             found = _seed(train, test, classes, samples, home, seed, progress)
             RunFolder(home).write_json(kept.name, found)
@@ -64,9 +68,10 @@ def _seed(
 ) -> dict[str, Any]:
     task = Task.of_class(FORGOTTEN, train, test, home, seed, progress)
     shares = {share: Task.of_share(share, FORGOTTEN, train, test, home, seed, progress) for share in SHARES}
-    finishes = race(task, classes, REPEATS, progress)
+    median, as_good = race(task, classes, REPEATS, progress)
+    whole = run(task, classes, seed)
     progress(f"seed {seed}: boundary search")
-    slow, fast = search_seconds(task, SEARCH, 1024, REPEATS)
+    searched = compare_searches(task, SEARCH, SEARCHED, REPEATS)
     progress(f"seed {seed}: a class")
     student = unlearn(task.original, task.forget, task.retain, settings=classes, seed=seed).model
     models = {"original": task.original, "retrained": task.retrained, "in one place": student}
@@ -79,8 +84,8 @@ def _seed(
         progress(f"seed {seed}: {share:.0%} of a class")
         found[f"{share:g}"] = of_samples(part, samples, seed)
     return {
-        "race": {name: vars(finish) for name, finish in finishes.items()},
-        "search": {"naive": statistics.median(slow), "excise": statistics.median(fast)},
+        "race": asdict(median) | {"as_good": as_good, "whole": asdict(whole)},
+        "search": asdict(searched),
         "class": quality,
         "samples": found,
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
+import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from matplotlib.figure import Figure
 from excise.common.files import write_atomically
 from excise.common.settings import UnlearningSettings
 from excise.server.drawing import FORGET, INK, RETAIN, draw
-from excise.simulations.bench.demo import interval
+from excise.simulations.bench.demo import interval, judged
+from excise.simulations.bench.engine import FORGOTTEN, SEARCH, SEARCHED
+from excise.simulations.bench.fashion_models import SPEC, TRAINED_ON
 
 RACE_GOAL, SEARCH_GOAL, MEMORY_GOAL = 5.0, 3.0, 4.0
 """At least so many times as fast as the published procedure, and as the naive search; less memory than so many models."""
@@ -42,10 +45,12 @@ def write_engine_page(page: Path, results: Results, settings: UnlearningSettings
     lines = [
         "# The engine: how fast, and how well",
         "",
-        "Written by `excise bench engine`. Every ratio is of two ways measured in turn, in one run, on one machine.",
-        "Fashion-MNIST, 20,000 of its training images, an all-convolutional net at a quarter of its published width, class 0",
-        f"(T-shirts); seeds 0 to {len(seeds) - 1}, each with its own models. Accuracies on the class and on the others are on",
-        "the test file unless told otherwise.",
+        *_paragraph(
+            "Written by `excise bench engine`. Every ratio is of two ways measured in turn, in one run, on one "
+            f"machine. Fashion-MNIST, {TRAINED_ON:,} of its training images, an all-convolutional net at "
+            f"{SPEC.width:g} of its published width, class {FORGOTTEN}; seeds 0 to {len(seeds) - 1}, each with its own "
+            "models. Accuracies on the class and on the others are on the test file unless told otherwise."
+        ),
         "",
         f"![Time to be as good as the published procedure, the boundary search, and cost of composing]({picture.name})",
         "",
@@ -53,7 +58,13 @@ def write_engine_page(page: Path, results: Results, settings: UnlearningSettings
         "",
         "| goal | measured | reached |",
         "|---|---|---|",
-        *(f"| {goal} | {told} | {'yes' if reached else '**no**'} |" for goal, told, reached in goals(results)),
+        *(f"| {goal} | {told} | {reached} |" for goal, told, reached in goals(results)),
+        "",
+        *_paragraph(
+            "Speed and the class itself: every seed. The rest: the mean; *undecided* where its interval lies on both "
+            "sides of the limit. The settings for a class were chosen on seed 0 of this very task; the other seeds "
+            "were not looked at before. Those for samples come from brain-mri ([ADR 5](../adr/0005-overshoot.md))."
+        ),
         "",
         *_race(seeds),
         *_class(seeds),
@@ -69,37 +80,47 @@ def write_engine_page(page: Path, results: Results, settings: UnlearningSettings
     write_atomically(page, "\n".join(lines))
 
 
-def goals(results: Results) -> Iterator[tuple[str, str, bool]]:
-    """Each goal in words, what was measured, and whether every seed (speed) or the mean over seeds (quality) reached it."""
+def _paragraph(text: str) -> Rows:
+    return textwrap.wrap(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def goals(results: Results) -> Iterator[tuple[str, str, str]]:
+    """Each goal in words, what was measured, and whether it was reached: by every seed (speed), or by the mean (quality)."""
     seeds = results["seeds"]
     races, searches = [_ratio(seed["race"], "published") for seed in seeds], [_ratio(seed["search"]) for seed in seeds]
-    yield _at_least(f"as good as the published procedure at least {RACE_GOAL:g} times as fast, every seed", races, RACE_GOAL)
-    yield _at_least(f"search at least {SEARCH_GOAL:g} times as fast as its naive form, every seed", searches, SEARCH_GOAL)
+    won = all(seed["race"]["as_good"] for seed in seeds) and min(races) >= RACE_GOAL
+    yield f"as good as the published procedure, at least {RACE_GOAL:g} times as fast", _told(races), _yes(won)
+    fast = min(searches) >= SEARCH_GOAL
+    yield f"search at least {SEARCH_GOAL:g} times as fast as its naive form", _told(searches), _yes(fast)
     memory = max(one["models"] for one in results["composing"])
     sites = max(one["sites"] for one in results["composing"])
-    yield f"composing {sites:,} sites below {MEMORY_GOAL:g} models of memory", f"{memory:.2f}", memory < MEMORY_GOAL
+    yield f"composing {sites:,} sites below {MEMORY_GOAL:g} models of memory", f"{memory:.2f}", _yes(memory < MEMORY_GOAL)
     for name in _ours(seeds[0]):
         scores = [(seed["class"][name], seed["class"]["retrained"]) for seed in seeds]
         most = max(max(ours["forget_test"], ours["forget_train"]) for ours, _ in scores)
-        yield f"class, {name}: accuracy on it at most {FORGOTTEN_GOAL:g}, every seed", f"{most:.3f}", most <= FORGOTTEN_GOAL
+        yield f"class, {name}: accuracy on it at most {FORGOTTEN_GOAL:g}", f"{most:.3f}", _yes(most <= FORGOTTEN_GOAL)
         gaps = [ours["retain_test"] - retrained["retain_test"] for ours, retrained in scores]
-        within = statistics.fmean(gaps) >= -RETAIN_GOAL
-        yield f"class, {name}: others at least −{RETAIN_GOAL:g} from retrained", interval(gaps), within
+        goal = f"class, {name}: others at least −{RETAIN_GOAL:g} from retrained"
+        yield goal, interval(gaps), judged(gaps, -RETAIN_GOAL, math.inf)
     for share in seeds[0]["samples"]:
         for key, what in (("forget", "forget accuracy"), ("auc", "membership AUC")):
             gaps = [seed["samples"][share]["excise"][key] - seed["samples"][share]["retrained"][key] for seed in seeds]
             goal = f"{float(share):.0%} of the class: {what} within {SAMPLES_GOAL:g} of retrained"
-            yield goal, interval(gaps), abs(statistics.fmean(gaps)) <= SAMPLES_GOAL
+            yield goal, interval(gaps), judged(gaps, -SAMPLES_GOAL, SAMPLES_GOAL)
     moved = [_moved_more(seed, share, key) for seed in seeds for share in seed["samples"] for key in ("forget", "auc")]
     moved += [
         _came_back(seed["class"][name]) - _came_back(seed["class"]["retrained"]) for seed in seeds for name in _ours(seed)
     ]
     goal = f"an epoch on retain images brings back at most {RESURFACING_GOAL:g} more than in the retrained model, always"
-    yield goal, f"{max(moved):.3f}".replace("-", "−"), max(moved) <= RESURFACING_GOAL
+    yield goal, f"{max(moved):.3f}".replace("-", "−"), _yes(max(moved) <= RESURFACING_GOAL)
 
 
-def _at_least(goal: str, ratios: Sequence[float], least: float) -> tuple[str, str, bool]:
-    return goal, ", ".join(f"{ratio:.1f}" for ratio in ratios), min(ratios) >= least
+def _yes(reached: bool) -> str:
+    return "yes" if reached else "**no**"
+
+
+def _told(ratios: Sequence[float]) -> str:
+    return ", ".join(f"{ratio:.1f}" for ratio in ratios)
 
 
 def _ratio(pair: Results, slow: str = "naive") -> float:
@@ -127,30 +148,40 @@ def _race(seeds: Sequence[Results]) -> Rows:
     rows = [
         "## Race: until as good as the published procedure",
         "",
-        "As good: at most its accuracy on the class, and at least its accuracy on the others. Scoring between rounds is not",
-        "counted. Medians of five runs in turn. On brain-mri there is nothing to race for: the published procedure",
-        "never comes near the retrained model, its forget accuracy stays 0.13 above ([figures](brain-mri.md)).",
+        *_paragraph(
+            "As good: at most its accuracy on the class, and at least its accuracy on the others. Ours stops at the "
+            "first round that is as good, as the test images tell, and this telling is not counted; the published "
+            "procedure is one round of ten epochs and has no such stop. *Whole*: ours to the end of its schedule, "
+            "once. The published procedure uses no retain images, ours mostly such. Of five races in turn the one of "
+            "median ratio. On brain-mri there is nothing to race for: the published procedure never comes near the "
+            "retrained model ([figures](brain-mri.md))."
+        ),
         "",
         "| seed | | seconds | images | class | others | times as fast |",
         "|---|---|---|---|---|---|---|",
     ]
     for number, seed in enumerate(seeds):
-        for name in ("published", "excise"):
-            one = seed["race"][name]
-            ratio = "" if name == "published" else f"**{_ratio(seed['race'], 'published'):.1f}**"
+        ratios = {"excise": f"**{_ratio(seed['race'], 'published'):.1f}**" if seed["race"]["as_good"] else "never as good"}
+        for name in ("published", "excise", "whole"):
+            one, ratio = seed["race"][name], ratios.get(name, "")
             told = f"{one['seconds']:.2f} | {one['passes']:,} | {one['forget']:.3f} | {one['retain']:.3f}"
             rows.append(f"| {number} | {name} | {told} | {ratio} |")
     rows += [
         "",
-        "The boundary search alone, 1,024 images, at most 30 steps; medians of five in turn. Naive: gradients of the weights",
-        "as well, every image in every step.",
+        *_paragraph(
+            f"The boundary search alone, {SEARCHED} images, at most {SEARCH.max_steps} steps; medians of five in turn. "
+            "Naive: gradients of the weights as well, every image in every step. *Alike*: pixels of the last points "
+            "that agree to 1e-4."
+        ),
         "",
-        "| seed | naive, seconds | excise, seconds | times as fast |",
-        "|---|---|---|---|",
+        "| seed | naive, seconds | excise, seconds | times as fast | alike |",
+        "|---|---|---|---|---|",
     ]
     for number, seed in enumerate(seeds):
         search = seed["search"]
-        rows.append(f"| {number} | {search['naive']:.2f} | {search['excise']:.2f} | **{_ratio(search):.1f}** |")
+        rows.append(
+            f"| {number} | {search['naive']:.2f} | {search['excise']:.2f} | **{_ratio(search):.1f}** | {search['alike']:.2%} |"
+        )
     return [*rows, ""]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +38,15 @@ def score(model: nn.Module, images: Images) -> float:
     return accuracy(predict(model, images[0]), images[1])
 
 
+def recipe(*others: object) -> str:
+    """Short digest of what a trained model depends on beside its images, and of `others`: part of the name of what is kept."""
+    parts = (SPEC.model_dump_json(), TRAINING.model_dump_json(), *map(str, others))
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:8]
+
+
 def trained(name: str, images: Images, home: Path, seed: int, progress: Progress) -> Path:
     """Weights of a model trained on `images`; found in `home` when an earlier run made them."""
-    path, model = home / f"{name}-{seed}.safetensors", build_model(SPEC, seed)
+    path, model = home / f"{name}-{seed}-{recipe(len(images[1]))}.safetensors", build_model(SPEC, seed)
     if not path.exists():
         for r in range(TRAINING.rounds):
             progress(f"seed {seed}: training '{name}', epoch {r + 1} of {TRAINING.rounds}")

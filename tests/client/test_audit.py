@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from excise.client.audit import loss_profile, losses, measure, patient_weights
-from excise.client.unlearning.inference import BATCH, predict
+from excise.client.unlearning.inference import MOST_IMAGES, images_at_once, predict
 
 _losses = st.lists(st.floats(0, 50), max_size=200).map(lambda values: np.array(values, dtype=np.float64))
 
@@ -85,12 +85,19 @@ def test_measure_of_a_set_with_an_absent_class() -> None:
 def test_predict_goes_in_batches_and_leaves_the_model_as_it_was() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
     model.train()
-    x = torch.rand(BATCH + 3, 1, 2, 2)
+    x = torch.rand(MOST_IMAGES + 3, 1, 2, 2)
     before = model[2].running_mean.clone()
     logits = predict(model, x)
     assert model.training
     assert torch.equal(model[2].running_mean, before)
-    assert logits.shape == (BATCH + 3, 3)
+    assert logits.shape == (MOST_IMAGES + 3, 3)
     assert not logits.requires_grad
     model.eval()
     torch.testing.assert_close(logits, model(x).detach())
+
+
+def test_volumes_go_through_in_smaller_batches() -> None:
+    assert images_at_once(torch.zeros(1, 1, 32, 32)) == MOST_IMAGES
+    assert 1 < images_at_once(torch.zeros(1, 1, 28, 28, 28)) < 64
+    assert images_at_once(torch.zeros(1).expand(1, 1, 2048, 2048, 2048)) == 1
+    assert images_at_once(torch.zeros(0, 1, 4, 4)) == 1

@@ -13,7 +13,7 @@ from torch import Generator, nn
 from excise.client import compute
 from excise.client.compute import CHOICES, device_of, faster_precision, placed, run_in_bfloat16, to_device
 from excise.client.config import ComputeSettings, DataSettings, SiteConfig
-from excise.common.models import ModelSpec, build_model
+from excise.common.models import Classifier, ModelSpec, build_model
 from excise.common.weights import digest
 
 SPEC = ModelSpec(size=16, width=0.05)
@@ -60,18 +60,29 @@ def test_the_faster_precision_is_taken(
     monkeypatch.setattr(compute, "_seconds", timed)
     for _ in range(2):
         model = placed(build_model(SPEC), SPEC, config(tmp_path, precision="auto"))
-        assert ("forward" in vars(model)) is (faster == "bfloat16")
+        assert (type(model) is not Classifier) is (faster == "bfloat16")
     assert len(asked) == (2 if seconds[1] > 10 else 8)  # measured once; given up at once when it is clear
     assert (tmp_path / CHOICES).is_file()
 
 
-def test_measuring_leaves_the_model_as_it_was() -> None:
-    model = build_model(SPEC).train()
+def test_a_copy_in_bfloat16_answers_with_its_own_weights() -> None:
+    model = build_model(SPEC).eval()
+    run_in_bfloat16(model, CPU)
+    twin = copy.deepcopy(model)
+    for parameter in twin.parameters():
+        parameter.data.zero_()
+    assert not twin(batch()).any()
+    assert model(batch()).any()
+
+
+def test_measuring_leaves_the_model_and_the_random_numbers_as_they_were() -> None:
+    model, state = build_model(SPEC).train(), torch.get_rng_state()
     before = digest(model.state_dict())
     assert faster_precision(model, SPEC, CPU) in ("float32", "bfloat16")
     assert model.training
     assert digest(model.state_dict()) == before
     assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_compiled_model_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +98,7 @@ def test_a_compiled_model_says_the_same(tmp_path: Path, monkeypatch: pytest.Monk
 def test_without_settings_nothing_is_changed(tmp_path: Path) -> None:
     model = build_model(SPEC)
     assert placed(model, SPEC, config(tmp_path)) is model
-    assert "forward" not in vars(model)
+    assert type(model) is Classifier
     assert not (tmp_path / CHOICES).exists()
 
 

@@ -240,7 +240,8 @@ def test_a_site_that_computes_in_bfloat16_sends_float32(site: Site) -> None:
 
 def test_a_sample_of_a_class_is_searched_and_is_the_same_in_every_round(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     _bring_teacher(site)
-    few = SETTINGS.model_copy(update={"target": TargetSettings(kind="nearest"), "forget_sample": 3})
+    small, few = _with_min_count(site, 3), _sampling(3)
+    whole_class = ForgetRequest(id="all", kind=RequestKind.CLASS, where=f"class = {CLASSES[0]}", reason="test")
     used = []
 
     def watch(student: object, forget: ForgetSet, *rest: object) -> LocalResult:
@@ -248,16 +249,27 @@ def test_a_sample_of_a_class_is_searched_and_is_the_same_in_every_round(site: Si
         return unlearn_locally(student, forget, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(rounds, "unlearn_locally", watch)
-    first = rounds.unlearn(site, _unlearn(settings=few))
-    rounds.unlearn(site, _unlearn(settings=few, round_index=1))
+    first = rounds.unlearn(small, _unlearn(settings=few, request=whole_class))
+    rounds.unlearn(small, _unlearn(settings=few, request=whole_class, round_index=1))
     assert torch.equal(used[0].x, used[1].x)
     assert torch.equal(used[0].targets_NC, used[1].targets_NC)
-    rows = site.select(REQUEST).forget
-    assert len(rows) > 3
+    rows = site.select(whole_class).forget
+    assert len(rows) >= 6
     assert [sum(bool(torch.equal(x, site.x[row])) for row in rows) for x in used[0].x] == [1, 1, 1]
-    small = _with_min_count(site, 4)
     assert {"forget_loss", "crossing_rate"} <= first.metrics.keys()
-    assert not {"forget_loss", "crossing_rate"} & rounds.unlearn(small, _unlearn(settings=few)).metrics.keys()
+    # Beside a number over all images, one over all but two would tell those of the two.
+    rounds.unlearn(small, _unlearn(settings=_sampling(len(rows) - 2), request=whole_class))
+    assert len(used[-1].x) == len(rows)
+
+
+def _sampling(most: int) -> UnlearningSettings:
+    return SETTINGS.model_copy(update={"target": TargetSettings(kind="nearest"), "forget_sample": most})
+
+
+def test_a_sample_cannot_stand_for_what_is_to_be_forgotten_itself(site: Site) -> None:
+    _bring_teacher(site)
+    with pytest.raises(MessageError, match="not of whole classes"):
+        rounds.unlearn(site, _unlearn(settings=_sampling(3)))
 
 
 @pytest.mark.parametrize(("a_k", "absent"), [(0.0, "forget_loss"), (1.0, "retain_loss")])

@@ -25,6 +25,9 @@ reason = "test"
 """
 
 
+OF_A_CLASS = MINIMAL.replace('kind = "samples"\nwhere = "item = 3"', 'kind = "class"\nwhere = "class = 3"')
+
+
 def read(folder: Path, text: str) -> Scenario:
     (folder / "mine.toml").write_text(text)
     return read_scenario("", folder / "mine.toml")
@@ -53,11 +56,24 @@ def test_an_unknown_scenario_names_the_closest() -> None:
         ("[training]\nrounds = 0", r"training\.rounds: .*greater than or equal to 1, got 0"),
         ("[training]\nlearning_rate = nan", r"training\.learning_rate: "),
         ("[unlearning.local]\nretain_batch = 0", r"retain_batch = 0 needs psi = 1"),
+        (
+            '[unlearning]\npreset = "classes"',
+            r"for requests of whole classes; 'r-1' is of kind samples",
+        ),
+        ('[[candidates]]\nname = "a"\nunlearning = { preset = "classes" }', r"for requests of whole classes"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(tmp_path: Path, more: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read(tmp_path, f"{MINIMAL}\n{more}")
+
+
+def test_volumes_are_read_from_arrays_alone(tmp_path: Path) -> None:
+    of_folders = MINIMAL.replace('"npz"', '"image-folder"') + '\n[model]\nname = "densenet121"\ndims = 3'
+    with pytest.raises(
+        ConfigError, match=r"model\.dims = 3 needs data\.source = 'npz': volumes are not read from 'image-folder'"
+    ):
+        read(tmp_path, of_folders)
 
 
 @pytest.mark.parametrize("table", ["training", "unlearning", "rounds"])
@@ -105,12 +121,12 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_alone_is_the_preset(tmp_path: Path, preset: str) -> None:
-    assert read(tmp_path, f'{MINIMAL}\n[unlearning]\npreset = "{preset}"').unlearning == PRESETS[preset]
+    assert read(tmp_path, f'{OF_A_CLASS}\n[unlearning]\npreset = "{preset}"').unlearning == PRESETS[preset]
 
 
 def test_a_preset_is_changed_by_the_other_keys_alone(tmp_path: Path) -> None:
     more = '[unlearning]\npreset = "classes"\npsi = 0.7\n[unlearning.local]\nsteps = 3\n[unlearning.search]\nnoise = "uniform"'
-    got, preset = read(tmp_path, f"{MINIMAL}\n{more}").unlearning, PRESETS["classes"]
+    got, preset = read(tmp_path, f"{OF_A_CLASS}\n{more}").unlearning, PRESETS["classes"]
     assert got == preset.model_copy(
         update={
             "psi": 0.7,
@@ -142,7 +158,7 @@ unlearning = { preset = "classes" }
 name = "soup"
 forget = ["gentle", "as-it-is"]
 """
-    found = read(tmp_path, MINIMAL.replace("[data]", 'composition = "ties"\n[data]') + more)
+    found = read(tmp_path, OF_A_CLASS.replace("[data]", 'composition = "ties"\n[data]') + more)
     as_it_is, gentle, whole_class = found.candidates
     assert (as_it_is.unlearning, as_it_is.composition.rule) == (found.unlearning, "ties")
     assert (gentle.unlearning.psi, gentle.unlearning.target.overshoot, gentle.composition.rule) == (0.1, 1.2, "mean")

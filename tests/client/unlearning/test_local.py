@@ -18,6 +18,7 @@ from excise.client.unlearning.local import (
     ForgetSet,
     LocalResult,
     RetainSet,
+    drawn_rows,
     step_size,
     unlearn_locally,
 )
@@ -376,3 +377,19 @@ def test_calibrated_targets_raise_the_forget_loss_to_the_reference(trained: nn.M
     after = float(nn.functional.cross_entropy(trained(x[gone]), y_N[gone]).detach())
     assert before < 0.1
     assert 0.3 < after < 0.9
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=60),
+    st.integers(1, 30),
+    st.integers(1, 8),
+)
+def test_a_sample_leaves_out_none_or_many_of_each_class(classes: list[int], most: int, min_count: int) -> None:
+    y_N = torch.tensor(classes)
+    rows = drawn_rows(y_N, most, Generator().manual_seed(0), min_count)
+    assert rows.tolist() == sorted(set(rows.tolist()))
+    for c in set(classes):
+        drawn, whole = int((y_N[rows] == c).sum()), classes.count(c)
+        assert drawn == whole or (min_count <= drawn == max(most, min_count) and whole - drawn >= min_count)
+    assert torch.equal(drawn_rows(y_N, None, Generator()), torch.arange(len(classes)))
+    assert len(drawn_rows(y_N[:0], most, Generator())) == 0
