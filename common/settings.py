@@ -145,7 +145,7 @@ PRESETS: dict[str, UnlearningSettings] = {
     # Devices, patients, dates, samples: as uncertain on forgotten images as on images never seen.
     "samples": UnlearningSettings(),
     # Classes: the nearest other class. Forgetting one takes a few steps on a few of its images; the rest of the steps, mostly
-    # on retain images, let the other classes have what it leaves (docs/results/engine.md).
+    # on retain images, let the other classes have what it leaves (docs/adr/0007-classes-from-a-sample.md).
     "classes": UnlearningSettings(
         psi=0.15,
         search=SearchSettings(epsilon=0.1, eta=0.1, max_steps=10, stop="crossed"),
