@@ -127,6 +127,7 @@ def _key(site: Site, selection: Selection, instruction: UnlearnInstruction) -> s
         settings.target.model_dump_json(),
         str(settings.forget_sample),
         site.config.compute.model_dump_json(),
+        str(site.config.policy.min_count),
         str((settings.local.distil > 0, instruction.a_k < 1, instruction.a_k > 0)),
         str(instruction.reference),
         *(f"{site.scan.rows[i].item}|{site.scan.rows[i].label}" for i in selection.forget.tolist()),

@@ -217,6 +217,14 @@ def test_another_question_is_prepared_anew(site: Site, changed: dict[str, object
     assert len(list((site.config.state / "preparations").iterdir())) == 2
 
 
+def test_a_stricter_site_does_not_tell_what_a_laxer_one_kept(site: Site) -> None:
+    _bring_teacher(site)
+    strict = _with_min_count(site, len(site.select(REQUEST).forget))
+    crossing = SETTINGS.model_copy(update={"search": SearchSettings(max_steps=4, stop="crossed")})
+    assert rounds.unlearn(site, _unlearn(settings=crossing)).ascent
+    assert rounds.unlearn(strict, _unlearn(settings=crossing)).ascent == ()  # of fewer than all: some crossed at once
+
+
 def test_a_corrected_label_is_prepared_anew(site: Site) -> None:
     _bring_teacher(site)
     rounds.unlearn(site, _unlearn())
