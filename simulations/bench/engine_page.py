@@ -250,7 +250,8 @@ def engine_picture(results: Results) -> str:
                 at = [seed + (i - 0.5) * 0.36 for seed in range(len(seeds))]
                 axes.bar(at, [pair[i] for pair in values], 0.34, color=colour, hatch="" if i else "///", label=name)
             axes.set_xticks(range(len(seeds)), [f"seed {seed}" for seed in range(len(seeds))])
-            axes.legend()
+            axes.set_ylim(0, 1.2 * max(map(max, values)))  # room for the legend above the bars
+            axes.legend(loc="upper center", ncols=2)
         race.set(title="until as good as published", ylabel="seconds")
         search.set(title="boundary search", ylabel="seconds")
         sites = [one["sites"] for one in composed]
