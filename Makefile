@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 help:
 	@echo "make setup         install into $(VENV): several GB (torch), a few minutes the first time"
 	@echo "make demo          unlearn one scanner at one of four simulated hospitals; writes runs/<id>/report.html"
-	@echo "make bench-demo    the same over five seeds, with baselines; writes docs/results/brain-mri.md"
+	@echo "make bench-demo    the same over five seeds, and by patient over three, with baselines; writes docs/results/brain-mri*.md"
 	@echo "make bench-engine  speed and quality of the engine on Fashion-MNIST; writes docs/results/engine.md"
 	@echo "make test          run the tests"
 	@echo "make check         check format, lint and types"
@@ -35,7 +35,8 @@ demo: setup
 	$(BIN)/excise simulate brain-mri
 
 bench-demo: setup
-	$(BIN)/excise bench demo
+	$(BIN)/excise bench demo brain-mri
+	$(BIN)/excise bench demo brain-mri-patients --seeds 3
 
 FASHION := /usr/share/datasets/fashion-mnist
 

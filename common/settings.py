@@ -67,7 +67,7 @@ class LocalSettings(Settings):
     """Passes over the forget images in one round, in place of `steps` at sites that have any; with a constant schedule."""
     forget_batch: int = Field(48, ge=1)
     """Forget images in one step."""
-    retain_batch: int = Field(16, ge=0)
+    retain_batch: int = Field(24, ge=0)
     """Retain images in one step; 0 trains on forget images alone."""
     learning_rate: float = Field(0.01, gt=0)
     """Step size of SGD at the first step."""
@@ -78,8 +78,8 @@ class LocalSettings(Settings):
     """Gradient norm above which a step is scaled down."""
     batch_norm: Literal["frozen", "live", "published"] = "live"
     """`live` updates the statistics in mixed batches only; `frozen` never; `published` always, as the authors' code does."""
-    distil: float = Field(0.7, ge=0, le=1)
-    """Share of distillation from the teacher in the retain loss; the rest is cross-entropy."""
+    distil: float = Field(0.0, ge=0, le=1)
+    """Share of distillation from the teacher in the retain loss; the rest is cross-entropy (docs/adr/0008)."""
     distil_temperature: float = Field(2.0, gt=0)
     mu: float = Field(0.0, ge=0)
     """μ: weight of ½‖θ − θ0‖², the pull towards the deployed model."""

@@ -100,26 +100,31 @@ def simulate(
 
 @bench.command("demo")
 def bench_demo(
+    name: Annotated[str, typer.Argument(metavar="SCENARIO", help="A built-in scenario.")] = "brain-mri",
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 5,
     fresh: Annotated[int, typer.Option(min=0, help="Number of further seeds, ours alone; their cost is not told.")] = 0,
-    home: Annotated[Path, typer.Option(help="Folder where finished seeds are kept.")] = Path("runs/bench-demo"),
-    page: Annotated[Path, typer.Option(help="The result page to write.")] = Path("docs/results/brain-mri.md"),
+    home: Annotated[Path, typer.Option(help="Folder where finished seeds are kept, one below it for each scenario.")] = Path(
+        "runs/bench-demo"
+    ),
+    page: Annotated[Path | None, typer.Option(help="The result page to write; docs/results/SCENARIO.md by default.")] = None,
     backend: Annotated[
         BackendName, typer.Option(help="flower (Flower's engine on Ray) or inprocess (same apps, less memory).")
     ] = BackendName.FLOWER,
 ) -> None:
-    """Run the demo over several seeds, with parts of the method taken away, and write the result page."""
-    from excise.simulations.bench.demo import FRESH, run_seed, write_page
+    """Run a scenario over several seeds, and with parts of the method changed, and write the result page."""
+    from excise.simulations.bench.demo import FRESH, recipe, run_seed, write_page
     from excise.simulations.scenario import read_scenario
 
-    scenario = read_scenario("brain-mri")
+    scenario = read_scenario(name)
+    page = page or Path("docs/results") / f"{name}.md"
     engine: Backend = "flower" if backend is BackendName.FLOWER else "inprocess"
     results = {}
     for seed in [*range(seeds), *range(FRESH, FRESH + fresh)]:
         terminal.print(f"seed {seed}")
         seeded = scenario.model_copy(update={"seed": seed})
         with _progress() as report:
-            results[seed] = run_seed(seeded, home / f"seed-{seed}", cache_folder(), engine, report, only_ours=seed >= seeds)
+            kept = home / name / f"seed-{seed}-{recipe(seeded)}"
+            results[seed] = run_seed(seeded, kept, cache_folder(), engine, report, only_ours=seed >= seeds)
     further = {seed: result for seed, result in results.items() if seed >= seeds}
     write_page(page, scenario, {seed: results[seed] for seed in range(seeds)}, further)
     terminal.print(f"Result page: {page}")

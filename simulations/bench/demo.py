@@ -1,4 +1,4 @@
-"""The demo's figures over several seeds, with what each part of the method buys beside them: a page and a picture.
+"""A scenario's figures over several seeds, with what each part of the method buys beside them: a page and a picture.
 
 Every variant of a seed starts from the same deployed model and is compared with the same retrained reference. A seed that is
 done is kept in its folder and not run again.
@@ -6,6 +6,7 @@ done is kept in its folder and not run again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import statistics
@@ -32,15 +33,21 @@ Progress = Callable[[str, int, int, str], None]
 
 
 def variants(ours: UnlearningSettings) -> dict[str, UnlearningSettings]:
-    """Ours, and ours with one part taken away at a time; last the authors' published settings."""
+    """Ours, and ours with one part changed at a time; last the authors' published settings."""
     return {
         "excise": ours,
         "`nearest` targets": ours.model_copy(update={"target": TargetSettings(kind="nearest")}),
         "plain FedAvg weights": ours.model_copy(update={"weights": "fedavg"}),
         "without overshoot": ours.model_copy(update={"target": ours.target.model_copy(update={"overshoot": 1.0})}),
-        "without distillation": ours.model_copy(update={"local": ours.local.model_copy(update={"distil": 0.0})}),
+        "with distillation": ours.model_copy(update={"local": ours.local.model_copy(update={"distil": 0.7})}),
         "`published` preset": PRESETS["published"],
     }
+
+
+def recipe(scenario: Scenario) -> str:
+    """Short digest of all that the scenario's results depend on: part of the name of the folder that keeps them."""
+    told = (scenario, *variants(scenario.unlearning).values())
+    return hashlib.sha256("|".join(part.model_dump_json() for part in told).encode()).hexdigest()[:8]
 
 
 FRESH = 13
@@ -116,7 +123,7 @@ def write_page(
     per_seed: Mapping[int, Mapping[str, Any]],
     fresh: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write the result page from the results of every seed, and its picture beside it, of the same name.
+    """Write the scenario's result page from the results of every seed, and its picture beside it, of the same name.
 
     Parameters
     ----------
@@ -132,11 +139,11 @@ def write_page(
     seeds = sorted(per_seed)
     ours = [per_seed[seed]["excise"] for seed in seeds]
     lines = [
-        "# brain-mri: one scanner forgotten",
+        f"# {scenario.name}: forgotten is `{scenario.request.where}`",
         "",
-        f"Written by `make bench-demo`; seeds {', '.join(map(str, seeds))}: each draws its own hospitals, scanners, splits",
-        "and initial weights. Mean and 95 % interval over the seeds. Gaps are to the model retrained without the forget set,",
-        "with the same recipe and seed. Br35H images; hospitals, scanners and their response are simulated.",
+        f"Written by `excise bench demo {scenario.name}`; seeds {', '.join(map(str, seeds))}: each draws its own hospitals,",
+        "scanners, splits and initial weights. Mean and 95 % interval over the seeds. Gaps are to the model retrained without",
+        "the forget set, with the same recipe and seed. Br35H images; hospitals, scanners and their response are simulated.",
         "",
         f"![Scores and cost of each variant beside the retrained model]({picture.name})",
         "",
@@ -191,7 +198,7 @@ def _fresh_lines(ours: Sequence[Mapping[str, Any]], fresh: Sequence[Mapping[str,
         "",
         f"### Seeds {seeds[0]} to {seeds[-1]} as well",
         "",
-        "Five seeds hardly decide: a held-out set has some seventy patients. These further seeds were run after every choice",
+        "Five seeds hardly decide: a held-out set has some hundred patients. These further seeds were run after every choice",
         "was made, excise alone; their cost is not told.",
         "",
         "| goal | above | further seeds | all seeds | reached by all |",

@@ -11,7 +11,7 @@ import pytest
 
 from excise.common.settings import PRESETS, UnlearningSettings
 from excise.simulations.bench import demo as bench_demo
-from excise.simulations.bench.demo import interval, run_seed, variants, write_page
+from excise.simulations.bench.demo import interval, recipe, run_seed, variants, write_page
 from tests.scenarios import scenario
 
 
@@ -30,7 +30,7 @@ def changed(ours: dict[str, Any], other: dict[str, Any], path: str = "") -> set[
     return names
 
 
-def test_each_variant_takes_one_part_away() -> None:
+def test_each_variant_changes_one_part() -> None:
     ours = UnlearningSettings()
     told = {name: changed(ours.model_dump(), settings.model_dump()) for name, settings in variants(ours).items()}
     published = told.pop("`published` preset")
@@ -39,7 +39,7 @@ def test_each_variant_takes_one_part_away() -> None:
         "`nearest` targets": {"target.kind"},
         "plain FedAvg weights": {"weights"},
         "without overshoot": {"target.overshoot"},
-        "without distillation": {"local.distil"},
+        "with distillation": {"local.distil"},
     }
     assert published == changed(ours.model_dump(), PRESETS["published"].model_dump())
 
@@ -72,6 +72,13 @@ def test_a_finished_seed_is_not_run_again(seed: tuple[Path, dict[str, Any]], mon
 
     monkeypatch.setattr(bench_demo, "run_plan", never)
     assert run_seed(scenario(folder), folder / "seed-0", folder / "cache", "inprocess", quiet) == results
+
+
+def test_results_of_other_settings_are_kept_elsewhere(tmp_path: Path) -> None:
+    ours = scenario(tmp_path)
+    other = ours.model_copy(update={"unlearning": ours.unlearning.model_copy(update={"psi": 0.3})})
+    assert len({recipe(ours), recipe(other), recipe(ours.model_copy(update={"seed": 7}))}) == 3
+    assert recipe(ours) == recipe(scenario(tmp_path))
 
 
 def made(forget: float, passes: float) -> dict[str, Any]:
