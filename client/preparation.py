@@ -1,4 +1,4 @@
-"""What unlearning needs once per request: the targets of the forget images and the teacher's logits of the retain images.
+"""What unlearning needs once per request: the paths of the forget images and the teacher's logits of the retain images.
 
 The teacher is frozen, so neither depends on anything that later rounds do. Both are computed in the first round that asks
 for them and kept on the site's disk under (teacher, request, settings, reference, images).
@@ -19,7 +19,6 @@ from excise.client.site import Site
 from excise.client.unlearning.boundary import boundary_search
 from excise.client.unlearning.inference import predict
 from excise.client.unlearning.local import drawn_rows
-from excise.client.unlearning.targets import make_targets
 from excise.common.errors import MessageError
 from excise.common.messages import UnlearnInstruction
 from excise.common.request import ForgetRequest, RequestKind
@@ -31,19 +30,21 @@ PREPARATIONS = "preparations"
 
 @dataclass(frozen=True)
 class Preparation:
-    """Targets and teacher's logits of one site for one request.
+    """Paths and teacher's logits of one site for one request.
 
     Attributes
     ----------
     forget : rows of the forget images that are searched and trained on: those of `Selection.forget`, or a sample of them
-    targets_NC : their targets; None without any
+    logits_TNC : the teacher's logits along their paths, off which targets are read; None without any
+    forgotten : classes that are forgotten as a whole
     teacher_logits_NC : teacher's logits of the retain images; None when nothing is distilled
     measured : what the search measured; None without one. ``ascent`` (T,), ``crossing_rate`` and ``path_length`` (pixel units)
     passes : images sent through the teacher now; 0 when everything was found on disk
     """
 
     forget: Tensor
-    targets_NC: Tensor | None
+    logits_TNC: Tensor | None
+    forgotten: tuple[int, ...]
     teacher_logits_NC: Tensor | None
     measured: dict[str, Tensor]
     passes: int
@@ -71,7 +72,8 @@ def prepare_unlearning(site: Site, selection: Selection, teacher: nn.Module, ins
             save_weights(found, path)
     measured = {name: tensor for name, tensor in found.items() if name in ("ascent", "crossing_rate", "path_length")}
     forget = found.get("forget", selection.forget[:0])
-    return Preparation(forget, found.get("targets"), found.get("teacher_logits"), measured, passes)
+    forgotten = _forgotten_classes(site, site.y_N[selection.forget], instruction.request)
+    return Preparation(forget, found.get("path"), forgotten, found.get("teacher_logits"), measured, passes)
 
 
 def _compute(
@@ -86,12 +88,10 @@ def _compute(
         y_F, min_count = site.y_N[selection.forget], site.config.policy.min_count
         forget = selection.forget[drawn_rows(y_F, settings.forget_sample, generator, min_count)]
         x, y_N = to_device(site.x[forget], device), to_device(site.y_N[forget], device)
-        reference_Q = torch.tensor(instruction.reference, dtype=torch.float64) if instruction.reference else None
-        largest = settings.target.overshoot * float(reference_Q[-1]) if reference_Q is not None else math.inf
+        largest = settings.target.overshoot * instruction.reference[-1] if instruction.reference else math.inf
         path = boundary_search(teacher, x, y_N, settings.search, generator, largest)
-        forgotten = _forgotten_classes(site, y_F, instruction.request)
         found["forget"] = forget
-        found["targets"] = make_targets(path, y_N, settings.target, reference_Q, forgotten).cpu()
+        found["path"] = path.logits_TNC.cpu()
         # Over fewer images than `min_count` nothing is told: the last ones still searching, one day only one.
         searching_T = torch.tensor([int((path.steps_N > t).sum()) for t in range(len(path.ascent_T))])
         found["ascent"] = path.ascent_T.masked_fill(searching_T < min_count, torch.nan)
@@ -104,15 +104,15 @@ def _compute(
     return found, passes
 
 
-def _forgotten_classes(site: Site, y_N: Tensor, request: ForgetRequest) -> list[int]:
+def _forgotten_classes(site: Site, y_N: Tensor, request: ForgetRequest) -> tuple[int, ...]:
     """Classes that nothing may be taken for any more: for requests of whole classes, all that the request names here."""
     if request.kind is not RequestKind.CLASS:
-        return []
+        return ()
     names = site.config.data.classes
     named = [
         c for c, name in enumerate(names) if request.predicate.matches({"class": name, "site": site.config.name}, site.lists)
     ]
-    return sorted({*named, *y_N.unique().tolist()})
+    return tuple(sorted({*named, *y_N.unique().tolist()}))
 
 
 def _key(site: Site, selection: Selection, instruction: UnlearnInstruction) -> str:

@@ -13,11 +13,13 @@ from torch import Generator, Tensor, nn
 
 from excise.client import audit
 from excise.client.compute import device_of, placed, to_device
-from excise.client.preparation import prepare_unlearning
+from excise.client.preparation import Preparation, prepare_unlearning
 from excise.client.site import Site
 from excise.client.training import train_locally
+from excise.client.unlearning.correction import corrected_overshoot, is_corrected, measured_images
 from excise.client.unlearning.inference import predict
 from excise.client.unlearning.local import Diverged, ForgetSet, RetainSet, unlearn_locally
+from excise.client.unlearning.targets import make_targets
 from excise.common import weights as w
 from excise.common.errors import DataError, ExciseError, MessageError, SiteError
 from excise.common.messages import (
@@ -101,9 +103,8 @@ def unlearn(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
     teacher = _load(site, instruction.model, teacher_weights)
     prepared = prepare_unlearning(site, sets, teacher, instruction)
     student = _load(site, instruction.model, instruction.weights)
-    forget = retain = None
-    if prepared.targets_NC is not None:
-        forget = ForgetSet(to_device(site.x[prepared.forget], device), prepared.targets_NC.to(device))
+    forget, aimed, looks = _forget_set(site, prepared, student, instruction, device)
+    retain = None
     if len(sets.retain) and instruction.a_k < 1:
         logits = prepared.teacher_logits_NC
         x, y_N = to_device(site.x[sets.retain], device), to_device(site.y_N[sets.retain], device)
@@ -128,10 +129,27 @@ def unlearn(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
         measured["retain_loss"] = result.retain_loss
     if len(prepared.forget) >= site.config.policy.min_count:
         measured["forget_loss"] = result.forget_loss
-        measured |= {name: float(value) for name, value in prepared.measured.items() if name != "ascent"}
+        measured |= aimed | {name: float(value) for name, value in prepared.measured.items() if name != "ascent"}
         ascent = prepared.measured.get("ascent", ascent)
-    update = _update(instruction.weights, student, prepared.passes + result.passes, began, measured)
+    update = _update(instruction.weights, student, prepared.passes + looks + result.passes, began, measured)
     return replace(update, ascent=tuple(ascent[~ascent.isnan()].tolist()))
+
+
+def _forget_set(
+    site: Site, prepared: Preparation, student: nn.Module, instruction: UnlearnInstruction, device: torch.device
+) -> tuple[ForgetSet | None, dict[str, float], int]:
+    """The forget images with the targets of this round; the overshoot where it was corrected, and images looked at for it."""
+    if prepared.logits_TNC is None:
+        return None, {}, 0
+    settings, reference = instruction.settings.target, instruction.reference
+    x, y_N = to_device(site.x[prepared.forget], device), to_device(site.y_N[prepared.forget], device)
+    logits_TNC = to_device(prepared.logits_TNC, device)
+    reference_Q = torch.tensor(reference, dtype=torch.float64) if reference else None
+    corrected: dict[str, float] = {}
+    if reference_Q is not None and is_corrected(settings, instruction.round_index):
+        corrected["overshoot"] = corrected_overshoot(student, x, logits_TNC, y_N, settings, reference_Q)
+    targets_NC = make_targets(logits_TNC, y_N, settings, reference_Q, prepared.forgotten, corrected.get("overshoot"))
+    return ForgetSet(x, targets_NC), corrected, measured_images(len(x)) if corrected else 0
 
 
 def evaluate(site: Site, query: AuditQuery) -> AuditReply:

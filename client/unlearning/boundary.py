@@ -53,11 +53,12 @@ class BoundaryPath:
     ascent_T: Tensor
     passes: int
 
-    def losses_TN(self, y_N: Tensor) -> Tensor:
-        """Loss of every path point, float32: cross-entropy (T+1, N), or that of each label (T+1, N, L)."""
-        t, n, c = self.logits_TNC.shape
-        repeated = y_N.repeat(t, *[1] * (y_N.ndim - 1))
-        return boundary_losses(self.logits_TNC.reshape(t * n, c), repeated).reshape(t, *y_N.shape)
+
+def path_losses(logits_TNC: Tensor, y_N: Tensor) -> Tensor:
+    """Loss of every point of a path, float32: cross-entropy (T+1, N), or that of each label (T+1, N, L)."""
+    t, n, c = logits_TNC.shape
+    repeated = y_N.repeat(t, *[1] * (y_N.ndim - 1))
+    return boundary_losses(logits_TNC.reshape(t * n, c), repeated).reshape(t, *y_N.shape)
 
 
 def boundary_search(

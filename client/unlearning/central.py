@@ -19,6 +19,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from excise.client.unlearning.boundary import BoundaryPath, boundary_search
+from excise.client.unlearning.correction import corrected_overshoot, is_corrected, measured_images
 from excise.client.unlearning.inference import predict
 from excise.client.unlearning.labels import are_labels, boundary_losses, sought_labels
 from excise.client.unlearning.local import ForgetSet, LocalResult, RetainSet, drawn_rows, unlearn_locally
@@ -37,7 +38,7 @@ class Unlearned:
     ----------
     model : the student, in evaluation mode
     path : the boundary search of the forget images, or of those that `settings.forget_sample` drew
-    targets_NC : what the student was to say on them
+    targets_NC : what the student was to say on them, in the last round
     rounds : how each round's steps went
     passes : images sent through teacher or student
     """
@@ -95,7 +96,7 @@ def unlearn(
     largest = settings.target.overshoot * float(reference[-1].max()) if reference is not None else math.inf
     sought = sought_labels(y_f, forgotten) if are_labels(y_f) else None
     path = boundary_search(model, x_f, y_f, settings.search, Generator().manual_seed(seed), largest, sought)
-    targets = make_targets(path, y_f, settings.target, reference, forgotten)
+    targets = make_targets(path.logits_TNC, y_f, settings.target, reference, forgotten)
     passes += path.passes
     logits = None
     if settings.local.distil > 0 and settings.psi < 1:
@@ -107,6 +108,10 @@ def unlearn(
     kept = RetainSet(x_r, y_r, logits) if settings.psi < 1 else None
     rounds: list[LocalResult] = []
     for r in range(settings.local.rounds):
+        if reference is not None and is_corrected(settings.target, r):
+            overshoot = corrected_overshoot(student, x_f, path.logits_TNC, y_f, settings.target, reference, forgotten)
+            targets = make_targets(path.logits_TNC, y_f, settings.target, reference, forgotten, overshoot)
+            passes += measured_images(len(x_f))
         batches = Generator().manual_seed(seed * 1_000_003 + r)
         result = unlearn_locally(
             student, ForgetSet(x_f, targets, sought is not None), kept, settings.psi, settings.local, r, batches, teacher

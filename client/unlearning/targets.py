@@ -14,36 +14,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from excise.client.unlearning.boundary import BoundaryPath
+from excise.client.unlearning.boundary import path_losses
 from excise.client.unlearning.labels import confidence, sought_labels
 from excise.common.settings import TargetSettings
 
 
 def make_targets(
-    path: BoundaryPath,
+    logits_TNC: Tensor,
     y_N: Tensor,
     settings: TargetSettings,
     reference_Q: Tensor | None = None,
     forgotten: Sequence[int] = (),
+    overshoot: float | None = None,
 ) -> Tensor:
     """Targets of the kind that `settings` names: float32 (N, C), rows sum to 1; for labels (N, L), each of its own.
 
     Parameters
     ----------
-    path : result of the boundary search
+    logits_TNC : teacher's logits along the boundary search's path, float32 (T+1, N, C)
     y_N : classes of the forget images, int64; or labels, float (N, L)
     reference_Q : `calibrated` only: the teacher's losses on reference images at evenly spaced levels, ascending; for labels
         (Q, L)
     forgotten : classes that are forgotten as a whole: none of them is a target of `nearest`, `soft` or `topk`. Labels that
         are: only where an image has one of them is anything forgotten
+    overshoot : in place of that of `settings`: what `correction.py` makes of it
 
     Raises
     ------
     ValueError : `calibrated` without a reference, `topk` of labels, or no class is left to be a target
     """
+    wanted_Q = None if reference_Q is None else (overshoot or settings.overshoot) * reference_Q
     if y_N.ndim > 1:
-        return _of_labels(path, y_N, settings, reference_Q, forgotten)
-    last_NC = path.logits_TNC[-1]
+        return _of_labels(logits_TNC, y_N, settings, wanted_Q, forgotten)
+    last_NC = logits_TNC[-1]
     if forgotten and settings.mask_true_class:
         last_NC = last_NC.clone()
         last_NC[:, list(forgotten)] = -torch.inf
@@ -55,13 +58,13 @@ def make_targets(
         return soft(last_NC, y_N, settings.tau)
     if settings.kind == "topk":
         return topk(last_NC, y_N, settings.tau, settings.k)
-    if reference_Q is None:
+    if wanted_Q is None:
         raise ValueError("calibrated targets need the reference losses of the round 'query.reference'")
-    return calibrated(path, y_N, settings.overshoot * reference_Q)
+    return calibrated(logits_TNC, y_N, wanted_Q)
 
 
 def _of_labels(
-    path: BoundaryPath, y_NL: Tensor, settings: TargetSettings, reference_QL: Tensor | None, forgotten: Sequence[int]
+    logits_TNL: Tensor, y_NL: Tensor, settings: TargetSettings, wanted_QL: Tensor | None, forgotten: Sequence[int]
 ) -> Tensor:
     """Probabilities of labels (N, L): one number says all about a label, so a target is a probability of its true side."""
     if settings.kind == "topk":
@@ -69,18 +72,18 @@ def _of_labels(
     if settings.kind == "nearest":
         true_NL = torch.zeros_like(y_NL)
     elif settings.kind == "soft":  # as at the end of the path, and never on the true side
-        true_NL = confidence(path.logits_TNC[-1] / settings.tau, y_NL).clamp_max(0.5)
-    elif reference_QL is None:
+        true_NL = confidence(logits_TNL[-1] / settings.tau, y_NL).clamp_max(0.5)
+    elif wanted_QL is None:
         raise ValueError("calibrated targets need the reference losses of the round 'query.reference'")
     else:
-        wanted_QL, losses_TNL = settings.overshoot * reference_QL, path.losses_TN(y_NL)
+        losses_TNL = path_losses(logits_TNL, y_NL)
         columns = [
             wanted_losses(difficulty(losses_TNL[..., label], float(wanted_QL[-1, label])), wanted_QL[:, label])
             for label in range(y_NL.shape[1])
         ]
         true_NL = torch.exp(-torch.stack(columns, dim=1)).clamp(1e-6, 1 - 1e-6)
     targets_NL = torch.where(y_NL > 0.5, true_NL, 1 - true_NL)
-    return torch.where(sought_labels(y_NL, forgotten), targets_NL, path.logits_TNC[0].sigmoid())
+    return torch.where(sought_labels(y_NL, forgotten), targets_NL, logits_TNL[0].sigmoid())
 
 
 def nearest(logits_NC: Tensor, y_N: Tensor, mask_true_class: bool = True) -> Tensor:
@@ -102,15 +105,15 @@ def topk(logits_NC: Tensor, y_N: Tensor, tau: float, k: int) -> Tensor:
     return (torch.full_like(masked_NC, -torch.inf).scatter(1, kept.indices, kept.values) / tau).softmax(1)
 
 
-def calibrated(path: BoundaryPath, y_N: Tensor, reference_Q: Tensor) -> Tensor:
+def calibrated(logits_TNC: Tensor, y_N: Tensor, reference_Q: Tensor) -> Tensor:
     """Targets whose losses are distributed as the losses of `reference_Q` are.
 
     The forget image of difficulty rank r of n is given the reference quantile of level r/(n−1) as its wanted loss; its
     target is the softmax of the logits at the point of its path, interpolated between steps, that has this loss.
     """
-    losses_TN = path.losses_TN(y_N)
+    losses_TN = path_losses(logits_TNC, y_N)
     wanted_N = wanted_losses(difficulty(losses_TN, float(reference_Q[-1])), reference_Q)
-    return _with_loss(_at_loss(path.logits_TNC, losses_TN, y_N, wanted_N), y_N, wanted_N)
+    return _with_loss(_at_loss(logits_TNC, losses_TN, y_N, wanted_N), y_N, wanted_N)
 
 
 def difficulty(losses_TN: Tensor, largest_loss: float) -> Tensor:

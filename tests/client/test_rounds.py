@@ -201,6 +201,20 @@ def test_unlearn_searches_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
     assert w.digest(repeated.delta) == w.digest(first.delta)  # what came from the disk is what was computed
 
 
+def test_the_overshoot_is_corrected_by_the_model_that_came(site: Site) -> None:
+    _bring_teacher(site)
+    within = SETTINGS.model_copy(update={"target": TargetSettings(band=0.02)})
+    assert "overshoot" not in rounds.unlearn(site, _unlearn(settings=within)).metrics  # the teacher itself needs the whole
+    assert "overshoot" not in rounds.unlearn(site, _unlearn(round_index=1)).metrics  # nor where no band is set
+    guessing = {name: tensor * 0 if name.startswith("head") else tensor for name, tensor in _weights().items()}
+    update = rounds.unlearn(site, _unlearn(settings=within, round_index=1, weights=guessing))
+    forget = len(site.select(REQUEST).forget)
+    assert update.metrics["overshoot"] == pytest.approx(1 / within.target.overshoot)  # 0.5 is far below exp(−0.5)
+    assert update.passes == within.local.steps * (within.local.forget_batch + within.local.retain_batch) + forget
+    few = rounds.unlearn(_with_min_count(site, forget + 1), _unlearn(settings=within, round_index=1, weights=guessing))
+    assert "overshoot" not in few.metrics
+
+
 @pytest.mark.parametrize(
     "changed",
     [

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from excise.client.unlearning.boundary import boundary_search
+from excise.client.unlearning.boundary import boundary_search, path_losses
 from excise.common.settings import SearchSettings
 
 GOLDEN = Path(__file__).with_name("search.txt")
@@ -48,7 +48,7 @@ def trajectory() -> str:
     for name, search in CASES.items():
         path = boundary_search(_model(), x, y_N, search, Generator().manual_seed(0))
         lines.append(f"# {name}")
-        lines += [f"{t:2d}  {_row(losses_N)}" for t, losses_N in enumerate(path.losses_TN(y_N))]
+        lines += [f"{t:2d}  {_row(losses_N)}" for t, losses_N in enumerate(path_losses(path.logits_TNC, y_N))]
         lines.append(f"ascent {_row(path.ascent_T)}")
         lines.append(f"steps {path.steps_N.tolist()}")
     return "\n".join(lines) + "\n"

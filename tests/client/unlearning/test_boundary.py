@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
-from excise.client.unlearning.boundary import BoundaryPath, boundary_search, expected_sign, frozen
+from excise.client.unlearning.boundary import BoundaryPath, boundary_search, expected_sign, frozen, path_losses
 from excise.common.settings import SearchSettings
 
 SHAPE = (1, 2, 3)  # channels, height, width
@@ -217,7 +217,7 @@ def test_on_a_logistic_model_the_path_is_a_clipped_line(y: int, steps: int) -> N
     away = torch.tensor(W, dtype=torch.float64).reshape(SHAPE).sign() * (1 if y == 0 else -1)
     expected = (x + (_steps_up_to(0.07, steps) * away).clamp(-0.25, 0.25)).clamp(0, 1)
     torch.testing.assert_close(path.x, expected)
-    losses_TN = path.losses_TN(torch.full((4,), y))
+    losses_TN = path_losses(path.logits_TNC, torch.full((4,), y))
     assert (losses_TN.diff(dim=0) >= -1e-6).all()
     assert (losses_TN[-1] > losses_TN[0]).all()
 
@@ -295,7 +295,7 @@ def test_stop_rules_stop_where_they_say() -> None:
     for stop, holds_TN in {
         "crossed": paths["crossed"].logits_TNC.argmax(2) != y_N,
         "confidence": paths["confidence"].logits_TNC.softmax(2)[:, n, y_N] <= 0.4,
-        "loss": paths["loss"].losses_TN(y_N) >= 0.9,
+        "loss": path_losses(paths["loss"].logits_TNC, y_N) >= 0.9,
     }.items():
         path = paths[stop]
         assert path.passes == int((path.steps_N + 1).sum())

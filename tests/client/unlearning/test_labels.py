@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from excise.client.unlearning import boundary_search, unlearn
+from excise.client.unlearning.boundary import path_losses
 from excise.client.unlearning.inference import predict
 from excise.client.unlearning.labels import are_labels, boundary_losses, confidence, has_crossed, sought_labels
 from excise.client.unlearning.objective import forget_loss, retain_loss
@@ -76,7 +77,9 @@ def test_one_label_is_a_problem_of_two_classes() -> None:
         torch.testing.assert_close(one.x, two.x)
         torch.testing.assert_close(one.steps_N, two.steps_N)
         torch.testing.assert_close(one.crossed_N[:, 0], two.crossed_N)
-        torch.testing.assert_close(one.losses_TN(y_NL[:, :1])[..., 0], two.losses_TN(y_NL[:, 0].long()))
+        torch.testing.assert_close(
+            path_losses(one.logits_TNC, y_NL[:, :1])[..., 0], path_losses(two.logits_TNC, y_NL[:, 0].long())
+        )
         assert one.passes == two.passes
 
 
@@ -128,41 +131,41 @@ def test_losses_and_confidence_are_of_each_label() -> None:
 # --- targets -------------------------------------------------------------------------------------------------------------
 
 
-def search_all(n: int = 9) -> tuple[Tensor, Tensor, object]:
+def search_all(n: int = 9) -> tuple[Tensor, Tensor, Tensor]:
     x, y_NL = images(n)
     never = SEARCH.model_copy(update={"stop": "never"})
-    return x, y_NL, boundary_search(Quadrants(), x, y_NL, never, Generator())
+    return x, y_NL, boundary_search(Quadrants(), x, y_NL, never, Generator()).logits_TNC
 
 
 def test_nearest_is_the_other_side_and_soft_never_the_true_one() -> None:
-    _, y_NL, path = search_all()
-    torch.testing.assert_close(make_targets(path, y_NL, TargetSettings(kind="nearest")), 1 - y_NL)  # type: ignore[arg-type]
-    soft_NL = make_targets(path, y_NL, TargetSettings(kind="soft"))  # type: ignore[arg-type]
+    _, y_NL, logits_TNL = search_all()
+    torch.testing.assert_close(make_targets(logits_TNL, y_NL, TargetSettings(kind="nearest")), 1 - y_NL)
+    soft_NL = make_targets(logits_TNL, y_NL, TargetSettings(kind="soft"))
     assert bool((torch.where(y_NL > 0.5, soft_NL, 1 - soft_NL) <= 0.5).all())
 
 
 def test_calibrated_losses_are_the_references_label_by_label() -> None:
-    _, y_NL, path = search_all()
+    _, y_NL, logits_TNL = search_all()
     reference_QL = torch.stack([torch.linspace(0.1, 1, 9), torch.linspace(0.5, 3, 9)], dim=1).double()
-    targets_NL = make_targets(path, y_NL, TargetSettings(overshoot=1.5), reference_QL)  # type: ignore[arg-type]
+    targets_NL = make_targets(logits_TNL, y_NL, TargetSettings(overshoot=1.5), reference_QL)
     losses_NL = -torch.where(y_NL > 0.5, targets_NL, 1 - targets_NL).log()
     torch.testing.assert_close(losses_NL.sort(dim=0).values, 1.5 * reference_QL.float(), atol=1e-5, rtol=1e-5)
 
 
 def test_labels_that_are_not_forgotten_stay_as_the_teacher_has_them() -> None:
-    x, y_NL, path = search_all()
-    targets_NL = make_targets(path, y_NL, TargetSettings(kind="nearest"), forgotten=[1])  # type: ignore[arg-type]
+    x, y_NL, logits_TNL = search_all()
+    targets_NL = make_targets(logits_TNL, y_NL, TargetSettings(kind="nearest"), forgotten=[1])
     taught_NL = Quadrants()(x).sigmoid()
     torch.testing.assert_close(targets_NL[:, 0], taught_NL[:, 0])
     torch.testing.assert_close(targets_NL[:, 1], torch.where(y_NL[:, 1] > 0.5, 0.0, taught_NL[:, 1]))
 
 
 def test_targets_that_labels_cannot_have() -> None:
-    _, y_NL, path = search_all()
+    _, y_NL, logits_TNL = search_all()
     with pytest.raises(ValueError, match="topk chooses among classes"):
-        make_targets(path, y_NL, TargetSettings(kind="topk"))  # type: ignore[arg-type]
+        make_targets(logits_TNL, y_NL, TargetSettings(kind="topk"))
     with pytest.raises(ValueError, match="need the reference losses"):
-        make_targets(path, y_NL, TargetSettings())  # type: ignore[arg-type]
+        make_targets(logits_TNL, y_NL, TargetSettings())
 
 
 # --- losses and the whole ------------------------------------------------------------------------------------------------

@@ -11,21 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from excise.client.unlearning.boundary import BoundaryPath
+from excise.client.unlearning.boundary import path_losses
 from excise.client.unlearning.targets import calibrated, difficulty, make_targets, nearest, soft, topk, wanted_losses
 from excise.common.settings import TargetSettings
 
 
-def _path(logits_TNC: Tensor) -> BoundaryPath:
-    t, n, _ = logits_TNC.shape
-    zeros = torch.zeros(n)
-    return BoundaryPath(logits_TNC, torch.zeros(n, 1), zeros.long(), zeros.bool(), zeros, torch.zeros(t - 1).double(), 0)
-
-
-def _random(seed: int, t: int, n: int, c: int, scale: float = 3.0) -> tuple[BoundaryPath, Tensor]:
+def _random(seed: int, t: int, n: int, c: int, scale: float = 3.0) -> tuple[Tensor, Tensor]:
     generator = Generator().manual_seed(seed)
     logits_TNC = scale * torch.randn(t, n, c, generator=generator)
-    return _path(logits_TNC), torch.randint(c, (n,), generator=generator)
+    return logits_TNC, torch.randint(c, (n,), generator=generator)
 
 
 def _losses(q_NC: Tensor, y_N: Tensor) -> Tensor:
@@ -51,8 +45,8 @@ def test_nearest_without_the_mask_repeats_the_published_code() -> None:
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 6), c=st.integers(2, 6), tau=st.floats(0.1, 10), k=st.integers(1, 8))
 def test_class_targets_are_distributions_without_the_true_class(seed: int, n: int, c: int, tau: float, k: int) -> None:
-    path, y_N = _random(seed, 2, n, c)
-    logits_NC = path.logits_TNC[-1]
+    logits_TNC, y_N = _random(seed, 2, n, c)
+    logits_NC = logits_TNC[-1]
     hard_NC, soft_NC, some_NC = nearest(logits_NC, y_N), soft(logits_NC, y_N, tau), topk(logits_NC, y_N, tau, k)
     for q_NC in (hard_NC, soft_NC, some_NC):
         assert q_NC.dtype == torch.float32
@@ -78,21 +72,21 @@ def test_temperature_flattens() -> None:
 
 
 def test_make_targets_reads_the_end_of_the_path() -> None:
-    path = _path(torch.stack([LOGITS.flip(1), LOGITS]))
+    logits_TNC = torch.stack([LOGITS.flip(1), LOGITS])
     for kind, expected in {
         "nearest": nearest(LOGITS, Y),
         "soft": soft(LOGITS, Y, 1.5),
         "topk": topk(LOGITS, Y, 1.5, 2),
     }.items():
-        assert torch.equal(make_targets(path, Y, TargetSettings(kind=kind, tau=1.5, k=2)), expected)
+        assert torch.equal(make_targets(logits_TNC, Y, TargetSettings(kind=kind, tau=1.5, k=2)), expected)
     unmasked = TargetSettings(kind="nearest", mask_true_class=False)
-    assert torch.equal(make_targets(path, Y, unmasked), nearest(LOGITS, Y, False))
+    assert torch.equal(make_targets(logits_TNC, Y, unmasked), nearest(LOGITS, Y, False))
     reference_Q = torch.tensor([0.1, 1.0])
     for overshoot in (1.0, 2.5):
-        aimed = make_targets(path, Y, TargetSettings(overshoot=overshoot), reference_Q)
-        assert torch.equal(aimed, calibrated(path, Y, overshoot * reference_Q))
+        aimed = make_targets(logits_TNC, Y, TargetSettings(overshoot=overshoot), reference_Q)
+        assert torch.equal(aimed, calibrated(logits_TNC, Y, overshoot * reference_Q))
     with pytest.raises(ValueError, match="reference"):
-        make_targets(path, Y, TargetSettings(kind="calibrated"))
+        make_targets(logits_TNC, Y, TargetSettings(kind="calibrated"))
 
 
 # --- calibrated ------------------------------------------------------------------------------------------------------------
@@ -110,9 +104,9 @@ _references = st.lists(st.floats(2**-13, 9.0, width=32), min_size=2, max_size=20
     reference=_references,
 )
 def test_losses_are_the_references_quantiles(seed: int, t: int, n: int, c: int, scale: float, reference: list[float]) -> None:
-    path, y_N = _random(seed, t, n, c, scale)
+    logits_TNC, y_N = _random(seed, t, n, c, scale)
     reference_Q = torch.tensor(reference)
-    q_NC = calibrated(path, y_N, reference_Q)
+    q_NC = calibrated(logits_TNC, y_N, reference_Q)
     assert q_NC.isfinite().all()
     assert (q_NC >= 0).all()
     torch.testing.assert_close(q_NC.sum(1), torch.ones(n))
@@ -124,10 +118,10 @@ def test_losses_are_the_references_quantiles(seed: int, t: int, n: int, c: int, 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(2, 9), reference=_references)
 def test_harder_images_get_larger_losses(seed: int, n: int, reference: list[float]) -> None:
-    path, y_N = _random(seed, 4, n, 3)
+    logits_TNC, y_N = _random(seed, 4, n, 3)
     reference_Q = torch.tensor(reference)
-    mean_N = path.losses_TN(y_N).clamp_max(reference[-1]).mean(0)
-    losses_N = _losses(calibrated(path, y_N, reference_Q), y_N)
+    mean_N = path_losses(logits_TNC, y_N).clamp_max(reference[-1]).mean(0)
+    losses_N = _losses(calibrated(logits_TNC, y_N, reference_Q), y_N)
     by_difficulty = losses_N[mean_N.argsort(stable=True)]
     assert (by_difficulty.diff() >= -1e-4).all()
 
@@ -159,13 +153,13 @@ def test_target_is_the_path_point_of_the_wanted_loss(share: float) -> None:
     y_N = torch.tensor([0])
     between = torch.lerp(points[1], points[2], share)[None]
     wanted = F.cross_entropy(between, y_N)
-    q_NC = calibrated(_path(points[:, None]), y_N, wanted.repeat(3))
+    q_NC = calibrated(points[:, None], y_N, wanted.repeat(3))
     torch.testing.assert_close(q_NC, between.softmax(1), rtol=1e-4, atol=1e-6)
 
 
 def test_target_is_the_first_point_that_has_the_loss() -> None:
     points = torch.tensor([[4.0, 0.0, 0.0], [0.0, 2.0, 0.0], [4.0, 0.0, 0.0], [0.0, 0.0, 2.0]])  # towards 1, back, towards 2
-    q_NC = calibrated(_path(points[:, None]), torch.tensor([0]), torch.tensor([1.0, 1.0]))
+    q_NC = calibrated(points[:, None], torch.tensor([0]), torch.tensor([1.0, 1.0]))
     assert q_NC[0, 1] > q_NC[0, 2]
 
 
@@ -173,7 +167,7 @@ def test_wanted_losses_outside_the_path_are_met() -> None:
     points = torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.0, -1.0]])  # losses 0.41 to 0.60
     y_N = torch.tensor([0])
     for wanted in (0.01, 5.0):
-        q_NC = calibrated(_path(points[:, None]), y_N, torch.tensor([wanted, wanted]))
+        q_NC = calibrated(points[:, None], y_N, torch.tensor([wanted, wanted]))
         torch.testing.assert_close(_losses(q_NC, y_N), torch.tensor([wanted]), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(q_NC[0, 1] / q_NC[0, 2], torch.tensor(math.e))  # the others keep their ratio
 
@@ -181,7 +175,7 @@ def test_wanted_losses_outside_the_path_are_met() -> None:
 def test_extreme_logits_give_no_nan() -> None:
     logits_TNC = torch.tensor([[[1e4, -1e4]], [[-1e4, 1e4]], [[0.0, 0.0]]])
     for wanted in (0.0, 1.0, 1e6):
-        q_NC = calibrated(_path(logits_TNC), torch.tensor([0]), torch.tensor([wanted, wanted]))
+        q_NC = calibrated(logits_TNC, torch.tensor([0]), torch.tensor([wanted, wanted]))
         assert q_NC.isfinite().all()
         torch.testing.assert_close(q_NC.sum(1), torch.ones(1))
 
@@ -189,14 +183,14 @@ def test_extreme_logits_give_no_nan() -> None:
 @pytest.mark.parametrize("kind", ["nearest", "soft", "topk"])
 def test_no_class_that_is_forgotten_is_a_target_for_another(kind: str) -> None:
     logits_NC = torch.tensor([[9.0, 8.0, 1.0, 2.0], [8.0, 9.0, 2.0, 1.0]])
-    path = _path(logits_NC[None])
+    logits_TNC = logits_NC[None]
     y_N = torch.tensor([0, 1])
     settings = TargetSettings(kind=kind, k=3)
-    alone = make_targets(path, y_N, settings)
+    alone = make_targets(logits_TNC, y_N, settings)
     assert alone.argmax(1).tolist() == [1, 0]
-    together = make_targets(path, y_N, settings, forgotten=(0, 1))
+    together = make_targets(logits_TNC, y_N, settings, forgotten=(0, 1))
     assert together.argmax(1).tolist() == [3, 2]
     assert float(together[:, :2].sum()) == 0
     assert together.sum(1).tolist() == pytest.approx([1, 1])
     with pytest.raises(ValueError, match="no class is left"):
-        make_targets(path, y_N, settings, forgotten=(0, 1, 2, 3))
+        make_targets(logits_TNC, y_N, settings, forgotten=(0, 1, 2, 3))
