@@ -30,7 +30,7 @@ MEASURED = 64
 
 def is_corrected(settings: TargetSettings, round_index: int) -> bool:
     """Whether targets of this kind are set anew in round `round_index`, counted from 0: the teacher itself needs the whole."""
-    return settings.kind == "calibrated" and settings.band is not None and round_index > 0
+    return settings.kind == "calibrated" and settings.band > 0 and round_index > 0
 
 
 def corrected_overshoot(
@@ -57,7 +57,7 @@ def corrected_overshoot(
     ------
     ValueError : `settings` sets no band
     """
-    if settings.band is None:
+    if settings.band == 0:
         raise ValueError("the overshoot is corrected within a band, and none is set")
     rows = _of_all_difficulties(logits_TNC, y_N)
     y = y_N[rows]

@@ -36,6 +36,7 @@ SPEC = ModelSpec(size=16, width=0.05)
 REQUEST = ForgetRequest(id="mr7", kind=RequestKind.DEVICE, where="StationName = MR7", reason="coil fault")
 SETTINGS = UnlearningSettings(
     search=SearchSettings(max_steps=4),
+    target=TargetSettings(band=0.0),
     local=LocalSettings(rounds=2, steps=2, forget_batch=8, retain_batch=8, distil=0.7),
 )
 

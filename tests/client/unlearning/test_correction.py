@@ -84,10 +84,12 @@ def test_labels_are_measured_where_they_are_to_be_forgotten() -> None:
 
 def test_when_it_is_corrected() -> None:
     assert [is_corrected(SETTINGS, r) for r in range(3)] == [False, True, True]
-    assert not is_corrected(TargetSettings(band=None), 1)
+    assert not is_corrected(TargetSettings(band=0.0), 1)
     assert not is_corrected(PRESETS["classes"].target.model_copy(update={"band": 0.1}), 1)
     with pytest.raises(ValueError, match="none is set"):
-        corrected_overshoot(Says(0.5), torch.rand(3, 1, 2, 2), paths(3), torch.zeros(3).long(), TargetSettings(), REFERENCE_Q)
+        corrected_overshoot(
+            Says(0.5), torch.rand(3, 1, 2, 2), paths(3), torch.zeros(3).long(), TargetSettings(band=0), REFERENCE_Q
+        )
 
 
 def test_the_student_is_left_as_it_was() -> None:
