@@ -53,8 +53,8 @@ class TargetSettings(Settings):
     overshoot: float = Field(1.8, ge=1, le=10)
     """`calibrated`: factor on the reference losses; a few steps carry the student only part of the way (docs/adr/0005)."""
     band: float = Field(0.02, ge=0, le=1)
-    """`calibrated`: how far below its mark, in mean probability of the true class, the student may fall before targets stop to
-    overshoot; twice as far, they pull it back (docs/adr/0010-self-correcting-overshoot.md). 0: the overshoot stays as it is."""
+    """`calibrated`: how far below its mark, in mean probability of the true class, the student may fall before targets stop
+    to overshoot; twice as far, they pull it back (docs/adr/0010-self-correcting-overshoot.md). 0 leaves the overshoot alone."""
     mask_true_class: bool = True
     """Whether `nearest` may never answer the true class. False repeats the published code."""
 
