@@ -54,7 +54,7 @@ class TargetSettings(Settings):
     """`calibrated`: factor on the reference losses; a few steps carry the student only part of the way (docs/adr/0005)."""
     band: float = Field(0.02, ge=0, le=1)
     """`calibrated`: how far below its mark, in mean probability of the true class, the student may fall before targets stop
-    to overshoot; twice as far, they pull it back (docs/adr/0010-self-correcting-overshoot.md). 0 leaves the overshoot alone."""
+    to overshoot; twice as far, they pull it back (docs/adr/0010-self-correcting-overshoot.md). 0: never."""
     mask_true_class: bool = True
     """Whether `nearest` may never answer the true class. False repeats the published code."""
 
@@ -211,6 +211,9 @@ class RoundSettings(Settings):
     """Seconds after which a round goes on without the sites that have not answered."""
     window: int = Field(8, ge=1)
     """Messages outstanding at once; bounds the coordinator's memory."""
+    watch: bool = True
+    """Whether every unlearning round is scored on all images, for the curves of the report. It decides nothing, is counted
+    nowhere, and on large sites takes longer than the rounds themselves."""
     norm_bound: float = Field(100.0, gt=0)
     """Largest Euclidean norm of an update that is composed."""
 

@@ -42,8 +42,8 @@ def round_curves(
     `kept` is the round whose model was kept; it is marked.
     """
     told = [original, *(entry.get("pooled", {}) for entry in history)]
-    if len(told) < 2:
-        return ""
+    if not any(told[1:]):
+        return ""  # no round, or none that was watched
     rounds = [0, *(int(entry.get("round", i)) for i, entry in enumerate(history, 1))]
 
     def paint(figure: Figure) -> None:

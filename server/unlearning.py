@@ -140,8 +140,10 @@ class Unlearning:
         entry = self.federation.train(self.candidate.phase, phase, weights, question, composition)
         judged = settings.keep == "best" and (recovers or is_settled(r + 1, settings.local.rounds))
         excess = self._excess(phase, self.before) if judged and self.before else None
-        watched = self.federation.audit({"model": phase.weights})["model"]  # for the report's curves; decides nothing
-        told = {"pooled": watched.pooled, "sites": watched.sites, "excess": excess, "recovery": recovers}
+        told: dict[str, Any] = {"pooled": {}, "sites": {}, "excess": excess, "recovery": recovers}
+        if plan.rounds.watch:
+            watched = self.federation.audit({"model": phase.weights})["model"]  # for the report's curves; decides nothing
+            told |= {"pooled": watched.pooled, "sites": watched.sites}
         return {"round": r + 1, **entry, **told}
 
     def _excess(self, phase: Phase, before: Audit) -> float:
@@ -163,4 +165,4 @@ class Unlearning:
 
 def _main_scores(pooled: Mapping[str, float]) -> dict[str, float]:
     keys = ("forget_accuracy", "retain_accuracy", "held_out_accuracy", "membership_auc")
-    return {key: round(pooled[key], 4) for key in keys}
+    return {key: round(pooled[key], 4) for key in keys if key in pooled}

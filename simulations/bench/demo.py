@@ -193,8 +193,10 @@ def write_page(
         cells.append(interval([_tow(run) for run in runs]))
         cells += [interval([_gap(run, key) for run in runs]) for key in GAPS]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "## Goals", "", "| goal | mean | reached |", "|---|---|---|"]
-    lines += [f"| {goal} | {told} | {reached} |" for goal, told, reached in _goals(ours)]
+    theirs = [per_seed[seed]["`published` preset"] for seed in seeds]
+    lines += ["", "## Goals", "", "| goal | excise | reached | `published` preset | reached |", "|---|---|---|---|---|"]
+    for (goal, told, reached), (_, by_them, them) in zip(_goals(ours), _goals(theirs, ours), strict=True):
+        lines.append(f"| {goal} | {told} | {reached} | {by_them} | {them} |")
     lines += [
         "",
         "Reached: by the mean. *Undecided*: the interval reaches over the limit, so other seeds may well say otherwise.",
@@ -286,15 +288,18 @@ def _dots(axes: Axes, row: int, values: Sequence[float], ours: bool) -> None:
     axes.errorbar(mean, row, xerr=half, color=colour, marker="D" if ours else "o", markersize=6 if ours else 5, capsize=3)
 
 
-def _goals(ours: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """Each goal in words, the mean over the seeds, and whether it was reached, and by all of the interval."""
+def _goals(runs: Sequence[Mapping[str, Any]], payers: Sequence[Mapping[str, Any]] | None = None) -> list[tuple[str, str, str]]:
+    """Each goal in words, the mean over the seeds, and whether it was reached, and by all of the interval.
+
+    `payers` are the runs that retrained, when `runs` did not.
+    """
     told, names = [], {key: name for name, key in SCORES}
     for key, (low, high) in GAPS.items():
-        gaps = [_gap(run, key) for run in ours]
+        gaps = [_gap(run, key) for run in runs]
         within = f"within {high:g} of" if high < math.inf else f"at least −{-low:g} from"
         told.append((f"{names[key]} {within} retrained", interval(gaps), judged(gaps, low, high)))
     for key, name in (("passes", "images"), ("seconds", "wall time")):
-        share = statistics.fmean(_share(run, run, key) for run in ours)
+        share = statistics.fmean(_share(run, payer, key) for run, payer in zip(runs, payers or runs, strict=True))
         told.append(
             (
                 f"at most 1/{1 / COST_GOAL:g} of retraining's {name}",

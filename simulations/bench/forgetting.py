@@ -19,7 +19,7 @@ from excise.client.unlearning import unlearn
 from excise.client.unlearning.inference import predict
 from excise.common.metrics import membership_auc
 from excise.common.request import ForgetRequest, RequestKind
-from excise.common.settings import UnlearningSettings
+from excise.common.settings import RoundSettings, UnlearningSettings
 from excise.common.weights import load_weights, save_weights, snapshot
 from excise.server.record import REVISED, RunFolder
 from excise.simulations.bench.fashion_models import SPEC, TRAINING, Images, Task, load, score, take
@@ -61,6 +61,7 @@ def over_sites(
         model=SPEC,
         request=ForgetRequest(id="bench", kind=RequestKind.CLASS, where=f'class = "{c}"', reason="benchmark"),
         unlearning=settings,
+        rounds=RoundSettings(watch=False),  # only its last model is looked at
     )
     sites = make_sites(scenario, home)
     plan = plan_for(scenario, sites).model_copy(update={"deployed": deployed, "retrain": False})

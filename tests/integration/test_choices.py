@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from excise.server import unlearning
 from excise.server.composition import known_rules
 from excise.server.plan import Plan
 from excise.server.record import Phase, RunFolder
+from excise.server.report import write_report
 from tests.scenarios import (
     asked_of,
     events,
@@ -163,3 +165,19 @@ def test_recovery_without_retain_images_is_refused(tmp_path: Path) -> None:
     changes = {"psi": 1.0, "local": {"retain_batch": 0}}
     with pytest.raises(ConfigError, match="recovery rounds train on retain images"):
         run(*prepared(tmp_path, composition="module_swap", unlearning=changes), tmp_path / "run")
+
+
+def test_rounds_that_nobody_watches_give_the_same_model_without_being_scored(tmp_path: Path) -> None:
+    plan, sites = prepared(tmp_path)
+    watched = run(plan, sites, tmp_path / "watched")
+    alone = plan.model_copy(update={"rounds": plan.rounds.model_copy(update={"watch": False})})
+    asked = asked_of(alone, sites, tmp_path / "alone", AuditQuery)
+    assert len(asked) == 3 * len(sites.configs)  # the deployed, the revised and the retrained model
+    results = json.loads((tmp_path / "alone" / "metrics.json").read_text())
+    assert results["unlearned"]["digest"] == watched["unlearned"]["digest"]
+    assert [entry["pooled"] for entry in results["unlearned"]["history"]] == [{}] * plan.unlearning.local.rounds
+    told = [event["scores"] for event in events(tmp_path / "alone") if event["event"] == "unlearned_round"]
+    assert told == [{}] * plan.unlearning.local.rounds
+    page = write_report(tmp_path / "alone", results, alone).read_text()
+    assert "Curves over the unlearning rounds" not in page
+    assert "Curves over the unlearning rounds" in write_report(tmp_path / "watched", watched, plan).read_text()
