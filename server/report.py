@@ -183,15 +183,21 @@ def kept_line(results: Results) -> str:
 
 
 def search_line(results: Results) -> str:
-    """What the boundary search came to, in one sentence; "" when it did not run or told nothing."""
+    """What the boundary search came to, and how targets were corrected since; "" when it did not run or told nothing."""
     history = results.get("unlearned", {}).get("history", ())
     metrics = history[0].get("metrics", {}) if history else {}
     crossed, length = number(metrics.get("crossing_rate")), number(metrics.get("path_length"))
     if math.isnan(crossed):
         return ""
+    factors = [factor for entry in history if not math.isnan(factor := number(entry.get("metrics", {}).get("overshoot")))]
     return (
         f"The search carried {crossed:.1%} of the forget images over a boundary of the deployed model, along paths of "
         f"{three(length)} on average (Euclidean, in pixel units of [0, 1])."
+    ) + (
+        " After the first round the sites asked for losses of "
+        f"{', '.join(f'{factor:.2f}' for factor in factors)} times the reference's, by what the model had reached."
+        if factors
+        else ""
     )
 
 

@@ -293,6 +293,11 @@ def test_the_search_is_told_in_one_line(page: str) -> None:
     assert search_line(made_up_results()).startswith(told)
     assert told in page
     assert search_line({"unlearned": {"history": [{"metrics": {}}]}}) == search_line({}) == ""
+    assert "times the reference's" not in search_line(made_up_results())
+    results = made_up_results()
+    for entry, factor in zip(results["unlearned"]["history"][1:3], (1.8, 0.5625), strict=True):
+        entry["metrics"]["overshoot"] = factor
+    assert "the sites asked for losses of 1.80, 0.56 times the reference's" in search_line(results)
 
 
 def test_joined_requests_are_told_one_by_one() -> None:
