@@ -35,18 +35,15 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from excise.common.errors import ConfigError, DataError
 from excise.common.files import storage_errors, write_atomically
 from excise.simulations.brain_mri import (
-    Device,
-    Grey,
     Patient,
     Picture,
     assign_patients,
     find_pictures,
-    make_devices,
     near_duplicate_groups,
     read_picture,
-    respond,
     thumbnail,
 )
+from excise.simulations.scanners import Device, Grey, make_devices, respond
 
 Progress = Callable[[int, int], None]
 
@@ -61,7 +58,7 @@ class Recipe:
     hospitals : how many, 2 to 16, each with two or three devices
     pixels : rows and columns of the written images
     limit : take this many pictures, as many of each class, instead of all 3,000
-    version : of the code in this module and in `brain_mri`; raise the default when the same recipe gives other files
+    version : of the code here, in `brain_mri` and in `scanners`; raise the default when the same recipe gives other files
     """
 
     seed: int = 0

@@ -23,15 +23,13 @@ from excise.simulations import hospitals
 from excise.simulations.brain_mri import (
     LABELS,
     assign_patients,
-    default_request_device,
     find_pictures,
-    make_devices,
     near_duplicate_groups,
     read_picture,
-    respond,
     thumbnail,
 )
 from excise.simulations.hospitals import Recipe, build_hospitals, hospital_folders
+from excise.simulations.scanners import default_request_device, make_devices, respond
 
 SMALL = Recipe(pixels=32)
 
