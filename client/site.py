@@ -14,7 +14,7 @@ from excise.client.images import load_images
 from excise.client.selection import Selection, select
 from excise.client.table import Scan
 from excise.common.errors import ConfigError, DataError
-from excise.common.predicate import parse
+from excise.common.predicate_parser import parse
 from excise.common.request import ForgetRequest
 
 

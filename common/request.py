@@ -25,7 +25,8 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from excise.common.errors import RequestError
-from excise.common.predicate import Predicate, parse
+from excise.common.predicate import Predicate
+from excise.common.predicate_parser import parse
 from excise.common.validation import explain
 
 # Not a cached_property of the request: model_copy would carry a stale one into a copy with another `where`.

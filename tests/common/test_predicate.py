@@ -15,7 +15,6 @@ from excise.common.errors import PredicateError, RequestError
 from excise.common.predicate import (
     DATE_FIELDS,
     FIELDS,
-    MAX_DEPTH,
     And,
     Compare,
     FieldTest,
@@ -27,8 +26,8 @@ from excise.common.predicate import (
     Predicate,
     Range,
     fold,
-    parse,
 )
+from excise.common.predicate_parser import MAX_DEPTH, parse
 from tests.strategies import LISTS, fields, globs, images, predicates, values
 
 MR = {"Manufacturer": "SIEMENS ", "StationName": "mr1", "StudyDate": "20200615", "class": "Tumour", "KVP": "120.0"}

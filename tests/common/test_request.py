@@ -11,7 +11,7 @@ from hypothesis import given
 from pydantic import ValidationError
 
 from excise.common.errors import PredicateError, RequestError
-from excise.common.predicate import parse
+from excise.common.predicate_parser import parse
 from excise.common.request import Acceptance, ForgetRequest, RequestKind, joined
 from tests.strategies import requests
 
