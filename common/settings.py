@@ -52,6 +52,10 @@ class TargetSettings(Settings):
     """Classes that `topk` keeps."""
     overshoot: float = Field(1.8, ge=1, le=10)
     """`calibrated`: factor on the reference losses; a few steps carry the student only part of the way (docs/adr/0005)."""
+    level: Literal["unseen", "retain"] = "unseen"
+    """`calibrated`: what says how hard the forget images would be, had they not been trained on: unseen images at large, or
+    unseen images as far as the forget images differ from retain images (`client/unlearning/reference.py`), for a random part
+    of the training images."""
     band: float = Field(0.02, ge=0, le=1)
     """`calibrated`: how far below its mark, in mean probability of the true class, the student may fall before targets stop
     to overshoot; twice as far, they pull it back (docs/adr/0010-self-correcting-overshoot.md). 0: never."""

@@ -23,6 +23,7 @@ from excise.client.unlearning.correction import corrected_overshoot, is_correcte
 from excise.client.unlearning.inference import predict
 from excise.client.unlearning.labels import are_labels, boundary_losses, sought_labels
 from excise.client.unlearning.local import ForgetSet, LocalResult, RetainSet, drawn_rows, unlearn_locally
+from excise.client.unlearning.reference import as_if_unseen, loss_quantiles
 from excise.client.unlearning.targets import make_targets
 from excise.common.settings import UnlearningSettings
 
@@ -89,10 +90,13 @@ def unlearn(
     if settings.target.kind == "calibrated":
         if unseen is None or len(unseen[0]) == 0:
             raise ValueError("calibrated targets need `unseen` images; give some, or choose target.kind = 'nearest'")
-        losses_N = boundary_losses(predict(model, unseen[0]), unseen[1])
-        levels = (torch.arange(settings.quantiles, device=losses_N.device) + 0.5) / settings.quantiles
-        reference = losses_N.double().quantile(levels.double(), dim=0)
+        reference = loss_quantiles(boundary_losses(predict(model, unseen[0]), unseen[1]), settings.quantiles)
         passes += len(unseen[0])
+        if settings.target.level == "retain":
+            x_k, y_k = _alike(retain, unseen)
+            trained = loss_quantiles(boundary_losses(predict(model, x_k), y_k), settings.quantiles)
+            reference = as_if_unseen(boundary_losses(predict(model, x_f), y_f), trained, reference)
+            passes += len(x_k) + len(x_f)
     largest = settings.target.overshoot * float(reference[-1].max()) if reference is not None else math.inf
     sought = sought_labels(y_f, forgotten) if are_labels(y_f) else None
     path = boundary_search(model, x_f, y_f, settings.search, Generator().manual_seed(seed), largest, sought)
@@ -121,3 +125,13 @@ def unlearn(
         if after_round and after_round(r + 1, student):
             break
     return Unlearned(student.eval(), path, targets, tuple(rounds), passes)
+
+
+def _alike(retain: Images, unseen: Images) -> Images:
+    """As many retain images as there are unseen ones, evenly spread, of the classes that are among those."""
+    x, y = retain
+    rows = torch.arange(len(y), device=y.device) if are_labels(y) else torch.isin(y, unseen[1]).nonzero().flatten()
+    if len(rows) == 0:
+        raise ValueError("target.level = 'retain' needs retain images of the unseen images' classes; there are none")
+    rows = rows[torch.arange(min(len(rows), len(unseen[1]))) * len(rows) // min(len(rows), len(unseen[1]))]
+    return x[rows], y[rows]

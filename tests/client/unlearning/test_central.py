@@ -164,3 +164,22 @@ def test_a_model_that_is_not_finite_is_told() -> None:
         next(model.parameters()).fill_(torch.nan)
     with pytest.raises(Diverged, match="not finite, even with steps of 1/16 of the size"):
         unlearn(model, *split(), settings=CLASS)
+
+
+def test_an_easy_part_of_the_images_may_be_calibrated_as_such() -> None:
+    """Retain images tell that these are easy: less is asked of them than unseen images at large would."""
+    model = trained()
+    x, y_N = images(90, 0)
+    easy = predict(model, x).softmax(1).gather(1, y_N[:, None])[:, 0].argsort(descending=True, stable=True)
+    forget, retain = (x[easy[:12]], y_N[easy[:12]]), (x[easy[12:]], y_N[easy[12:]])
+    at_large = settings(rounds=1)
+    at_large = at_large.model_copy(update={"search": at_large.search.model_copy(update={"stop": "never"})})
+    level = at_large.model_copy(update={"target": at_large.target.model_copy(update={"level": "retain"})})
+    found = {}
+    for name, chosen in (("unseen", at_large), ("retain", level)):
+        result = unlearn(model, forget, retain, images(60, 5), chosen)
+        found[name] = float(result.targets_NC.gather(1, forget[1][:, None]).mean()), result.passes
+    assert found["retain"][0] > found["unseen"][0]
+    assert found["retain"][1] == found["unseen"][1] + 60 + 12  # as many retain images as unseen ones, and the forget images
+    with pytest.raises(ValueError, match="retain images of the unseen images' classes"):
+        unlearn(model, forget, (retain[0], retain[1] * 0), (x[y_N > 0], y_N[y_N > 0]), level)
