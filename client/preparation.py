@@ -1,7 +1,8 @@
 """What unlearning needs once per request: the paths of the forget images and the teacher's logits of the retain images.
 
 The teacher is frozen, so neither depends on anything that later rounds do. Both are computed in the first round that asks
-for them and kept on the site's disk under (teacher, request, settings, reference, images).
+for them and kept on the site's disk under (teacher, request, search, images); candidates that read other targets off the same
+paths share them.
 """
 
 from __future__ import annotations
@@ -88,10 +89,10 @@ def _compute(
         y_F, min_count = site.y_N[selection.forget], site.config.policy.min_count
         forget = selection.forget[drawn_rows(y_F, settings.forget_sample, generator, min_count)]
         x, y_N = to_device(site.x[forget], device), to_device(site.y_N[forget], device)
-        largest = settings.target.overshoot * instruction.reference[-1] if instruction.reference else math.inf
-        path = boundary_search(teacher, x, y_N, settings.search, generator, largest)
+        path = boundary_search(teacher, x, y_N, settings.search, generator, _largest_loss(instruction))
         found["forget"] = forget
-        found["path"] = path.logits_TNC.cpu()
+        # Of other targets than calibrated ones only the end of the path is asked.
+        found["path"] = (path.logits_TNC if instruction.reference else path.logits_TNC[-1:]).cpu()
         # Over fewer images than `min_count` nothing is told: the last ones still searching, one day only one.
         searching_T = torch.tensor([int((path.steps_N > t).sum()) for t in range(len(path.ascent_T))])
         found["ascent"] = path.ascent_T.masked_fill(searching_T < min_count, torch.nan)
@@ -102,6 +103,11 @@ def _compute(
         found["teacher_logits"] = predict(teacher, to_device(site.x[selection.retain], device)).cpu()
         passes += len(selection.retain)
     return found, passes
+
+
+def _largest_loss(instruction: UnlearnInstruction) -> float:
+    """The largest loss that targets may ask for; none is too large for targets that are not calibrated."""
+    return instruction.settings.target.overshoot * instruction.reference[-1] if instruction.reference else math.inf
 
 
 def _forgotten_classes(site: Site, y_N: Tensor, request: ForgetRequest) -> tuple[int, ...]:
@@ -124,12 +130,11 @@ def _key(site: Site, selection: Selection, instruction: UnlearnInstruction) -> s
         instruction.model.model_dump_json(),
         instruction.request.digest,
         settings.search.model_dump_json(),
-        settings.target.model_dump_json(),
+        str(_largest_loss(instruction)),
         str(settings.forget_sample),
         site.config.compute.model_dump_json(),
         str(site.config.policy.min_count),
         str((settings.local.distil > 0, instruction.a_k < 1, instruction.a_k > 0)),
-        str(instruction.reference),
         *(f"{site.scan.rows[i].item}|{site.scan.rows[i].label}" for i in selection.forget.tolist()),
         "retain",
         *(site.scan.rows[i].item for i in selection.retain.tolist()),

@@ -16,9 +16,11 @@ from excise.client.compute import device_of, placed, to_device
 from excise.client.preparation import Preparation, prepare_unlearning
 from excise.client.site import Site
 from excise.client.training import train_locally
-from excise.client.unlearning.correction import corrected_overshoot, is_corrected, measured_images
+from excise.client.unlearning.correction import corrected_overshoot, is_corrected, measured_rows
 from excise.client.unlearning.inference import predict
+from excise.client.unlearning.labels import boundary_losses
 from excise.client.unlearning.local import Diverged, ForgetSet, RetainSet, unlearn_locally
+from excise.client.unlearning.reference import as_if_unseen
 from excise.client.unlearning.targets import make_targets
 from excise.common import weights as w
 from excise.common.errors import DataError, ExciseError, MessageError, SiteError
@@ -73,10 +75,23 @@ def reference(site: Site, query: ReferenceQuery) -> ReferenceReply:
     if len(index) < site.config.policy.min_count:
         return ReferenceReply(profile=(), patients=0, passes=0)
     teacher = _load(site, query.model, query.teacher)
+    profile, patients = _profile(site, teacher, index, query.points)
+    if not query.trained:
+        return ReferenceReply(profile=profile, patients=patients, passes=len(index))
+    kept = _some(sets.retain, len(index), site.y_N, site.config.policy.min_count)
+    trained, of = _profile(site, teacher, kept, query.points)
+    passes = len(index) + len(kept)
+    return ReferenceReply(profile=profile, patients=patients, trained=trained, trained_patients=of, passes=passes)
+
+
+def _profile(site: Site, teacher: nn.Module, index: Tensor, points: int) -> tuple[tuple[float, ...], int]:
+    """The teacher's losses on some rows as a profile, and the number of patients, each of whom counts once in it."""
+    if len(index) < site.config.policy.min_count:
+        return (), 0
     losses = audit.losses(predict(teacher, to_device(site.x[index], device_of(site.config))).cpu(), site.y_N[index])
     patients = [site.scan.rows[i].patient for i in index]
-    profile = audit.loss_profile(losses, query.points, site.config.policy.min_count, audit.patient_weights(patients))
-    return ReferenceReply(profile=profile, patients=len(set(patients)), passes=len(index))
+    profile = audit.loss_profile(losses, points, site.config.policy.min_count, audit.patient_weights(patients))
+    return profile, len(set(patients)) if profile else 0
 
 
 def fit(site: Site, instruction: FitInstruction) -> SiteUpdate:
@@ -138,18 +153,23 @@ def unlearn(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
 def _forget_set(
     site: Site, prepared: Preparation, student: nn.Module, instruction: UnlearnInstruction, device: torch.device
 ) -> tuple[ForgetSet | None, dict[str, float], int]:
-    """The forget images with the targets of this round; the overshoot where it was corrected, and images looked at for it."""
+    """The forget images with the targets of this round; what may be told of its overshoot, and images looked at for that."""
     if prepared.logits_TNC is None:
         return None, {}, 0
     settings, reference = instruction.settings.target, instruction.reference
     x, y_N = to_device(site.x[prepared.forget], device), to_device(site.y_N[prepared.forget], device)
     logits_TNC = to_device(prepared.logits_TNC, device)
     reference_Q = torch.tensor(reference, dtype=torch.float64) if reference else None
-    corrected: dict[str, float] = {}
+    if reference_Q is not None and instruction.trained:
+        trained_Q = torch.tensor(instruction.trained, dtype=torch.float64)
+        reference_Q = as_if_unseen(boundary_losses(logits_TNC[0], y_N).cpu(), trained_Q, reference_Q)
+    overshoot, told, looks = None, {}, 0
     if reference_Q is not None and is_corrected(settings, instruction.round_index):
-        corrected["overshoot"] = corrected_overshoot(student, x, logits_TNC, y_N, settings, reference_Q)
-    targets_NC = make_targets(logits_TNC, y_N, settings, reference_Q, prepared.forgotten, corrected.get("overshoot"))
-    return ForgetSet(x, targets_NC), corrected, measured_images(len(x)) if corrected else 0
+        min_count = site.config.policy.min_count
+        looked = measured_rows(logits_TNC, y_N, min_count)
+        overshoot, looks = corrected_overshoot(student, x[looked], y_N[looked], settings, reference_Q), len(looked)
+        told = {"overshoot": float(overshoot)} if looks >= min_count else {}
+    return ForgetSet(x, make_targets(logits_TNC, y_N, settings, reference_Q, prepared.forgotten, overshoot)), told, looks
 
 
 def evaluate(site: Site, query: AuditQuery) -> AuditReply:

@@ -205,7 +205,9 @@ class ReferenceQuery(Message):
     teacher: Weights
     request: ForgetRequest
     points: int
-    """Most points of the loss profile."""
+    """Most points of a loss profile."""
+    trained: bool = False
+    """Whether to tell the losses on retain images too, for `level = "retain"`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +220,9 @@ class ReferenceReply(Message):
     KIND: ClassVar[str] = "reference"
     profile: tuple[float, ...]
     patients: int
+    trained: tuple[float, ...] = ()
+    """The same of retain images, of at most as many as were never trained on."""
+    trained_patients: int = 0
     passes: int
 
 
@@ -249,6 +254,8 @@ class UnlearnInstruction(Message):
     """Weight of the forget term in this site's objective."""
     reference: tuple[float, ...]
     """Teacher's losses on the pooled reference images at evenly spaced levels, ascending; empty unless calibrated."""
+    trained: tuple[float, ...] = ()
+    """The same on retain images; empty unless the settings ask for `level = "retain"`."""
     round_index: int
     seed: int
 

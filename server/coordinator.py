@@ -78,15 +78,17 @@ class Coordinator:
         """Every candidate, the choice among them, and the revised model in the run's folder."""
         plan = self.plan
         setup = Phase(teacher)
-        reference = Reference(self.federation, teacher, max(candidate.unlearning.quantiles for candidate in plan.tried), setup)
+        reference = Reference(self.federation, teacher, [candidate.unlearning for candidate in plan.tried], setup)
         judges = "best" in {plan.unlearning.keep, *(candidate.unlearning.keep for candidate in plan.tried)}
         before = self.federation.audit({"model": teacher}, brief=True, payer=setup)["model"] if judges else None
         phases: dict[str, Phase] = {}
         for candidate in plan.tried:
             rounds, recovery = candidate.unlearning.local.rounds, recovery_rounds(candidate.composition)
-            calibrated = candidate.unlearning.target.kind == "calibrated"
-            quantiles = reference.quantiles(candidate.unlearning.quantiles) if calibrated else ()
-            unlearning = Unlearning(self.federation, candidate, teacher, before, quantiles, self._reporter(candidate.name))
+            target, points = candidate.unlearning.target, candidate.unlearning.quantiles
+            unseen = reference.quantiles(points) if target.kind == "calibrated" else ()
+            trained = reference.trained(points) if unseen and target.level == "retain" else ()
+            told = (candidate, teacher, before, unseen, trained, self._reporter(candidate.name))
+            unlearning = Unlearning(self.federation, *told)
             try:
                 phases[candidate.name] = unlearning.run(teacher, rounds, recovery)
             except QuorumError as error:
@@ -138,7 +140,7 @@ class Coordinator:
             change = difference(phases[name].weights, teacher)
             composer.add(Update(name, change, 1.0, name in merge.forget))
         candidate = Candidate(name=merge.name, unlearning=self.plan.unlearning)
-        recovery = Unlearning(self.federation, candidate, teacher, before, (), self._reporter(merge.name))
+        recovery = Unlearning(self.federation, candidate, teacher, before, (), (), self._reporter(merge.name))
         return recovery.run(composer.result(), 0, composer.recovery_rounds)
 
     @staticmethod

@@ -37,7 +37,9 @@ def fit(federation: Federation, name: str, without: ForgetRequest | None, given:
                 weights=base,
                 training=plan.training,
                 round_index=r,
-                seed=federation.seed("fit", r, site),  # the same for original and retrained: they differ in data alone
+                seed=federation.seed(
+                    "fit", r, site
+                ),  # in one run the same for original and retrained: they differ in data alone
                 without=without,
             )
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from excise.common import messages as m
 from excise.common.errors import DataError, StorageError
 from excise.common.metrics import pooled_quantiles
-from excise.common.settings import CompositionSettings
+from excise.common.settings import CompositionSettings, UnlearningSettings
 from excise.common.weights import Weights, digest
 from excise.server.federation import Federation
 from excise.server.plan import Candidate
@@ -23,14 +24,19 @@ from excise.server.weighting import SiteWeight, objective_weights, retain_weight
 
 
 class Reference:
-    """The teacher's losses on images it never saw, over all sites. Asking for them also brings the teacher to the sites."""
+    """The teacher's losses on images it never saw, over all sites, and if need be on retain images.
 
-    def __init__(self, federation: Federation, teacher: Weights, points: int, payer: Phase) -> None:
-        """Ask every site for a loss profile of at most `points` points, at the cost of `payer`."""
+    Asking for them also brings the teacher to the sites.
+    """
+
+    def __init__(self, federation: Federation, teacher: Weights, tried: Sequence[UnlearningSettings], payer: Phase) -> None:
+        """Ask every site for what the settings that are tried need, at the cost of `payer`."""
+        points = max(settings.quantiles for settings in tried)
+        trained = any(settings.target.level == "retain" for settings in tried)
         plan = federation.plan
 
         def question(_: str) -> m.Message:
-            return m.ReferenceQuery(model=plan.model, teacher=teacher, request=plan.request, points=points)
+            return m.ReferenceQuery(model=plan.model, teacher=teacher, request=plan.request, points=points, trained=trained)
 
         answer = federation.ask("reference", question, m.ReferenceReply)
         replies = answer.replies.values()
@@ -38,6 +44,7 @@ class Reference:
         payer.spend(seconds=answer.seconds, passes=passes, bytes_down=answer.bytes_down, bytes_up=answer.bytes_up)
         self.patients = sum(reply.patients for reply in replies)
         self._told = [(np.array(reply.profile), reply.patients) for reply in replies]
+        self._trained = [(np.array(reply.trained), reply.trained_patients) for reply in replies]
         if self.patients:
             federation.folder.event(
                 "reference", patients=self.patients, quantiles=[round(q, 4) for q in self.quantiles(points)]
@@ -52,8 +59,23 @@ class Reference:
         """
         if not self.patients:
             raise DataError("no site has enough reference images to calibrate on; raise split.reference or use 'nearest'")
-        levels = (np.arange(points) + 0.5) / points
-        return tuple(float(value) for value in pooled_quantiles(self._told, levels))
+        return _quantiles(self._told, points)
+
+    def trained(self, points: int) -> tuple[float, ...]:
+        """The same of retain images.
+
+        Raises
+        ------
+        DataError : no site has enough of them
+        """
+        if not sum(patients for _, patients in self._trained):
+            raise DataError("no site has enough retain images to compare the forget images with; use level = 'unseen'")
+        return _quantiles(self._trained, points)
+
+
+def _quantiles(told: list[tuple[NDArray[np.float64], int]], points: int) -> tuple[float, ...]:
+    levels = (np.arange(points) + 0.5) / points
+    return tuple(float(value) for value in pooled_quantiles(told, levels))
 
 
 @dataclass(frozen=True)
@@ -65,6 +87,7 @@ class Unlearning:
     teacher : the deployed model
     before : its scores in a brief audit, to judge rounds by; None when no round is judged
     reference : pooled losses for calibrated targets; empty for others
+    trained : pooled losses of retain images for `level = "retain"`; empty for others
     progress : called with (rounds done, rounds in all)
     """
 
@@ -73,6 +96,7 @@ class Unlearning:
     teacher: Weights
     before: Audit | None
     reference: tuple[float, ...]
+    trained: tuple[float, ...]
     progress: Callable[[int, int], None]
 
     def run(self, start: Weights, rounds: int, recovery: int) -> Phase:
@@ -131,6 +155,7 @@ class Unlearning:
                 settings=settings,
                 a_k=weights[site].a,
                 reference=self.reference,
+                trained=self.trained,
                 # Recovery takes steps of the schedule's middle: at its end they would be zero.
                 round_index=settings.local.rounds // 2 if recovers else r,
                 seed=self.federation.seed("unlearn", r, site),

@@ -19,7 +19,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from excise.client.unlearning.boundary import BoundaryPath, boundary_search
-from excise.client.unlearning.correction import corrected_overshoot, is_corrected, measured_images
+from excise.client.unlearning.correction import corrected_overshoot, is_corrected, measured_rows
 from excise.client.unlearning.inference import predict
 from excise.client.unlearning.labels import are_labels, boundary_losses, sought_labels
 from excise.client.unlearning.local import ForgetSet, LocalResult, RetainSet, drawn_rows, unlearn_locally
@@ -92,16 +92,16 @@ def unlearn(
             raise ValueError("calibrated targets need `unseen` images; give some, or choose target.kind = 'nearest'")
         reference = loss_quantiles(boundary_losses(predict(model, unseen[0]), unseen[1]), settings.quantiles)
         passes += len(unseen[0])
-        if settings.target.level == "retain":
-            x_k, y_k = _alike(retain, unseen)
-            trained = loss_quantiles(boundary_losses(predict(model, x_k), y_k), settings.quantiles)
-            reference = as_if_unseen(boundary_losses(predict(model, x_f), y_f), trained, reference)
-            passes += len(x_k) + len(x_f)
     largest = settings.target.overshoot * float(reference[-1].max()) if reference is not None else math.inf
     sought = sought_labels(y_f, forgotten) if are_labels(y_f) else None
     path = boundary_search(model, x_f, y_f, settings.search, Generator().manual_seed(seed), largest, sought)
-    targets = make_targets(path.logits_TNC, y_f, settings.target, reference, forgotten)
     passes += path.passes
+    if reference is not None and unseen is not None and settings.target.level == "retain":
+        x_k, y_k = _alike(retain, unseen)
+        trained = loss_quantiles(boundary_losses(predict(model, x_k), y_k), settings.quantiles)
+        reference = as_if_unseen(boundary_losses(path.logits_TNC[0], y_f), trained, reference)
+        passes += len(x_k)
+    targets = make_targets(path.logits_TNC, y_f, settings.target, reference, forgotten)
     logits = None
     if settings.local.distil > 0 and settings.psi < 1:
         logits = predict(model, x_r)
@@ -113,9 +113,10 @@ def unlearn(
     rounds: list[LocalResult] = []
     for r in range(settings.local.rounds):
         if reference is not None and is_corrected(settings.target, r):
-            overshoot = corrected_overshoot(student, x_f, path.logits_TNC, y_f, settings.target, reference, forgotten)
+            looked = measured_rows(path.logits_TNC, y_f)
+            overshoot = corrected_overshoot(student, x_f[looked], y_f[looked], settings.target, reference, forgotten)
             targets = make_targets(path.logits_TNC, y_f, settings.target, reference, forgotten, overshoot)
-            passes += measured_images(len(x_f))
+            passes += len(looked)
         batches = Generator().manual_seed(seed * 1_000_003 + r)
         result = unlearn_locally(
             student, ForgetSet(x_f, targets, sought is not None), kept, settings.psi, settings.local, r, batches, teacher

@@ -13,6 +13,7 @@ is no memory in it: a site needs nothing but the model that came.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,38 +21,49 @@ from torch import Tensor, nn
 
 from excise.client.unlearning.boundary import path_losses
 from excise.client.unlearning.inference import predict
-from excise.client.unlearning.labels import confidence, probability, sought_labels
-from excise.client.unlearning.targets import make_targets
+from excise.client.unlearning.labels import confidence, sought_labels
 from excise.common.settings import TargetSettings
 
 MEASURED = 64
-"""Most forget images that one measurement looks at."""
+"""Forget images that one measurement looks at, where there are enough of them."""
 
 
 def is_corrected(settings: TargetSettings, round_index: int) -> bool:
     """Whether targets of this kind are set anew in round `round_index`, counted from 0: the teacher itself needs the whole."""
-    return settings.kind == "calibrated" and settings.band > 0 and round_index > 0
+    return settings.kind == "calibrated" and settings.band > 0 and settings.overshoot > 1 and round_index > 0
+
+
+def measured_rows(logits_TNC: Tensor, y_N: Tensor, min_count: int = 1) -> Tensor:
+    """Rows of the forget images that are looked at: `MEASURED` of them, evenly spaced in the order of difficulty.
+
+    All of them where fewer than `min_count` would be left: beside a number over all, one over these would tell of the others.
+    """
+    n, most = len(y_N), max(MEASURED, min_count)
+    if n < most + min_count:
+        return torch.arange(n, device=y_N.device)
+    losses = path_losses(logits_TNC, y_N).mean(0)
+    order = (losses if losses.ndim == 1 else losses.mean(1)).argsort(stable=True)
+    return order[(2 * torch.arange(most, device=order.device) + 1) * n // (2 * most)]
 
 
 def corrected_overshoot(
     student: nn.Module,
     x: Tensor,
-    logits_TNC: Tensor,
     y_N: Tensor,
     settings: TargetSettings,
     reference_Q: Tensor,
     forgotten: Sequence[int] = (),
-) -> float:
-    """The factor on the reference losses for this round, between 1/overshoot and overshoot.
+) -> Tensor:
+    """The factor on the reference losses for this round, between 1/overshoot and overshoot: one number, or one a label (L,).
 
     Parameters
     ----------
     student : the model as it came; looked at in evaluation mode
-    x : forget images in [0, 1], (N, channels, *spatial); at most `MEASURED` of them are looked at
-    logits_TNC : teacher's logits along their paths
+    x : forget images to look at (`measured_rows`), in [0, 1], (N, channels, *spatial). A mean over few is uncertain, so for
+        fewer than `MEASURED` the band is wider
     y_N : their classes, int64 (N,), or labels, float (N, L)
     reference_Q : the teacher's losses on reference images, ascending; for labels (Q, L)
-    forgotten : labels only: those to be forgotten
+    forgotten : of labels those to be forgotten, which alone are looked at, where an image has them
 
     Raises
     ------
@@ -59,24 +71,12 @@ def corrected_overshoot(
     """
     if settings.band == 0:
         raise ValueError("the overshoot is corrected within a band, and none is set")
-    rows = _of_all_difficulties(logits_TNC, y_N)
-    y = y_N[rows]
-    marks = probability(make_targets(logits_TNC, y_N, settings, reference_Q, forgotten, overshoot=1.0)[rows], y)
-    above = confidence(predict(student, x[rows]), y) - marks
-    if y.ndim > 1:
-        above = above[sought_labels(y, forgotten)]
-    u = 1 + float(above.mean()) / settings.band
-    return float(settings.overshoot ** max(-1.0, min(1.0, u)))
-
-
-def measured_images(forget_images: int) -> int:
-    """How many of the forget images one measurement sends through the student."""
-    return min(forget_images, MEASURED)
-
-
-def _of_all_difficulties(logits_TNC: Tensor, y_N: Tensor) -> Tensor:
-    """Rows evenly spaced in the order of difficulty: few of them then stand for all."""
-    losses = path_losses(logits_TNC, y_N).mean(0)
-    order = (losses if losses.ndim == 1 else losses.mean(1)).argsort(stable=True)
-    n, chosen = len(order), measured_images(len(order))
-    return order[(2 * torch.arange(chosen, device=order.device) + 1) * n // (2 * chosen)]
+    band = settings.band * max(1.0, math.sqrt(MEASURED / len(y_N)))
+    reached = confidence(predict(student, x), y_N).double()
+    if y_N.ndim > 1:  # a label that none of these images has to forget stays at its mark
+        sought = sought_labels(y_N, forgotten)
+        reached_L = (reached * sought).sum(0) / sought.sum(0).clamp_min(1)
+        above = torch.where(sought.any(0), reached_L - torch.exp(-reference_Q.to(reached)).mean(0), 0.0)
+    else:
+        above = reached.mean() - torch.exp(-reference_Q.to(reached)).mean()
+    return torch.as_tensor(settings.overshoot, dtype=reached.dtype) ** (1 + above / band).clamp(-1, 1)

@@ -56,8 +56,3 @@ def confidence(logits: Tensor, y: Tensor) -> Tensor:
     if y.ndim == 1:
         return logits.softmax(1).gather(1, y[:, None])[:, 0]
     return ((2 * y - 1) * logits).sigmoid()
-
-
-def probability(q: Tensor, y: Tensor) -> Tensor:
-    """What targets (N, C) give the true class (N,), or targets of labels (N, L) the true side of each label (N, L)."""
-    return q.gather(1, y[:, None])[:, 0] if y.ndim == 1 else torch.where(y > 0.5, q, 1 - q)

@@ -25,7 +25,7 @@ def make_targets(
     settings: TargetSettings,
     reference_Q: Tensor | None = None,
     forgotten: Sequence[int] = (),
-    overshoot: float | None = None,
+    overshoot: Tensor | None = None,
 ) -> Tensor:
     """Targets of the kind that `settings` names: float32 (N, C), rows sum to 1; for labels (N, L), each of its own.
 
@@ -37,15 +37,14 @@ def make_targets(
         (Q, L)
     forgotten : classes that are forgotten as a whole: none of them is a target of `nearest`, `soft` or `topk`. Labels that
         are: only where an image has one of them is anything forgotten
-    overshoot : in place of that of `settings`: what `correction.py` makes of it
+    overshoot : in place of that of `settings`: what `correction.py` makes of it; for labels (L,)
 
     Raises
     ------
     ValueError : `calibrated` without a reference, `topk` of labels, or no class is left to be a target
     """
-    wanted_Q = None if reference_Q is None else (overshoot or settings.overshoot) * reference_Q
     if y_N.ndim > 1:
-        return _of_labels(logits_TNC, y_N, settings, wanted_Q, forgotten)
+        return _of_labels(logits_TNC, y_N, settings, reference_Q, forgotten, overshoot)
     last_NC = logits_TNC[-1]
     if forgotten and settings.mask_true_class:
         last_NC = last_NC.clone()
@@ -58,13 +57,25 @@ def make_targets(
         return soft(last_NC, y_N, settings.tau)
     if settings.kind == "topk":
         return topk(last_NC, y_N, settings.tau, settings.k)
-    if wanted_Q is None:
+    wanted_Q, largest_Q = _wanted(settings, reference_Q, overshoot)
+    return calibrated(logits_TNC, y_N, wanted_Q, float(largest_Q[-1]))
+
+
+def _wanted(settings: TargetSettings, reference_Q: Tensor | None, overshoot: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Wanted losses at the levels of the reference, and those with the whole overshoot, which difficulty is measured up to."""
+    if reference_Q is None:
         raise ValueError("calibrated targets need the reference losses of the round 'query.reference'")
-    return calibrated(logits_TNC, y_N, wanted_Q)
+    largest_Q = settings.overshoot * reference_Q
+    return largest_Q if overshoot is None else overshoot.to(reference_Q) * reference_Q, largest_Q
 
 
 def _of_labels(
-    logits_TNL: Tensor, y_NL: Tensor, settings: TargetSettings, wanted_QL: Tensor | None, forgotten: Sequence[int]
+    logits_TNL: Tensor,
+    y_NL: Tensor,
+    settings: TargetSettings,
+    reference_QL: Tensor | None,
+    forgotten: Sequence[int],
+    overshoot: Tensor | None,
 ) -> Tensor:
     """Probabilities of labels (N, L): one number says all about a label, so a target is a probability of its true side."""
     if settings.kind == "topk":
@@ -73,12 +84,11 @@ def _of_labels(
         true_NL = torch.zeros_like(y_NL)
     elif settings.kind == "soft":  # as at the end of the path, and never on the true side
         true_NL = confidence(logits_TNL[-1] / settings.tau, y_NL).clamp_max(0.5)
-    elif wanted_QL is None:
-        raise ValueError("calibrated targets need the reference losses of the round 'query.reference'")
     else:
         losses_TNL = path_losses(logits_TNL, y_NL)
+        wanted_QL, largest_QL = _wanted(settings, reference_QL, overshoot)
         columns = [
-            wanted_losses(difficulty(losses_TNL[..., label], float(wanted_QL[-1, label])), wanted_QL[:, label])
+            wanted_losses(difficulty(losses_TNL[..., label], float(largest_QL[-1, label])), wanted_QL[:, label])
             for label in range(y_NL.shape[1])
         ]
         true_NL = torch.exp(-torch.stack(columns, dim=1)).clamp(1e-6, 1 - 1e-6)
@@ -105,14 +115,16 @@ def topk(logits_NC: Tensor, y_N: Tensor, tau: float, k: int) -> Tensor:
     return (torch.full_like(masked_NC, -torch.inf).scatter(1, kept.indices, kept.values) / tau).softmax(1)
 
 
-def calibrated(logits_TNC: Tensor, y_N: Tensor, reference_Q: Tensor) -> Tensor:
+def calibrated(logits_TNC: Tensor, y_N: Tensor, reference_Q: Tensor, largest_loss: float | None = None) -> Tensor:
     """Targets whose losses are distributed as the losses of `reference_Q` are.
 
     The forget image of difficulty rank r of n is given the reference quantile of level r/(n−1) as its wanted loss; its
-    target is the softmax of the logits at the point of its path, interpolated between steps, that has this loss.
+    target is the softmax of the logits at the point of its path, interpolated between steps, that has this loss. Losses
+    count for the difficulty up to `largest_loss`, or the largest of `reference_Q`.
     """
     losses_TN = path_losses(logits_TNC, y_N)
-    wanted_N = wanted_losses(difficulty(losses_TN, float(reference_Q[-1])), reference_Q)
+    largest_loss = float(reference_Q[-1]) if largest_loss is None else largest_loss
+    wanted_N = wanted_losses(difficulty(losses_TN, largest_loss), reference_Q)
     return _with_loss(_at_loss(logits_TNC, losses_TN, y_N, wanted_N), y_N, wanted_N)
 
 

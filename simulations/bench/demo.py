@@ -25,6 +25,7 @@ from excise.common.metrics import tug_of_war
 from excise.common.settings import PRESETS, TargetSettings, UnlearningSettings
 from excise.server.drawing import FORGET, HELD_OUT, INK, RETAIN, draw, plain
 from excise.server.record import RunFolder
+from excise.server.verdict import number
 from excise.simulations.engine import Backend, run_plan
 from excise.simulations.run import plan_for
 from excise.simulations.scenario import Scenario
@@ -50,23 +51,25 @@ def variants(ours: UnlearningSettings) -> dict[str, UnlearningSettings]:
     }
 
 
-def recipe(scenario: Scenario) -> str:
-    """Short digest of all that the scenario's results depend on: part of the name of the folder that keeps them."""
-    told = (scenario, *variants(scenario.unlearning).values())
-    return hashlib.sha256("|".join(part.model_dump_json() for part in told).encode()).hexdigest()[:8]
-
-
 REPEATS = 3
 """Times that a seed retrains, and unlearns with ours, each time with random numbers of its own; the cost is of the first."""
-FRESH = 13
-"""First of the further seeds: on 5 to 12 the settings were chosen (docs/adr/0005-overshoot.md)."""
+
+
+def recipe(scenario: Scenario) -> str:
+    """Short digest of the settings that a seed's results depend on: part of the name of the folder that keeps them."""
+    told = [part.model_dump_json() for part in (scenario, *variants(scenario.unlearning).values())]
+    return hashlib.sha256("|".join([*told, str(REPEATS)]).encode()).hexdigest()[:8]
+
+
+FRESH = 21
+"""First of the further seeds: on 5 to 12 the settings were chosen (docs/adr/0005), and 13 to 20 were looked at since."""
 
 
 def run_seed(
     scenario: Scenario, home: Path, cache: Path, backend: Backend, progress: Progress, only_ours: bool = False
 ) -> dict[str, Any]:
-    """Results of every variant for the scenario's seed, by name; from ``home/results.json`` when they are there."""
-    kept = home / "results.json"
+    """Results of every variant for the scenario's seed, by name; from `home` when they are there."""
+    kept = home / ("ours.json" if only_ours else "results.json")
     if kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text())
         return found
@@ -88,8 +91,8 @@ def run_seed(
         again = plan.model_copy(
             update={"unlearning": scenario.unlearning, "seed": plan.seed + 1000 * repeat, "retrained": None}
         )
-        results[f"{AGAIN}{repeat}"] = run_plan(again, sites.configs, RunFolder(home / f"again-{repeat}"), backend, progress)
-    RunFolder(home).write_json("results.json", results)
+        results[f"{AGAIN}{repeat}"] = run_plan(again, sites.configs, RunFolder(home / f"{AGAIN}{repeat}"), backend, progress)
+    RunFolder(home).write_json(kept.name, results)
     found = json.loads(kept.read_text())  # as a later call will read it: NaN is null
     return found  # noqa: RET504 - the annotated name tells mypy what json gives
 
@@ -100,7 +103,7 @@ def averaged(results: Mapping[str, Any]) -> dict[str, Any]:
 
     def mean(model: str) -> dict[str, float]:
         pooled = [run[model]["pooled"] for run in repeats]
-        return {key: statistics.fmean(scores[key] for scores in pooled) for _, key in SCORES}
+        return {key: statistics.fmean(number(scores[key]) for scores in pooled) for _, key in SCORES}
 
     retrained, ours = mean("retrained"), mean("unlearned")
     variants = {name: run for name, run in results.items() if not name.startswith(AGAIN)}

@@ -63,7 +63,8 @@ def write_engine_page(page: Path, results: Results, settings: UnlearningSettings
         *_paragraph(
             "Speed and the class itself: every seed. The rest: the mean; *undecided* where its interval lies on both "
             "sides of the limit. The settings for a class were chosen on seed 0 of this very task; the other seeds "
-            "were not looked at before. Those for samples come from brain-mri ([ADR 5](../adr/0005-overshoot.md))."
+            "were not looked at before. Those for samples come from brain-mri "
+            "([ADR 10](../adr/0010-self-correcting-overshoot.md))."
         ),
         "",
         *_race(seeds),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from excise.client import preparation, rounds
 from excise.client.audit import loss_profile, losses
@@ -220,7 +222,7 @@ def test_the_overshoot_is_corrected_by_the_model_that_came(site: Site) -> None:
     "changed",
     [
         {"settings": SETTINGS.model_copy(update={"search": SearchSettings(max_steps=3)})},
-        {"settings": SETTINGS.model_copy(update={"target": TargetSettings(kind="soft")})},
+        {"settings": SETTINGS.model_copy(update={"target": TargetSettings(overshoot=2.5)})},  # the path must go further
         {"request": REQUEST.model_copy(update={"id": "mr7-again"})},
         {"a_k": 0.0},
     ],
@@ -230,6 +232,58 @@ def test_another_question_is_prepared_anew(site: Site, changed: dict[str, object
     rounds.unlearn(site, _unlearn())
     rounds.unlearn(site, _unlearn(**changed))  # type: ignore[arg-type]
     assert len(list((site.config.state / "preparations").iterdir())) == 2
+
+
+def test_other_targets_off_the_same_paths_share_the_search(site: Site) -> None:
+    _bring_teacher(site)
+    rounds.unlearn(site, _unlearn())
+    other = SETTINGS.model_copy(update={"psi": 0.6, "target": TargetSettings(band=0.5, tau=2.0)})
+    steps = SETTINGS.local.steps * (SETTINGS.local.forget_batch + SETTINGS.local.retain_batch)
+    assert rounds.unlearn(site, _unlearn(settings=other)).passes == steps
+
+
+def test_the_corrected_overshoot_is_that_of_the_targets(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    _bring_teacher(site)
+    guessing = {name: tensor * 0 if name.startswith("head") else tensor for name, tensor in _weights().items()}
+    seen = []
+
+    def watched(student: nn.Module, forget: ForgetSet, *rest: Any) -> LocalResult:
+        seen.append(forget.targets_NC)
+        return unlearn_locally(student, forget, *rest)
+
+    monkeypatch.setattr(rounds, "unlearn_locally", watched)
+    y_N = site.y_N[site.select(REQUEST).forget]
+    for band in (0.0, 0.001):
+        settings = SETTINGS.model_copy(update={"target": TargetSettings(band=band)})
+        rounds.unlearn(site, _unlearn(settings=settings, round_index=1, weights=guessing))
+    whole, corrected = (-targets_NC.gather(1, y_N[:, None]).log().sort(dim=0).values for targets_NC in seen)
+    torch.testing.assert_close(corrected, whole / 1.8**2, atol=1e-4, rtol=1e-3)  # 1/1.8 of the reference, in place of 1.8
+
+
+def test_retain_images_tell_what_to_expect_of_the_forget_images(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = rounds.reference(site, ReferenceQuery(model=SPEC, teacher=_weights(), request=REQUEST, points=4))
+    assert (plain.trained, plain.trained_patients) == ((), 0)
+    asked = ReferenceQuery(model=SPEC, teacher=_weights(), request=REQUEST, points=4, trained=True)
+    told = rounds.reference(site, asked)
+    assert told.profile == plain.profile
+    assert len(told.trained) == 4
+    assert told.passes > plain.passes
+    few = rounds.reference(_with_min_count(site, len(site.select(REQUEST).retain) + 1), asked)
+    assert (few.profile, few.trained) == ((), ())
+    seen = []
+
+    def watched(student: nn.Module, forget: ForgetSet, *rest: Any) -> LocalResult:
+        seen.append(forget.targets_NC)
+        return unlearn_locally(student, forget, *rest)
+
+    monkeypatch.setattr(rounds, "unlearn_locally", watched)
+    y_N = site.y_N[site.select(REQUEST).forget]
+    harder, easier = (0.001, 0.002, 0.003), (7.0, 8.0, 9.0)  # than all retain images, than none
+    for trained in (harder, easier):
+        rounds.unlearn(site, replace(_unlearn(), trained=trained))
+    losses = [-targets_NC.gather(1, y_N[:, None]).log() for targets_NC in seen]
+    torch.testing.assert_close(losses[0], torch.full_like(losses[0], 1.8 * 0.9))  # the largest unseen loss, overshot
+    torch.testing.assert_close(losses[1], torch.full_like(losses[1], 1.8 * 0.1))
 
 
 def test_a_stricter_site_does_not_tell_what_a_laxer_one_kept(site: Site) -> None:
