@@ -107,7 +107,8 @@ def _compute(
 
 def _largest_loss(instruction: UnlearnInstruction) -> float:
     """The largest loss that targets may ask for; none is too large for targets that are not calibrated."""
-    return instruction.settings.target.overshoot * instruction.reference[-1] if instruction.reference else math.inf
+    largest = max((quantiles[-1] for quantiles in instruction.reference.values()), default=math.inf)
+    return instruction.settings.target.overshoot * largest
 
 
 def _forgotten_classes(site: Site, y_N: Tensor, request: ForgetRequest) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from excise.client.unlearning.correction import corrected_overshoot, is_correcte
 from excise.client.unlearning.inference import predict
 from excise.client.unlearning.labels import boundary_losses
 from excise.client.unlearning.local import Diverged, ForgetSet, RetainSet, unlearn_locally
-from excise.client.unlearning.reference import as_if_unseen
+from excise.client.unlearning.reference import ALL, as_if_unseen, reference_of
 from excise.client.unlearning.targets import make_targets
 from excise.common import weights as w
 from excise.common.errors import DataError, ExciseError, MessageError, SiteError
@@ -67,31 +67,38 @@ def status(site: Site, query: StatusQuery) -> SiteStatus:
 
 
 def reference(site: Site, query: ReferenceQuery) -> ReferenceReply:
-    """Keep the teacher, and tell its losses on the reference images as a profile in which each patient counts once."""
+    """Keep the teacher, and tell its losses on the images that were never trained on, each class for itself where it can."""
     _check_model(site, query.model)
     w.save_weights(query.teacher, _teacher_path(site, w.digest(query.teacher)))
-    sets = site.select(query.request)
+    sets, min_count = site.select(query.request), site.config.policy.min_count
     index = torch.cat([sets.reference, sets.held_out])  # all that was never trained on: a small reference misleads
-    if len(index) < site.config.policy.min_count:
-        return ReferenceReply(profile=(), patients=0, passes=0)
+    told = {"unseen": index}
+    if query.trained:
+        told["trained"] = _some(sets.retain, len(index), site.y_N, min_count)
     teacher = _load(site, query.model, query.teacher)
-    profile, patients = _profile(site, teacher, index, query.points)
-    if not query.trained:
-        return ReferenceReply(profile=profile, patients=patients, passes=len(index))
-    kept = _some(sets.retain, len(index), site.y_N, site.config.policy.min_count)
-    trained, of = _profile(site, teacher, kept, query.points)
-    passes = len(index) + len(kept)
-    return ReferenceReply(profile=profile, patients=patients, trained=trained, trained_patients=of, passes=passes)
+    profiles: dict[str, tuple[float, ...]] = {}
+    patients: dict[str, float] = {}
+    passes = 0
+    for name, rows in told.items():
+        if len(rows) < min_count:
+            continue
+        losses_N = audit.losses(predict(teacher, to_device(site.x[rows], device_of(site.config))).cpu(), site.y_N[rows])
+        passes += len(rows)
+        for key, part in _by_class(site.y_N[rows], min_count).items():
+            of = [site.scan.rows[i].patient for i in rows[part]]
+            profile = audit.loss_profile(losses_N[part.numpy()], query.points, min_count, audit.patient_weights(of))
+            if profile:
+                profiles[f"{name}/{key}"], patients[f"{name}/{key}"] = profile, len(set(of))
+    return ReferenceReply(profiles=profiles, patients=patients, passes=passes)
 
 
-def _profile(site: Site, teacher: nn.Module, index: Tensor, points: int) -> tuple[tuple[float, ...], int]:
-    """The teacher's losses on some rows as a profile, and the number of patients, each of whom counts once in it."""
-    if len(index) < site.config.policy.min_count:
-        return (), 0
-    losses = audit.losses(predict(teacher, to_device(site.x[index], device_of(site.config))).cpu(), site.y_N[index])
-    patients = [site.scan.rows[i].patient for i in index]
-    profile = audit.loss_profile(losses, points, site.config.policy.min_count, audit.patient_weights(patients))
-    return profile, len(set(patients)) if profile else 0
+def _by_class(y_N: Tensor, min_count: int) -> dict[str, Tensor]:
+    """Places of all images, and of those of each class where each has `min_count`: else all would tell of the small one."""
+    classes, counts = y_N.unique(return_counts=True)
+    found = {"all": torch.arange(len(y_N))}
+    if int(counts.min()) >= min_count:
+        found |= {str(c): (y_N == c).nonzero().flatten() for c in classes.tolist()}
+    return found
 
 
 def fit(site: Site, instruction: FitInstruction) -> SiteUpdate:
@@ -156,20 +163,21 @@ def _forget_set(
     """The forget images with the targets of this round; what may be told of its overshoot, and images looked at for that."""
     if prepared.logits_TNC is None:
         return None, {}, 0
-    settings, reference = instruction.settings.target, instruction.reference
+    settings = instruction.settings.target
     x, y_N = to_device(site.x[prepared.forget], device), to_device(site.y_N[prepared.forget], device)
     logits_TNC = to_device(prepared.logits_TNC, device)
-    reference_Q = torch.tensor(reference, dtype=torch.float64) if reference else None
-    if reference_Q is not None and instruction.trained:
-        trained_Q = torch.tensor(instruction.trained, dtype=torch.float64)
-        reference_Q = as_if_unseen(boundary_losses(logits_TNC[0], y_N).cpu(), trained_Q, reference_Q)
+    if any(told and ALL not in told for told in (instruction.reference, instruction.trained)):
+        raise MessageError(f"reference losses came without those of '{ALL}' classes together")
+    reference = reference_of(instruction.reference, y_N)
+    if instruction.trained:
+        reference = as_if_unseen(boundary_losses(logits_TNC[0], y_N), y_N, reference_of(instruction.trained, y_N), reference)
     overshoot, told, looks = None, {}, 0
-    if reference_Q is not None and is_corrected(settings, instruction.round_index):
+    if reference and is_corrected(settings, instruction.round_index):
         min_count = site.config.policy.min_count
         looked = measured_rows(logits_TNC, y_N, min_count)
-        overshoot, looks = corrected_overshoot(student, x[looked], y_N[looked], settings, reference_Q), len(looked)
+        overshoot, looks = corrected_overshoot(student, x[looked], y_N[looked], settings, reference), len(looked)
         told = {"overshoot": float(overshoot)} if looks >= min_count else {}
-    return ForgetSet(x, make_targets(logits_TNC, y_N, settings, reference_Q, prepared.forgotten, overshoot)), told, looks
+    return ForgetSet(x, make_targets(logits_TNC, y_N, settings, reference, prepared.forgotten, overshoot)), told, looks
 
 
 def evaluate(site: Site, query: AuditQuery) -> AuditReply:

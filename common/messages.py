@@ -212,17 +212,17 @@ class ReferenceQuery(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceReply(Message):
-    """The teacher's losses on the site's images that were never trained on, as a profile in which each patient counts once.
+    """The teacher's losses on the site's images that were never trained on, as profiles in which each patient counts once.
 
     A patient with many near-identical images would otherwise decide what the forget set is calibrated to.
     """
 
     KIND: ClassVar[str] = "reference"
-    profile: tuple[float, ...]
-    patients: int
-    trained: tuple[float, ...] = ()
-    """The same of retain images, of at most as many as were never trained on."""
-    trained_patients: int = 0
+    profiles: Profiles
+    """Keys ``<set>/all`` and, where each class has enough images, ``<set>/<class>``: set unseen, and trained when asked for,
+    which is at most as many retain images."""
+    patients: dict[str, float]
+    """Patients behind each profile, by the same keys."""
     passes: int
 
 
@@ -252,9 +252,10 @@ class UnlearnInstruction(Message):
     settings: UnlearningSettings
     a_k: float
     """Weight of the forget term in this site's objective."""
-    reference: tuple[float, ...]
-    """Teacher's losses on the pooled reference images at evenly spaced levels, ascending; empty unless calibrated."""
-    trained: tuple[float, ...] = ()
+    reference: Profiles
+    """Teacher's losses on the pooled images that were never trained on, at evenly spaced levels, ascending: of each class that
+    some site told, by its number, and of ``all``; empty unless calibrated."""
+    trained: Profiles
     """The same on retain images; empty unless the settings ask for `level = "retain"`."""
     round_index: int
     seed: int

@@ -85,8 +85,8 @@ class Coordinator:
         for candidate in plan.tried:
             rounds, recovery = candidate.unlearning.local.rounds, recovery_rounds(candidate.composition)
             target, points = candidate.unlearning.target, candidate.unlearning.quantiles
-            unseen = reference.quantiles(points) if target.kind == "calibrated" else ()
-            trained = reference.trained(points) if unseen and target.level == "retain" else ()
+            unseen = reference.unseen(points) if target.kind == "calibrated" else {}
+            trained = reference.trained(points) if unseen and target.level == "retain" else {}
             told = (candidate, teacher, before, unseen, trained, self._reporter(candidate.name))
             unlearning = Unlearning(self.federation, *told)
             try:
@@ -140,7 +140,7 @@ class Coordinator:
             change = difference(phases[name].weights, teacher)
             composer.add(Update(name, change, 1.0, name in merge.forget))
         candidate = Candidate(name=merge.name, unlearning=self.plan.unlearning)
-        recovery = Unlearning(self.federation, candidate, teacher, before, (), (), self._reporter(merge.name))
+        recovery = Unlearning(self.federation, candidate, teacher, before, {}, {}, self._reporter(merge.name))
         return recovery.run(composer.result(), 0, composer.recovery_rounds)
 
     @staticmethod

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from excise.common import messages as m
 from excise.common.errors import DataError, StorageError
@@ -21,6 +20,9 @@ from excise.server.scores import Audit
 from excise.server.stopping import is_settled, kept_round, next_round
 from excise.server.verdict import verdict
 from excise.server.weighting import SiteWeight, objective_weights, retain_weights, size_weights
+
+ALL = "all"
+"""Key under which sites tell losses of all classes together."""
 
 
 class Reference:
@@ -39,43 +41,44 @@ class Reference:
             return m.ReferenceQuery(model=plan.model, teacher=teacher, request=plan.request, points=points, trained=trained)
 
         answer = federation.ask("reference", question, m.ReferenceReply)
-        replies = answer.replies.values()
-        passes = sum(reply.passes for reply in replies)
+        self._replies = tuple(answer.replies.values())
+        passes = sum(reply.passes for reply in self._replies)
         payer.spend(seconds=answer.seconds, passes=passes, bytes_down=answer.bytes_down, bytes_up=answer.bytes_up)
-        self.patients = sum(reply.patients for reply in replies)
-        self._told = [(np.array(reply.profile), reply.patients) for reply in replies]
-        self._trained = [(np.array(reply.trained), reply.trained_patients) for reply in replies]
-        if self.patients:
-            federation.folder.event(
-                "reference", patients=self.patients, quantiles=[round(q, 4) for q in self.quantiles(points)]
-            )
+        if told := self._pooled("unseen", points):
+            patients = sum(reply.patients.get("unseen/all", 0) for reply in self._replies)
+            rounded = {key: [round(q, 4) for q in quantiles] for key, quantiles in told.items()}
+            federation.folder.event("reference", patients=int(patients), quantiles=rounded)
 
-    def quantiles(self, points: int) -> tuple[float, ...]:
-        """The pooled losses at `points` evenly spaced levels, ascending; every patient counts once.
+    def unseen(self, points: int) -> m.Profiles:
+        """The pooled losses at `points` evenly spaced levels, ascending, by class and of all; every patient counts once.
 
         Raises
         ------
         DataError : no site has enough images
         """
-        if not self.patients:
-            raise DataError("no site has enough reference images to calibrate on; raise split.reference or use 'nearest'")
-        return _quantiles(self._told, points)
+        if told := self._pooled("unseen", points):
+            return told
+        raise DataError("no site has enough reference images to calibrate on; raise split.reference or use 'nearest'")
 
-    def trained(self, points: int) -> tuple[float, ...]:
+    def trained(self, points: int) -> m.Profiles:
         """The same of retain images.
 
         Raises
         ------
         DataError : no site has enough of them
         """
-        if not sum(patients for _, patients in self._trained):
-            raise DataError("no site has enough retain images to compare the forget images with; use level = 'unseen'")
-        return _quantiles(self._trained, points)
+        if told := self._pooled("trained", points):
+            return told
+        raise DataError("no site has enough retain images to compare the forget images with; use level = 'unseen'")
 
-
-def _quantiles(told: list[tuple[NDArray[np.float64], int]], points: int) -> tuple[float, ...]:
-    levels = (np.arange(points) + 0.5) / points
-    return tuple(float(value) for value in pooled_quantiles(told, levels))
+    def _pooled(self, name: str, points: int) -> m.Profiles:
+        levels = (np.arange(points) + 0.5) / points
+        pooled = {}
+        for key in sorted({key for reply in self._replies for key in reply.profiles if key.startswith(f"{name}/")}):
+            told = [(np.array(r.profiles[key]), int(r.patients.get(key, 0))) for r in self._replies if r.profiles.get(key)]
+            if sum(patients for _, patients in told):
+                pooled[key.removeprefix(f"{name}/")] = tuple(float(value) for value in pooled_quantiles(told, levels))
+        return pooled if ALL in pooled else {}
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,8 @@ class Unlearning:
     candidate: Candidate
     teacher: Weights
     before: Audit | None
-    reference: tuple[float, ...]
-    trained: tuple[float, ...]
+    reference: m.Profiles
+    trained: m.Profiles
     progress: Callable[[int, int], None]
 
     def run(self, start: Weights, rounds: int, recovery: int) -> Phase:

@@ -23,7 +23,7 @@ from excise.client.unlearning.correction import corrected_overshoot, is_correcte
 from excise.client.unlearning.inference import predict
 from excise.client.unlearning.labels import are_labels, boundary_losses, sought_labels
 from excise.client.unlearning.local import ForgetSet, LocalResult, RetainSet, drawn_rows, unlearn_locally
-from excise.client.unlearning.reference import as_if_unseen, loss_quantiles
+from excise.client.unlearning.reference import Reference, as_if_unseen, reference_by_class
 from excise.client.unlearning.targets import make_targets
 from excise.common.settings import UnlearningSettings
 
@@ -86,20 +86,22 @@ def unlearn(
         of_class = torch.zeros(len(y_f)) if are_labels(y_f) else y_f
         drawn = drawn_rows(of_class, settings.forget_sample, Generator().manual_seed(seed)).to(x_f.device)
         x_f, y_f = x_f[drawn], y_f[drawn]
-    reference, passes = None, 0
+    reference: Reference = {}
+    passes, points = 0, settings.quantiles
     if settings.target.kind == "calibrated":
         if unseen is None or len(unseen[0]) == 0:
             raise ValueError("calibrated targets need `unseen` images; give some, or choose target.kind = 'nearest'")
-        reference = loss_quantiles(boundary_losses(predict(model, unseen[0]), unseen[1]), settings.quantiles)
+        losses = boundary_losses(predict(model, unseen[0]), unseen[1])
+        reference = reference_by_class(losses, unseen[1], points, y_f)
         passes += len(unseen[0])
-    largest = settings.target.overshoot * float(reference[-1].max()) if reference is not None else math.inf
+    largest = settings.target.overshoot * max((float(q[-1].max()) for q in reference.values()), default=math.inf)
     sought = sought_labels(y_f, forgotten) if are_labels(y_f) else None
     path = boundary_search(model, x_f, y_f, settings.search, Generator().manual_seed(seed), largest, sought)
     passes += path.passes
-    if reference is not None and unseen is not None and settings.target.level == "retain":
-        x_k, y_k = _alike(retain, unseen)
-        trained = loss_quantiles(boundary_losses(predict(model, x_k), y_k), settings.quantiles)
-        reference = as_if_unseen(boundary_losses(path.logits_TNC[0], y_f), trained, reference)
+    if reference and unseen is not None and settings.target.level == "retain":
+        x_k, y_k = _alike(retain, y_f, len(unseen[0]))
+        trained = reference_by_class(boundary_losses(predict(model, x_k), y_k), y_k, points, y_f)
+        reference = as_if_unseen(boundary_losses(path.logits_TNC[0], y_f), y_f, trained, reference)
         passes += len(x_k)
     targets = make_targets(path.logits_TNC, y_f, settings.target, reference, forgotten)
     logits = None
@@ -112,7 +114,7 @@ def unlearn(
     kept = RetainSet(x_r, y_r, logits) if settings.psi < 1 else None
     rounds: list[LocalResult] = []
     for r in range(settings.local.rounds):
-        if reference is not None and is_corrected(settings.target, r):
+        if reference and is_corrected(settings.target, r):
             looked = measured_rows(path.logits_TNC, y_f)
             overshoot = corrected_overshoot(student, x_f[looked], y_f[looked], settings.target, reference, forgotten)
             targets = make_targets(path.logits_TNC, y_f, settings.target, reference, forgotten, overshoot)
@@ -128,11 +130,12 @@ def unlearn(
     return Unlearned(student.eval(), path, targets, tuple(rounds), passes)
 
 
-def _alike(retain: Images, unseen: Images) -> Images:
-    """As many retain images as there are unseen ones, evenly spread, of the classes that are among those."""
+def _alike(retain: Images, y_f: Tensor, most: int) -> Images:
+    """At most `most` retain images, evenly spread, of the classes of the forget images."""
     x, y = retain
-    rows = torch.arange(len(y), device=y.device) if are_labels(y) else torch.isin(y, unseen[1]).nonzero().flatten()
+    rows = torch.arange(len(y), device=y.device) if are_labels(y) else torch.isin(y, y_f).nonzero().flatten()
     if len(rows) == 0:
-        raise ValueError("target.level = 'retain' needs retain images of the unseen images' classes; there are none")
-    rows = rows[torch.arange(min(len(rows), len(unseen[1]))) * len(rows) // min(len(rows), len(unseen[1]))]
+        raise ValueError("target.level = 'retain' needs retain images of the forget images' classes; there are none")
+    chosen = min(len(rows), most)
+    rows = rows[torch.arange(chosen, device=rows.device) * len(rows) // chosen]
     return x[rows], y[rows]

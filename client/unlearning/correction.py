@@ -3,7 +3,8 @@
 Calibrated targets ask for `overshoot` times the reference losses, since a few steps carry the student only part of the way.
 How far they carry it differs between tasks: by how well the teacher knows its training images, by how much the retain images
 resist. What the student should reach does not: on the forget images the mean probability of the true class that the teacher
-has on images it never saw. Between rounds a site measures where the student stands, and sets the factor anew:
+has on images of the same classes that it never saw. Between rounds a site measures where the student stands, and sets the
+factor anew:
 
     overshoot ^ u,    u = 1 + (p_student − p_reference) / band,  clamped to [−1, 1]
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from excise.client.unlearning.boundary import path_losses
 from excise.client.unlearning.inference import predict
 from excise.client.unlearning.labels import confidence, sought_labels
+from excise.client.unlearning.reference import LABELS, Reference
 from excise.common.settings import TargetSettings
 
 MEASURED = 64
@@ -51,7 +53,7 @@ def corrected_overshoot(
     x: Tensor,
     y_N: Tensor,
     settings: TargetSettings,
-    reference_Q: Tensor,
+    reference: Reference,
     forgotten: Sequence[int] = (),
 ) -> Tensor:
     """The factor on the reference losses for this round, between 1/overshoot and overshoot: one number, or one a label (L,).
@@ -62,7 +64,7 @@ def corrected_overshoot(
     x : forget images to look at (`measured_rows`), in [0, 1], (N, channels, *spatial). A mean over few is uncertain, so for
         fewer than `MEASURED` the band is wider
     y_N : their classes, int64 (N,), or labels, float (N, L)
-    reference_Q : the teacher's losses on reference images, ascending; for labels (Q, L)
+    reference : the teacher's losses on unseen images, for each class of `y_N`
     forgotten : of labels those to be forgotten, which alone are looked at, where an image has them
 
     Raises
@@ -76,7 +78,8 @@ def corrected_overshoot(
     if y_N.ndim > 1:  # a label that none of these images has to forget stays at its mark
         sought = sought_labels(y_N, forgotten)
         reached_L = (reached * sought).sum(0) / sought.sum(0).clamp_min(1)
-        above = torch.where(sought.any(0), reached_L - torch.exp(-reference_Q.to(reached)).mean(0), 0.0)
+        above = torch.where(sought.any(0), reached_L - torch.exp(-reference[LABELS].to(reached)).mean(0), 0.0)
     else:
-        above = reached.mean() - torch.exp(-reference_Q.to(reached)).mean()
+        marks = {c: torch.exp(-reference[c].to(reached)).mean() for c in y_N.unique().tolist()}
+        above = reached.mean() - torch.stack([marks[c] for c in y_N.tolist()]).mean()
     return torch.as_tensor(settings.overshoot, dtype=reached.dtype) ** (1 + above / band).clamp(-1, 1)

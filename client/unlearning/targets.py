@@ -2,8 +2,8 @@
 
 Classes are forgotten by saying another class (`nearest`, `soft`, `topk`). Samples are not: a retrained model is not wrong on
 images it never saw, it is as good on them as on any other unseen image. `calibrated` therefore asks the student to be *as
-uncertain as on held-out data*: the losses of the targets are distributed as the teacher's losses on reference images, times an
-overshoot, because the few steps of the upper level end short of their targets.
+uncertain as on held-out data*: in each class the losses of the targets are distributed as the teacher's losses on unseen
+images of that class, times an overshoot, because the few steps of the upper level end short of their targets.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from excise.client.unlearning.boundary import path_losses
 from excise.client.unlearning.labels import confidence, sought_labels
+from excise.client.unlearning.reference import LABELS, Reference
 from excise.common.settings import TargetSettings
 
 
@@ -23,7 +24,7 @@ def make_targets(
     logits_TNC: Tensor,
     y_N: Tensor,
     settings: TargetSettings,
-    reference_Q: Tensor | None = None,
+    reference: Reference | None = None,
     forgotten: Sequence[int] = (),
     overshoot: Tensor | None = None,
 ) -> Tensor:
@@ -33,8 +34,7 @@ def make_targets(
     ----------
     logits_TNC : teacher's logits along the boundary search's path, float32 (T+1, N, C)
     y_N : classes of the forget images, int64; or labels, float (N, L)
-    reference_Q : `calibrated` only: the teacher's losses on reference images at evenly spaced levels, ascending; for labels
-        (Q, L)
+    reference : `calibrated` only: the teacher's losses on unseen images, for each class of `y_N` (`reference.py`)
     forgotten : classes that are forgotten as a whole: none of them is a target of `nearest`, `soft` or `topk`. Labels that
         are: only where an image has one of them is anything forgotten
     overshoot : in place of that of `settings`: what `correction.py` makes of it; for labels (L,)
@@ -44,7 +44,7 @@ def make_targets(
     ValueError : `calibrated` without a reference, `topk` of labels, or no class is left to be a target
     """
     if y_N.ndim > 1:
-        return _of_labels(logits_TNC, y_N, settings, reference_Q, forgotten, overshoot)
+        return _of_labels(logits_TNC, y_N, settings, reference, forgotten, overshoot)
     last_NC = logits_TNC[-1]
     if forgotten and settings.mask_true_class:
         last_NC = last_NC.clone()
@@ -57,23 +57,29 @@ def make_targets(
         return soft(last_NC, y_N, settings.tau)
     if settings.kind == "topk":
         return topk(last_NC, y_N, settings.tau, settings.k)
-    wanted_Q, largest_Q = _wanted(settings, reference_Q, overshoot)
-    return calibrated(logits_TNC, y_N, wanted_Q, float(largest_Q[-1]))
+    targets_NC = torch.empty_like(last_NC)
+    for c in y_N.unique().tolist():
+        of_class = y_N == c
+        wanted_Q, largest_Q = _wanted(settings, reference, c, overshoot)
+        targets_NC[of_class] = calibrated(logits_TNC[:, of_class], y_N[of_class], wanted_Q, float(largest_Q[-1]))
+    return targets_NC
 
 
-def _wanted(settings: TargetSettings, reference_Q: Tensor | None, overshoot: Tensor | None) -> tuple[Tensor, Tensor]:
+def _wanted(
+    settings: TargetSettings, reference: Reference | None, key: int, overshoot: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Wanted losses at the levels of the reference, and those with the whole overshoot, which difficulty is measured up to."""
-    if reference_Q is None:
+    if not reference:
         raise ValueError("calibrated targets need the reference losses of the round 'query.reference'")
-    largest_Q = settings.overshoot * reference_Q
-    return largest_Q if overshoot is None else overshoot.to(reference_Q) * reference_Q, largest_Q
+    largest_Q = settings.overshoot * reference[key]
+    return largest_Q if overshoot is None else overshoot.to(reference[key]) * reference[key], largest_Q
 
 
 def _of_labels(
     logits_TNL: Tensor,
     y_NL: Tensor,
     settings: TargetSettings,
-    reference_QL: Tensor | None,
+    reference: Reference | None,
     forgotten: Sequence[int],
     overshoot: Tensor | None,
 ) -> Tensor:
@@ -86,7 +92,7 @@ def _of_labels(
         true_NL = confidence(logits_TNL[-1] / settings.tau, y_NL).clamp_max(0.5)
     else:
         losses_TNL = path_losses(logits_TNL, y_NL)
-        wanted_QL, largest_QL = _wanted(settings, reference_QL, overshoot)
+        wanted_QL, largest_QL = _wanted(settings, reference, LABELS, overshoot)
         columns = [
             wanted_losses(difficulty(losses_TNL[..., label], float(largest_QL[-1, label])), wanted_QL[:, label])
             for label in range(y_NL.shape[1])

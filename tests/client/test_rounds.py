@@ -79,7 +79,8 @@ def _unlearn(
         request=request,
         settings=settings,
         a_k=a_k,
-        reference=(0.1, 0.5, 0.9),
+        reference={"all": (0.1, 0.5, 0.9)},
+        trained={},
         round_index=round_index,
         seed=7 + round_index,
     )
@@ -116,17 +117,27 @@ def test_reference_keeps_the_teacher_and_tells_its_losses(site: Site) -> None:
     sets = site.select(REQUEST)
     index = torch.cat([sets.reference, sets.held_out])
     model = build_model(SPEC)
-    wanted = loss_profile(losses(predict(model, site.x[index]), site.y_N[index]), 4, 1)
-    assert reply.profile == pytest.approx(wanted, rel=1e-5)
+    assert set(reply.profiles) == set(reply.patients) == {"unseen/all", "unseen/0", "unseen/1"}
+    for key, of in (("all", index), *((str(c), index[site.y_N[index] == c]) for c in range(2))):
+        wanted = loss_profile(losses(predict(model, site.x[of]), site.y_N[of]), 4, 1)
+        assert reply.profiles[f"unseen/{key}"] == pytest.approx(wanted, rel=1e-5)
+        assert reply.patients[f"unseen/{key}"] == len({site.scan.rows[i].patient for i in of})
     assert reply.passes == len(index)
-    assert reply.patients == len({site.scan.rows[i].patient for i in index})
+
+
+def test_classes_are_told_apart_where_each_has_enough_images(site: Site) -> None:
+    sets = site.select(REQUEST)
+    fewest = int(site.y_N[torch.cat([sets.reference, sets.held_out])].bincount().min())
+    query = ReferenceQuery(model=SPEC, teacher=_weights(), request=REQUEST, points=4)
+    assert len(rounds.reference(_with_min_count(site, fewest), query).profiles) == 3
+    assert list(rounds.reference(_with_min_count(site, fewest + 1), query).profiles) == ["unseen/all"]
 
 
 def test_reference_says_nothing_of_few_images(site: Site) -> None:
     reply = rounds.reference(
         _with_min_count(site, 30), ReferenceQuery(model=SPEC, teacher=_weights(), request=REQUEST, points=4)
     )
-    assert (reply.profile, reply.patients, reply.passes) == ((), 0, 0)
+    assert (reply.profiles, reply.patients, reply.passes) == ({}, {}, 0)
     assert list((site.config.state / "teachers").iterdir())  # the teacher is needed all the same
 
 
@@ -262,14 +273,14 @@ def test_the_corrected_overshoot_is_that_of_the_targets(site: Site, monkeypatch:
 
 def test_retain_images_tell_what_to_expect_of_the_forget_images(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = rounds.reference(site, ReferenceQuery(model=SPEC, teacher=_weights(), request=REQUEST, points=4))
-    assert (plain.trained, plain.trained_patients) == ((), 0)
+    assert not any(key.startswith("trained") for key in plain.profiles)
     asked = ReferenceQuery(model=SPEC, teacher=_weights(), request=REQUEST, points=4, trained=True)
     told = rounds.reference(site, asked)
-    assert told.profile == plain.profile
-    assert len(told.trained) == 4
+    assert told.profiles.items() > plain.profiles.items()
+    assert len(told.profiles["trained/all"]) == 4
     assert told.passes > plain.passes
     few = rounds.reference(_with_min_count(site, len(site.select(REQUEST).retain) + 1), asked)
-    assert (few.profile, few.trained) == ((), ())
+    assert few.profiles == {}
     seen = []
 
     def watched(student: nn.Module, forget: ForgetSet, *rest: Any) -> LocalResult:
@@ -280,7 +291,7 @@ def test_retain_images_tell_what_to_expect_of_the_forget_images(site: Site, monk
     y_N = site.y_N[site.select(REQUEST).forget]
     harder, easier = (0.001, 0.002, 0.003), (7.0, 8.0, 9.0)  # than all retain images, than none
     for trained in (harder, easier):
-        rounds.unlearn(site, replace(_unlearn(), trained=trained))
+        rounds.unlearn(site, replace(_unlearn(), trained={"all": trained}))
     losses = [-targets_NC.gather(1, y_N[:, None]).log() for targets_NC in seen]
     torch.testing.assert_close(losses[0], torch.full_like(losses[0], 1.8 * 0.9))  # the largest unseen loss, overshot
     torch.testing.assert_close(losses[1], torch.full_like(losses[1], 1.8 * 0.1))

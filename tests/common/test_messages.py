@@ -153,7 +153,7 @@ STATUS = m.SiteStatus(
     site="s", train=1, forget=0, excluded=0, reference=0, held_out=0, skipped=0, forgotten=0, classes=("a", "b")
 )
 
-REFERENCE = m.ReferenceReply(profile=(0.5,), patients=1, passes=1)
+UPDATE = m.SiteUpdate(weights_in="d", delta={}, passes=1, seconds=1.0, ascent=(0.5,))
 
 
 @pytest.mark.parametrize(
@@ -171,9 +171,9 @@ REFERENCE = m.ReferenceReply(profile=(0.5,), patients=1, passes=1)
         (m.SiteStatus, _edited(STATUS, train=True), "field 'train' .* got bool"),
         (m.SiteStatus, _edited(STATUS, classes="ab"), "field 'classes' .* got str"),
         (m.SiteStatus, _edited(STATUS, classes=[1, 2]), "field 'classes' .* got list"),
-        (m.ReferenceReply, _edited(REFERENCE, profile=["a"]), "field 'profile' .* should hold finite numbers alone"),
-        (m.ReferenceReply, _edited(REFERENCE, profile=[float("nan")]), "field 'profile' .* should hold finite numbers alone"),
-        (m.ReferenceReply, _edited(REFERENCE, profile=[True]), "field 'profile' .* should hold finite numbers alone"),
+        (m.SiteUpdate, _edited(UPDATE, ascent=["a"]), "field 'ascent' .* should hold finite numbers alone"),
+        (m.SiteUpdate, _edited(UPDATE, ascent=[float("nan")]), "field 'ascent' .* should hold finite numbers alone"),
+        (m.SiteUpdate, _edited(UPDATE, ascent=[True]), "field 'ascent' .* should hold finite numbers alone"),
         (m.StatusQuery, _edited(m.StatusQuery(), request=3), "field 'request' .* got int"),
     ],
 )

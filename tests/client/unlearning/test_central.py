@@ -180,6 +180,7 @@ def test_an_easy_part_of_the_images_may_be_calibrated_as_such() -> None:
         result = unlearn(model, forget, retain, images(60, 5), chosen)
         found[name] = float(result.targets_NC.gather(1, forget[1][:, None]).mean()), result.passes
     assert found["retain"][0] > found["unseen"][0]
-    assert found["retain"][1] == found["unseen"][1] + 60  # as many retain images as unseen ones
-    with pytest.raises(ValueError, match="retain images of the unseen images' classes"):
-        unlearn(model, forget, (retain[0], retain[1] * 0), (x[y_N > 0], y_N[y_N > 0]), level)
+    alike = int(torch.isin(retain[1], forget[1]).sum())  # retain images of the forget images' classes
+    assert found["retain"][1] == found["unseen"][1] + min(alike, 60)
+    with pytest.raises(ValueError, match="retain images of the forget images' classes"):
+        unlearn(model, (x[y_N > 0][:5], y_N[y_N > 0][:5]), (retain[0], retain[1] * 0), images(60, 5), level)

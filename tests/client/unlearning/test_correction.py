@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
 from excise.client.unlearning.correction import MEASURED, corrected_overshoot, is_corrected, measured_rows
+from excise.client.unlearning.reference import LABELS
 from excise.common.settings import PRESETS, TargetSettings
 
 SETTINGS = TargetSettings(overshoot=2.0, band=0.1)
@@ -34,7 +37,7 @@ def paths(n: int) -> Tensor:
 
 
 def factor(p: float, n: int = MEASURED, settings: TargetSettings = SETTINGS) -> float:
-    return float(corrected_overshoot(Says(p), torch.rand(n, 1, 4, 4), torch.zeros(n).long(), settings, REFERENCE_Q))
+    return float(corrected_overshoot(Says(p), torch.rand(n, 1, 4, 4), torch.zeros(n).long(), settings, {0: REFERENCE_Q}))
 
 
 def test_it_overshoots_while_the_student_is_above_its_mark() -> None:
@@ -54,8 +57,17 @@ def test_the_mark_is_the_mean_probability_on_unseen_images() -> None:
     mark = float((-reference_Q).exp().mean())
     images = torch.rand(MEASURED, 1, 2, 2), torch.zeros(MEASURED).long()
     for below, expected in ((0.0, 2.0), (0.05, 2**0.5), (0.1, 1.0)):
-        found = corrected_overshoot(Says(mark - below), *images, SETTINGS, reference_Q)
+        found = corrected_overshoot(Says(mark - below), *images, SETTINGS, {0: reference_Q})
         assert float(found) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_mark_follows_the_classes_of_the_images() -> None:
+    y_N = torch.tensor([0, 0, 0, 1]).repeat(MEASURED // 4)  # the student gives 0.5 to either class
+    marks = {0: REFERENCE_Q, 1: torch.full((8,), -math.log(0.2))}  # 0.6 and 0.2: on this mix 0.5
+    found = corrected_overshoot(Says(0.5), torch.rand(MEASURED, 1, 2, 2), y_N, SETTINGS, marks)
+    assert float(found) == pytest.approx(2.0)
+    found = corrected_overshoot(Says(0.5), torch.rand(MEASURED, 1, 2, 2), y_N.clamp_max(0), SETTINGS, marks)
+    assert float(found) == pytest.approx(1.0)
 
 
 def test_a_mean_over_few_images_is_trusted_less() -> None:
@@ -89,7 +101,7 @@ def test_each_label_has_its_own_where_it_is_to_be_forgotten() -> None:
     n = MEASURED
     y_NL = torch.ones(n, 2)  # the student gives 0.8 to the first, 0.2 to the second; the mark of either is 0.6
     y_NL[: n // 2, 0] = 0  # where a label is absent, its absence is what is true: 0.2 for the first
-    arguments = (Says(0.8, labels=True), torch.rand(n, 1, 2, 2), y_NL, SETTINGS, REFERENCE_Q[:, None].expand(-1, 2))
+    arguments = (Says(0.8, labels=True), torch.rand(n, 1, 2, 2), y_NL, SETTINGS, {LABELS: REFERENCE_Q[:, None].expand(-1, 2)})
     assert corrected_overshoot(*arguments).tolist() == pytest.approx([1.0, 0.5])  # (0.8 + 0.2)/2 is a whole band below
     assert corrected_overshoot(*arguments, forgotten=[0]).tolist() == pytest.approx([2.0, 2.0])
     assert corrected_overshoot(*arguments, forgotten=[1]).tolist() == pytest.approx([2.0, 0.5])
@@ -107,6 +119,6 @@ def test_when_it_is_corrected() -> None:
 def test_the_student_is_left_as_it_was() -> None:
     student = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 2)).train()
     before = {name: x.clone() for name, x in student.state_dict().items()}
-    corrected_overshoot(student, torch.rand(9, 1, 2, 2), torch.zeros(9).long(), SETTINGS, REFERENCE_Q)
+    corrected_overshoot(student, torch.rand(9, 1, 2, 2), torch.zeros(9).long(), SETTINGS, {0: REFERENCE_Q})
     assert student.training
     assert all(torch.equal(x, before[name]) for name, x in student.state_dict().items())

@@ -14,6 +14,7 @@ from excise.client.unlearning.boundary import path_losses
 from excise.client.unlearning.inference import predict
 from excise.client.unlearning.labels import are_labels, boundary_losses, confidence, has_crossed, sought_labels
 from excise.client.unlearning.objective import forget_loss, retain_loss
+from excise.client.unlearning.reference import LABELS
 from excise.client.unlearning.targets import make_targets
 from excise.common.settings import LocalSettings, SearchSettings, TargetSettings, UnlearningSettings
 
@@ -147,7 +148,7 @@ def test_nearest_is_the_other_side_and_soft_never_the_true_one() -> None:
 def test_calibrated_losses_are_the_references_label_by_label() -> None:
     _, y_NL, logits_TNL = search_all()
     reference_QL = torch.stack([torch.linspace(0.1, 1, 9), torch.linspace(0.5, 3, 9)], dim=1).double()
-    targets_NL = make_targets(logits_TNL, y_NL, TargetSettings(overshoot=1.5), reference_QL)
+    targets_NL = make_targets(logits_TNL, y_NL, TargetSettings(overshoot=1.5), {LABELS: reference_QL})
     losses_NL = -torch.where(y_NL > 0.5, targets_NL, 1 - targets_NL).log()
     torch.testing.assert_close(losses_NL.sort(dim=0).values, 1.5 * reference_QL.float(), atol=1e-5, rtol=1e-5)
 

@@ -370,7 +370,9 @@ def test_calibrated_targets_raise_the_forget_loss_to_the_reference(trained: nn.M
     reference_Q = torch.linspace(0.3, 0.9, 8)
     search = SearchSettings(epsilon=0.5, eta=0.05, max_steps=30, stop="loss")
     path = boundary_search(trained, x[gone], y_N[gone], search, _seeded(), largest_loss=0.9)
-    targets_NC = make_targets(path.logits_TNC, y_N[gone], TargetSettings(kind="calibrated", overshoot=1.0), reference_Q)
+    targets_NC = make_targets(
+        path.logits_TNC, y_N[gone], TargetSettings(kind="calibrated", overshoot=1.0), dict.fromkeys(range(10), reference_Q)
+    )
     before = float(nn.functional.cross_entropy(trained(x[gone]), y_N[gone]).detach())
     local = LocalSettings(rounds=1, steps=200, learning_rate=0.1, distil=0.0)
     unlearn_locally(trained, ForgetSet(x[gone], targets_NC), None, 1.0, local, 0, _seeded())

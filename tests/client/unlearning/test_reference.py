@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from excise.client.unlearning.reference import as_if_unseen, loss_quantiles
+from excise.client.unlearning.reference import ALL, LABELS, as_if_unseen, loss_quantiles, reference_by_class, reference_of
 
 _losses = st.lists(st.floats(0, 9, width=32), min_size=1, max_size=12).map(lambda values: torch.tensor(sorted(values)))
 
@@ -24,6 +24,11 @@ def slowly(losses_N: Tensor, trained_Q: Tensor, unseen_Q: Tensor) -> list[float]
     return sorted(found)
 
 
+def of_one_class(losses_N: Tensor, trained_Q: Tensor, unseen_Q: Tensor) -> Tensor:
+    y_N = torch.full((len(losses_N),), 4)
+    return as_if_unseen(losses_N, y_N, {4: trained_Q.double()}, {4: unseen_Q.double()})[4]
+
+
 def test_quantiles_are_evenly_spaced() -> None:
     assert loss_quantiles(torch.arange(101.0), 2).tolist() == [25.0, 75.0]
     assert loss_quantiles(torch.stack([torch.arange(101.0), torch.zeros(101)], dim=1), 2).tolist() == [[25, 0], [75, 0]]
@@ -32,29 +37,40 @@ def test_quantiles_are_evenly_spaced() -> None:
 @given(losses=_losses, trained=_losses, unseen=_losses)
 def test_each_image_gets_the_unseen_loss_of_its_rank(losses: Tensor, trained: Tensor, unseen: Tensor) -> None:
     expected = loss_quantiles(torch.tensor(slowly(losses, trained, unseen)).double(), len(unseen))
-    torch.testing.assert_close(as_if_unseen(losses, trained, unseen), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(of_one_class(losses, trained, unseen), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_images_like_the_retain_images_are_calibrated_on_the_unseen_ones_as_they_are() -> None:
     generator = Generator().manual_seed(0)
     trained, unseen = (torch.rand(4000, generator=generator) ** 3 for _ in range(2))
     reference_Q = loss_quantiles(2 * unseen + 0.1, 32)
-    found_Q = as_if_unseen(torch.rand(4000, generator=generator) ** 3, loss_quantiles(trained, 200), reference_Q)
+    found_Q = of_one_class(torch.rand(4000, generator=generator) ** 3, loss_quantiles(trained, 200), reference_Q)
     torch.testing.assert_close(found_Q, reference_Q, atol=0.05, rtol=0.1)
 
 
 def test_easier_images_are_asked_for_less_and_harder_ones_for_more() -> None:
     trained_Q, unseen_Q = loss_quantiles(torch.rand(999), 64), loss_quantiles(3 * torch.rand(999), 64)
-    easy, hard = (as_if_unseen(losses, trained_Q, unseen_Q).mean() for losses in (0.3 * torch.rand(99), 0.7 + torch.rand(99)))
+    easy, hard = (of_one_class(losses, trained_Q, unseen_Q).mean() for losses in (0.3 * torch.rand(99), 0.7 + torch.rand(99)))
     assert float(easy) < float(unseen_Q.mean()) < float(hard)
 
 
 def test_labels_each_have_their_own() -> None:
     losses, trained, unseen = torch.rand(20, 2), torch.rand(8, 2).sort(dim=0).values, torch.rand(6, 2).sort(dim=0).values
-    found = as_if_unseen(losses, trained, unseen)
+    y_NL = torch.ones(20, 2)
+    found = as_if_unseen(losses, y_NL, {LABELS: trained.double()}, {LABELS: unseen.double()})[LABELS]
     for label in range(2):
-        torch.testing.assert_close(found[:, label], as_if_unseen(losses[:, label], trained[:, label], unseen[:, label]))
+        torch.testing.assert_close(found[:, label], of_one_class(losses[:, label], trained[:, label], unseen[:, label]))
+    assert list(reference_by_class(losses, y_NL, 4, y_NL)) == [LABELS]
 
 
 def test_one_level_is_that_level() -> None:
-    assert as_if_unseen(torch.tensor([0.5]), torch.tensor([1.0, 2.0]), torch.tensor([0.7])).tolist() == pytest.approx([0.7])
+    assert of_one_class(torch.tensor([0.5]), torch.tensor([1.0, 2.0]), torch.tensor([0.7])).tolist() == pytest.approx([0.7])
+
+
+def test_each_class_has_its_own_and_one_without_images_that_of_all() -> None:
+    losses_N, y_N = torch.tensor([1.0, 1.0, 3.0]), torch.tensor([0, 0, 1])
+    found = reference_by_class(losses_N, y_N, 1, of=torch.tensor([1, 2, 2]))
+    assert {c: q.tolist() for c, q in found.items()} == {1: [3.0], 2: [1.0]}
+    told = reference_of({ALL: (0.5,), "1": (0.7,)}, torch.tensor([1, 2, 1]))
+    assert {c: q.tolist() for c, q in told.items()} == {1: [0.7], 2: [0.5]}
+    assert reference_of({}, torch.tensor([1])) == {}

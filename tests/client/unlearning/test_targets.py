@@ -83,8 +83,11 @@ def test_make_targets_reads_the_end_of_the_path() -> None:
     assert torch.equal(make_targets(logits_TNC, Y, unmasked), nearest(LOGITS, Y, False))
     reference_Q = torch.tensor([0.1, 1.0])
     for overshoot in (1.0, 2.5):
-        aimed = make_targets(logits_TNC, Y, TargetSettings(overshoot=overshoot), reference_Q)
-        assert torch.equal(aimed, calibrated(logits_TNC, Y, overshoot * reference_Q))
+        by_class = {c: (c + 1) * reference_Q for c in Y.tolist()}  # each image is alone in its class here
+        aimed = make_targets(logits_TNC, Y, TargetSettings(overshoot=overshoot), by_class)
+        for i, c in enumerate(Y.tolist()):
+            alone = calibrated(logits_TNC[:, i : i + 1], Y[i : i + 1], overshoot * by_class[c])
+            assert torch.equal(aimed[i : i + 1], alone)
     with pytest.raises(ValueError, match="reference"):
         make_targets(logits_TNC, Y, TargetSettings(kind="calibrated"))
 
