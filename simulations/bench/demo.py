@@ -106,17 +106,26 @@ def averaged(results: Mapping[str, Any]) -> dict[str, Any]:
         return {key: statistics.fmean(number(scores[key]) for scores in pooled) for _, key in SCORES}
 
     retrained, ours = mean("retrained"), mean("unlearned")
-    variants = {name: run for name, run in results.items() if not name.startswith(AGAIN)}
+
+    def scored(run: Mapping[str, Any], model: str, pooled: Mapping[str, float] | None = None) -> dict[str, Any]:
+        found = run[model]["pooled"] if pooled is None else pooled
+        return {**run[model], "pooled": {key: number(value) for key, value in found.items()}}  # None, in JSON, is NaN
+
     return {
-        name: run
-        | {"retrained": run["retrained"] | {"pooled": retrained}}
-        | ({"unlearned": run["unlearned"] | {"pooled": ours}} if name == "excise" else {})
-        for name, run in variants.items()
+        name: {
+            "original": scored(run, "original"),
+            "retrained": scored(run, "retrained", retrained),
+            "unlearned": scored(run, "unlearned", ours if name == "excise" else None),
+        }
+        for name, run in results.items()
+        if not name.startswith(AGAIN)
     }
 
 
 def interval(values: Sequence[float]) -> str:
     """Mean and the half width of its 95 % interval (Student's t), three decimals; a true minus sign."""
+    if any(map(math.isnan, values)):
+        return "–"
     text = f"{round(statistics.fmean(values), 3) + 0.0:.3f}"  # + 0.0: minus zero becomes zero
     if len(values) > 1:
         text += f" ± {_half_width(values):.3f}"
@@ -126,6 +135,8 @@ def interval(values: Sequence[float]) -> str:
 def judged(values: Sequence[float], low: float, high: float) -> str:
     """Whether the mean lies in [low, high]; *undecided* where its 95 % interval lies on both sides of a limit."""
     mean, half = statistics.fmean(values), _half_width(values)
+    if math.isnan(mean):
+        return "not measured"
     reached = "yes" if low <= mean <= high else "**no**"
     decided = (low <= mean - half and mean + half <= high) or mean + half < low or mean - half > high
     return reached if decided else f"{reached}, *undecided*"
@@ -135,6 +146,8 @@ def _half_width(values: Sequence[float]) -> float:
     n = len(values)
     if n < 2:
         return 0.0
+    if any(map(math.isnan, values)):
+        return math.nan
     return float(student_t.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n)
 
 

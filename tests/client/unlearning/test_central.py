@@ -184,3 +184,18 @@ def test_an_easy_part_of_the_images_may_be_calibrated_as_such() -> None:
     assert found["retain"][1] == found["unseen"][1] + min(alike, 60)
     with pytest.raises(ValueError, match="retain images of the forget images' classes"):
         unlearn(model, (x[y_N > 0][:5], y_N[y_N > 0][:5]), (retain[0], retain[1] * 0), images(60, 5), level)
+
+
+def test_the_overshoot_is_corrected_between_rounds() -> None:
+    """A student that falls below its mark is given easier targets in the next round."""
+    model = trained()
+    x, y_N = images(90, 0)
+    forget, retain, unseen = (x[:12], y_N[:12]), (x[12:], y_N[12:]), images(60, 5)
+    whole = settings(rounds=2, learning_rate=0.5)
+    found = {}
+    for band in (0.0, 1e-6):
+        chosen = whole.model_copy(update={"target": whole.target.model_copy(update={"band": band, "overshoot": 10.0})})
+        result = unlearn(model, forget, retain, unseen, chosen)
+        found[band] = float(result.targets_NC.gather(1, forget[1][:, None]).mean()), result.passes
+    assert found[1e-6][0] > found[0.0][0]
+    assert found[1e-6][1] == found[0.0][1] + 12  # looked at once, before the second round
