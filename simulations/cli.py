@@ -112,7 +112,8 @@ def bench_demo(
     ] = BackendName.FLOWER,
 ) -> None:
     """Run a scenario over several seeds, and with parts of the method changed, and write the result page."""
-    from excise.simulations.bench.demo import FRESH, recipe, run_seed, write_page
+    from excise.simulations.bench.demo import FRESH, recipe, run_seed
+    from excise.simulations.bench.demo_page import write_page
     from excise.simulations.scenario import read_scenario
 
     scenario = read_scenario(name)

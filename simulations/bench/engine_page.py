@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from excise.common.files import write_atomically
 from excise.common.settings import UnlearningSettings
 from excise.server.drawing import FORGET, INK, RETAIN, draw
-from excise.simulations.bench.demo import interval, judged
 from excise.simulations.bench.engine import FORGOTTEN, SEARCH, SEARCHED
 from excise.simulations.bench.fashion_models import SPEC, TRAINED_ON
+from excise.simulations.bench.intervals import interval, judged
 
 RACE_GOAL, SEARCH_GOAL, MEMORY_GOAL = 5.0, 3.0, 4.0
 """At least so many times as fast as the published procedure, and as the naive search; less memory than so many models."""

@@ -11,7 +11,9 @@ import pytest
 
 from excise.common.settings import PRESETS, UnlearningSettings
 from excise.simulations.bench import demo as bench_demo
-from excise.simulations.bench.demo import averaged, interval, recipe, run_seed, variants, write_page
+from excise.simulations.bench.demo import recipe, run_seed, variants
+from excise.simulations.bench.demo_page import SCORES, averaged, write_page
+from excise.simulations.bench.intervals import interval
 from tests.scenarios import scenario
 
 
@@ -73,17 +75,17 @@ def test_variants_share_the_models_that_they_are_compared_with(seed: tuple[Path,
 
 def test_a_seed_is_scored_by_the_means_of_its_repeats() -> None:
     def run(forget: float, retrained: float) -> dict[str, Any]:
-        pooled = {key: forget for _, key in bench_demo.SCORES}
+        pooled = {key: forget for _, key in SCORES}
         return {
             "original": {"pooled": pooled},
             "unlearned": {"pooled": pooled, "cost": {"passes": forget}},
-            "retrained": {"pooled": {key: retrained for _, key in bench_demo.SCORES}, "cost": {"passes": 1.0}},
+            "retrained": {"pooled": {key: retrained for _, key in SCORES}, "cost": {"passes": 1.0}},
         }
 
     told = averaged({"excise": run(0.5, 0.7), "other": run(0.1, 0.7), "again-1": run(0.7, 0.9), "again-2": run(0.9, 0.5)})
     assert list(told) == ["excise", "other"]
     assert told["excise"]["unlearned"] == {
-        "pooled": pytest.approx({key: 0.7 for _, key in bench_demo.SCORES}),
+        "pooled": pytest.approx({key: 0.7 for _, key in SCORES}),
         "cost": {"passes": 0.5},
     }
     assert told["other"]["unlearned"]["pooled"]["forget_accuracy"] == 0.1
