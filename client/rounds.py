@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,11 +20,12 @@ from excise.client.unlearning.correction import corrected_overshoot, is_correcte
 from excise.client.unlearning.inference import predict
 from excise.client.unlearning.labels import boundary_losses
 from excise.client.unlearning.local import Diverged, ForgetSet, RetainSet, unlearn_locally
-from excise.client.unlearning.reference import ALL, as_if_unseen, reference_of
+from excise.client.unlearning.reference import Reference, as_if_unseen
 from excise.client.unlearning.targets import make_targets
 from excise.common import weights as w
 from excise.common.errors import DataError, ExciseError, MessageError, SiteError
 from excise.common.messages import (
+    ALL_CLASSES,
     AuditQuery,
     AuditReply,
     FitInstruction,
@@ -95,7 +96,7 @@ def reference(site: Site, query: ReferenceQuery) -> ReferenceReply:
 def _by_class(y_N: Tensor, min_count: int) -> dict[str, Tensor]:
     """Places of all images, and of those of each class where each has `min_count`: else all would tell of the small one."""
     classes, counts = y_N.unique(return_counts=True)
-    found = {"all": torch.arange(len(y_N))}
+    found = {ALL_CLASSES: torch.arange(len(y_N))}
     if int(counts.min()) >= min_count:
         found |= {str(c): (y_N == c).nonzero().flatten() for c in classes.tolist()}
     return found
@@ -166,11 +167,9 @@ def _forget_set(
     settings = instruction.settings.target
     x, y_N = to_device(site.x[prepared.forget], device), to_device(site.y_N[prepared.forget], device)
     logits_TNC = to_device(prepared.logits_TNC, device)
-    if any(told and ALL not in told for told in (instruction.reference, instruction.trained)):
-        raise MessageError(f"reference losses came without those of '{ALL}' classes together")
-    reference = reference_of(instruction.reference, y_N)
-    if instruction.trained:
-        reference = as_if_unseen(boundary_losses(logits_TNC[0], y_N), y_N, reference_of(instruction.trained, y_N), reference)
+    reference, trained = _reference_of(instruction.reference, y_N), _reference_of(instruction.trained, y_N)
+    if trained:
+        reference = as_if_unseen(boundary_losses(logits_TNC[0], y_N), y_N, trained, reference)
     overshoot, told, looks = None, {}, 0
     if reference and is_corrected(settings, instruction.round_index):
         min_count = site.config.policy.min_count
@@ -178,6 +177,15 @@ def _forget_set(
         overshoot, looks = corrected_overshoot(student, x[looked], y_N[looked], settings, reference), len(looked)
         told = {"overshoot": float(overshoot)} if looks >= min_count else {}
     return ForgetSet(x, make_targets(logits_TNC, y_N, settings, reference, prepared.forgotten, overshoot)), told, looks
+
+
+def _reference_of(told: Mapping[str, Sequence[float]], y_N: Tensor) -> Reference:
+    """For each class in `y_N` the losses that were told of it, or of all classes together; empty when nothing was told."""
+    if not told:
+        return {}
+    if ALL_CLASSES not in told:
+        raise MessageError(f"reference losses came without those of '{ALL_CLASSES}' classes together")
+    return {c: torch.tensor(told.get(str(c), told[ALL_CLASSES]), dtype=torch.float64) for c in y_N.unique().tolist()}
 
 
 def evaluate(site: Site, query: AuditQuery) -> AuditReply:

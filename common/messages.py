@@ -30,6 +30,9 @@ PROTOCOL = 1
 Profiles = dict[str, tuple[float, ...]]
 """Loss profiles by name (`client/audit.py`)."""
 
+ALL_CLASSES = "all"
+"""Stands in place of a class where losses are told of all classes together."""
+
 Requests = tuple[ForgetRequest, ...]
 
 Candidates = dict[str, Weights]

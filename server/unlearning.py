@@ -21,9 +21,6 @@ from excise.server.stopping import is_settled, kept_round, next_round
 from excise.server.verdict import verdict
 from excise.server.weighting import SiteWeight, objective_weights, retain_weights, size_weights
 
-ALL = "all"
-"""Key under which sites tell losses of all classes together."""
-
 
 class Reference:
     """The teacher's losses on images it never saw, over all sites, and if need be on retain images.
@@ -45,7 +42,7 @@ class Reference:
         passes = sum(reply.passes for reply in self._replies)
         payer.spend(seconds=answer.seconds, passes=passes, bytes_down=answer.bytes_down, bytes_up=answer.bytes_up)
         if told := self._pooled("unseen", points):
-            patients = sum(reply.patients.get("unseen/all", 0) for reply in self._replies)
+            patients = sum(reply.patients.get(f"unseen/{m.ALL_CLASSES}", 0) for reply in self._replies)
             rounded = {key: [round(q, 4) for q in quantiles] for key, quantiles in told.items()}
             federation.folder.event("reference", patients=int(patients), quantiles=rounded)
 
@@ -78,7 +75,7 @@ class Reference:
             told = [(np.array(r.profiles[key]), int(r.patients.get(key, 0))) for r in self._replies if r.profiles.get(key)]
             if sum(patients for _, patients in told):
                 pooled[key.removeprefix(f"{name}/")] = tuple(float(value) for value in pooled_quantiles(told, levels))
-        return pooled if ALL in pooled else {}
+        return pooled if m.ALL_CLASSES in pooled else {}
 
 
 @dataclass(frozen=True)

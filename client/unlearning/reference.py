@@ -12,7 +12,7 @@ A *reference* holds losses at evenly spaced levels, ascending, float64 (Q,), by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -22,8 +22,6 @@ from excise.client.unlearning.labels import are_labels
 Reference = Mapping[int, Tensor]
 """By class; of labels under `LABELS`."""
 LABELS = -1
-ALL = "all"
-"""Key of what is told of all classes together."""
 
 
 def loss_quantiles(losses: Tensor, points: int) -> Tensor:
@@ -44,13 +42,6 @@ def reference_by_class(losses: Tensor, y_N: Tensor, points: int, of: Tensor) -> 
         of_class = losses[y_N == c]
         found[c] = loss_quantiles(of_class if len(of_class) else losses, points)
     return found
-
-
-def reference_of(told: Mapping[str, Sequence[float]], y_N: Tensor) -> Reference:
-    """The references, among those that were told by class or of all, of the classes in `y_N`; empty when nothing was told."""
-    if not told:
-        return {}
-    return {c: torch.tensor(told.get(str(c), told[ALL]), dtype=torch.float64) for c in y_N.unique().tolist()}
 
 
 def as_if_unseen(losses: Tensor, y_N: Tensor, trained: Reference, unseen: Reference) -> Reference:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from excise.client import preparation, rounds
 from excise.client.audit import loss_profile, losses
@@ -253,25 +253,41 @@ def test_other_targets_off_the_same_paths_share_the_search(site: Site) -> None:
     assert rounds.unlearn(site, _unlearn(settings=other)).passes == steps
 
 
-def test_the_corrected_overshoot_is_that_of_the_targets(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    _bring_teacher(site)
-    guessing = {name: tensor * 0 if name.startswith("head") else tensor for name, tensor in _weights().items()}
-    seen = []
+@pytest.fixture
+def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The targets of every round that the site trains in."""
+    targets = []
 
     def watched(student: nn.Module, forget: ForgetSet, *rest: Any) -> LocalResult:
-        seen.append(forget.targets_NC)
+        targets.append(forget.targets_NC)
         return unlearn_locally(student, forget, *rest)
 
     monkeypatch.setattr(rounds, "unlearn_locally", watched)
+    return targets
+
+
+def test_the_corrected_overshoot_is_that_of_the_targets(site: Site, trained_on: list[Tensor]) -> None:
+    _bring_teacher(site)
+    guessing = {name: tensor * 0 if name.startswith("head") else tensor for name, tensor in _weights().items()}
     y_N = site.y_N[site.select(REQUEST).forget]
     for band in (0.0, 0.001):
         settings = SETTINGS.model_copy(update={"target": TargetSettings(band=band)})
         rounds.unlearn(site, _unlearn(settings=settings, round_index=1, weights=guessing))
-    whole, corrected = (-targets_NC.gather(1, y_N[:, None]).log().sort(dim=0).values for targets_NC in seen)
+    whole, corrected = (-targets_NC.gather(1, y_N[:, None]).log().sort(dim=0).values for targets_NC in trained_on)
     torch.testing.assert_close(corrected, whole / 1.8**2, atol=1e-4, rtol=1e-3)  # 1/1.8 of the reference, in place of 1.8
 
 
-def test_retain_images_tell_what_to_expect_of_the_forget_images(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_targets_follow_the_losses_of_their_class(site: Site, trained_on: list[Tensor]) -> None:
+    _bring_teacher(site)
+    y_N = site.y_N[site.select(REQUEST).forget]
+    rounds.unlearn(site, replace(_unlearn(), reference={"all": (0.1, 0.1), "1": (0.4, 0.4)}))
+    losses_N = -trained_on[0].gather(1, y_N[:, None])[:, 0].log()
+    torch.testing.assert_close(losses_N, 1.8 * torch.where(y_N == 1, 0.4, 0.1))
+    with pytest.raises(MessageError, match="without those of 'all' classes"):
+        rounds.unlearn(site, replace(_unlearn(), reference={"1": (0.4, 0.4)}))
+
+
+def test_retain_images_tell_what_to_expect_of_the_forget_images(site: Site, trained_on: list[Tensor]) -> None:
     plain = rounds.reference(site, ReferenceQuery(model=SPEC, teacher=_weights(), request=REQUEST, points=4))
     assert not any(key.startswith("trained") for key in plain.profiles)
     asked = ReferenceQuery(model=SPEC, teacher=_weights(), request=REQUEST, points=4, trained=True)
@@ -281,19 +297,12 @@ def test_retain_images_tell_what_to_expect_of_the_forget_images(site: Site, monk
     assert told.passes > plain.passes
     few = rounds.reference(_with_min_count(site, len(site.select(REQUEST).retain) + 1), asked)
     assert few.profiles == {}
-    seen = []
-
-    def watched(student: nn.Module, forget: ForgetSet, *rest: Any) -> LocalResult:
-        seen.append(forget.targets_NC)
-        return unlearn_locally(student, forget, *rest)
-
-    monkeypatch.setattr(rounds, "unlearn_locally", watched)
     y_N = site.y_N[site.select(REQUEST).forget]
     harder, easier = (0.001, 0.002, 0.003), (7.0, 8.0, 9.0)  # than all retain images, than none
     for trained in (harder, easier):
         rounds.unlearn(site, replace(_unlearn(), trained={"all": trained}))
-    losses = [-targets_NC.gather(1, y_N[:, None]).log() for targets_NC in seen]
-    torch.testing.assert_close(losses[0], torch.full_like(losses[0], 1.8 * 0.9))  # the largest unseen loss, overshot
+    losses = [-targets_NC.gather(1, y_N[:, None]).log() for targets_NC in trained_on]
+    torch.testing.assert_close(losses[0], torch.full_like(losses[0], 1.8 * 0.9))  # the largest untrained_on loss, overshot
     torch.testing.assert_close(losses[1], torch.full_like(losses[1], 1.8 * 0.1))
 
 

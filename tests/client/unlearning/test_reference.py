@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from excise.client.unlearning.reference import ALL, LABELS, as_if_unseen, loss_quantiles, reference_by_class, reference_of
+from excise.client.unlearning.reference import LABELS, as_if_unseen, loss_quantiles, reference_by_class
 
 _losses = st.lists(st.floats(0, 9, width=32), min_size=1, max_size=12).map(lambda values: torch.tensor(sorted(values)))
 
@@ -71,6 +71,3 @@ def test_each_class_has_its_own_and_one_without_images_that_of_all() -> None:
     losses_N, y_N = torch.tensor([1.0, 1.0, 3.0]), torch.tensor([0, 0, 1])
     found = reference_by_class(losses_N, y_N, 1, of=torch.tensor([1, 2, 2]))
     assert {c: q.tolist() for c, q in found.items()} == {1: [3.0], 2: [1.0]}
-    told = reference_of({ALL: (0.5,), "1": (0.7,)}, torch.tensor([1, 2, 1]))
-    assert {c: q.tolist() for c, q in told.items()} == {1: [0.7], 2: [0.5]}
-    assert reference_of({}, torch.tensor([1])) == {}
