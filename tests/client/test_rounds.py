@@ -302,7 +302,7 @@ def test_retain_images_tell_what_to_expect_of_the_forget_images(site: Site, trai
     for trained in (harder, easier):
         rounds.unlearn(site, replace(_unlearn(), trained={"all": trained}))
     losses = [-targets_NC.gather(1, y_N[:, None]).log() for targets_NC in trained_on]
-    torch.testing.assert_close(losses[0], torch.full_like(losses[0], 1.8 * 0.9))  # the largest untrained_on loss, overshot
+    torch.testing.assert_close(losses[0], torch.full_like(losses[0], 1.8 * 0.9))  # the largest unseen loss, overshot
     torch.testing.assert_close(losses[1], torch.full_like(losses[1], 1.8 * 0.1))
 
 
