@@ -60,8 +60,7 @@ def run_seed(
     """Results of every variant for the scenario's seed, by name; from `home` when they are there."""
     kept = home / ("ours.json" if only_ours else "results.json")
     if kept.exists():
-        found: dict[str, Any] = json.loads(kept.read_text())
-        return found
+        return _read(kept)
     sites = make_sites(scenario, cache)
     results: dict[str, Any] = {}
     plan = plan_for(scenario, sites)
@@ -82,5 +81,9 @@ def run_seed(
         )
         results[f"{AGAIN}{repeat}"] = run_plan(again, sites.configs, RunFolder(home / f"{AGAIN}{repeat}"), backend, progress)
     RunFolder(home).write_json(kept.name, results)
-    found = json.loads(kept.read_text())  # as a later call will read it: NaN is null
-    return found  # noqa: RET504 - the annotated name tells mypy what json gives
+    return _read(kept)  # as a later call will: NaN is null
+
+
+def _read(results: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(results.read_text())
+    return found
