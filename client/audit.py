@@ -49,20 +49,33 @@ def patient_weights(patients: Sequence[str]) -> NDArray[np.float64]:
     return np.array([1 / images[patient] for patient in patients])
 
 
+def told_classes(y_N: Tensor, min_count: int) -> list[int]:
+    """Classes of which numbers may leave beside those of the whole set.
+
+    Each has `min_count` images, and so have those that are left out, together: else the whole set less what is told would
+    tell of a few images. Where they are too few the smallest of the others goes untold with them.
+    """
+    classes, counts = y_N.unique(return_counts=True)
+    told = [(n, c) for c, n in zip(classes.tolist(), counts.tolist(), strict=True) if n >= min_count]
+    told.sort(key=lambda of_class: -of_class[0])
+    while told and 0 < len(y_N) - sum(n for n, _ in told) < min_count:
+        told.pop()
+    return sorted(c for _, c in told)
+
+
 def measure(logits_NC: Tensor, y_N: Tensor, name: str, classes: int, min_count: int) -> dict[str, float]:
     """Metrics of one set of images, keyed ``<name>_<metric>``; nothing when the set is smaller than `min_count`."""
     n = len(y_N)
     if n < min_count:
         return {}
-    per_class = class_accuracies(logits_NC, y_N, classes)
+    per_class, told = class_accuracies(logits_NC, y_N, classes), told_classes(y_N, min_count)
     counts = torch.bincount(y_N, minlength=classes)
     found = {
         "images": float(n),
         "accuracy": accuracy(logits_NC, y_N),
         "loss": float(F.cross_entropy(logits_NC, y_N)),
-        "balanced_accuracy": float(np.nanmean(per_class)),
         "ece": calibration_error(logits_NC, y_N),
-        **{f"accuracy_class_{c}": per_class[c] for c in range(classes) if counts[c] >= min_count},
-        **{f"images_class_{c}": float(counts[c]) for c in range(classes) if counts[c] >= min_count},
+        **{f"accuracy_class_{c}": per_class[c] for c in told},
+        **{f"images_class_{c}": float(counts[c]) for c in told},
     }
     return {f"{name}_{key}": value for key, value in found.items()}

@@ -94,12 +94,9 @@ def reference(site: Site, query: ReferenceQuery) -> ReferenceReply:
 
 
 def _by_class(y_N: Tensor, min_count: int) -> dict[str, Tensor]:
-    """Places of all images, and of those of each class where each has `min_count`: else all would tell of the small one."""
-    classes, counts = y_N.unique(return_counts=True)
-    found = {ALL_CLASSES: torch.arange(len(y_N))}
-    if int(counts.min()) >= min_count:
-        found |= {str(c): (y_N == c).nonzero().flatten() for c in classes.tolist()}
-    return found
+    """Places of all images, and of those of each class that may be told."""
+    each = {str(c): (y_N == c).nonzero().flatten() for c in audit.told_classes(y_N, min_count)}
+    return {ALL_CLASSES: torch.arange(len(y_N)), **each}
 
 
 def fit(site: Site, instruction: FitInstruction) -> SiteUpdate:
@@ -138,7 +135,7 @@ def unlearn(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
             forget,
             retain,
             instruction.a_k,
-            instruction.settings.local,
+            instruction.settings.local.at_site(instruction.share),
             instruction.round_index,
             Generator().manual_seed(instruction.seed),
             {name: tensor.to(device) for name, tensor in teacher_weights.items()},
@@ -173,7 +170,7 @@ def _forget_set(
     overshoot, told, looks = None, {}, 0
     if reference and is_corrected(settings, instruction.round_index):
         min_count = site.config.policy.min_count
-        looked = measured_rows(logits_TNC, y_N, min_count)
+        looked = measured_rows(logits_TNC, y_N, min_count, instruction.share)
         overshoot, looks = corrected_overshoot(student, x[looked], y_N[looked], settings, reference), len(looked)
         told = {"overshoot": float(overshoot)} if looks >= min_count else {}
     return ForgetSet(x, make_targets(logits_TNC, y_N, settings, reference, prepared.forgotten, overshoot)), told, looks
@@ -245,7 +242,7 @@ def _audit(site: Site, spec: ModelSpec, weights: w.Weights, sets: Mapping[str, T
         metrics |= audit.measure(logits_NC, y_N, name, spec.classes, min_count)
         if name != "retain":
             losses_N = audit.losses(logits_NC, y_N)
-            for c in range(spec.classes):
+            for c in audit.told_classes(y_N, min_count):
                 profile = audit.loss_profile(losses_N[(y_N == c).numpy()], PROFILE_POINTS, min_count)
                 if profile and all(map(math.isfinite, profile)):
                     profiles[f"{name}/{c}"] = profile

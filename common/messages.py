@@ -255,6 +255,8 @@ class UnlearnInstruction(Message):
     settings: UnlearningSettings
     a_k: float
     """Weight of the forget term in this site's objective."""
+    share: float
+    """n_k^f/N_f: this site's share of all forget images, and so of every forget batch; 0 where it has none."""
     reference: Profiles
     """Teacher's losses on the pooled images that were never trained on, at evenly spaced levels, ascending: of each class that
     some site told, by its number, and of ``all``; empty unless calibrated."""

@@ -5,6 +5,7 @@ Symbols (ε, η, λ, γ, κ, τ, ψ, μ, a_k, p_k) are those of the method; docs
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -73,7 +74,7 @@ class LocalSettings(Settings):
     epochs: int | None = Field(None, ge=1)
     """Passes over the forget images in one round, in place of `steps` at sites that have any; with a constant schedule."""
     forget_batch: int = Field(48, ge=1)
-    """Forget images in one step."""
+    """Forget images in one step, over all sites: each takes its share of them (docs/adr/0012). With `epochs`, at each site."""
     retain_batch: int = Field(24, ge=0)
     """Retain images in one step; 0 trains on forget images alone."""
     learning_rate: float = Field(0.01, gt=0)
@@ -96,6 +97,12 @@ class LocalSettings(Settings):
         if self.epochs is not None and self.schedule != "constant":
             raise ValueError("epochs needs schedule = 'constant': sites would be at different places of another schedule")
         return self
+
+    def at_site(self, share: float) -> Self:
+        """The same at a site that holds `share` of all forget images, in [0, 1]: with its part of every forget batch."""
+        if self.epochs is not None:
+            return self
+        return self.model_copy(update={"forget_batch": max(1, math.ceil(share * self.forget_batch))})
 
 
 class UnlearningSettings(Settings):

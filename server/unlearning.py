@@ -143,7 +143,8 @@ class Unlearning:
     def _round(self, phase: Phase, recovers: bool) -> dict[str, Any]:
         """One round and its audit; returns the entry of the history."""
         plan, settings, r, base = self.federation.plan, self.candidate.unlearning, phase.rounds, phase.weights
-        weights = self._weights(recovers)
+        weights, status = self._weights(recovers), self.federation.status
+        forget_images = sum(s.forget for s in status.values())
         teacher_digest = digest(self.teacher)
 
         def question(site: str) -> m.Message:
@@ -154,6 +155,7 @@ class Unlearning:
                 request=plan.request,
                 settings=settings,
                 a_k=weights[site].a,
+                share=status[site].forget / forget_images,
                 reference=self.reference,
                 trained=self.trained,
                 # Recovery takes steps of the schedule's middle: at its end they would be zero.

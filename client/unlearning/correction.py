@@ -27,7 +27,7 @@ from excise.client.unlearning.reference import LABELS, Reference
 from excise.common.settings import TargetSettings
 
 MEASURED = 64
-"""Forget images that one measurement looks at, where there are enough of them."""
+"""Forget images that one measurement looks at over all sites, where there are enough of them."""
 
 
 def is_corrected(settings: TargetSettings, round_index: int) -> bool:
@@ -35,12 +35,12 @@ def is_corrected(settings: TargetSettings, round_index: int) -> bool:
     return settings.kind == "calibrated" and settings.band > 0 and settings.overshoot > 1 and round_index > 0
 
 
-def measured_rows(logits_TNC: Tensor, y_N: Tensor, min_count: int = 1) -> Tensor:
-    """Rows of the forget images that are looked at: `MEASURED` of them, evenly spaced in the order of difficulty.
+def measured_rows(logits_TNC: Tensor, y_N: Tensor, min_count: int = 1, share: float = 1.0) -> Tensor:
+    """Rows of the forget images that are looked at: `share` of `MEASURED`, evenly spaced in the order of difficulty.
 
     All of them where fewer than `min_count` would be left: beside a number over all, one over these would tell of the others.
     """
-    n, most = len(y_N), max(MEASURED, min_count)
+    n, most = len(y_N), max(1, min_count, math.ceil(share * MEASURED))
     if n < most + min_count:
         return torch.arange(n, device=y_N.device)
     losses = path_losses(logits_TNC, y_N).mean(0)

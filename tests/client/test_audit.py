@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from excise.client.audit import loss_profile, losses, measure, patient_weights
+from excise.client.audit import loss_profile, losses, measure, patient_weights, told_classes
 from excise.client.unlearning.inference import MOST_IMAGES, images_at_once, predict
 
 _losses = st.lists(st.floats(0, 50), max_size=200).map(lambda values: np.array(values, dtype=np.float64))
@@ -62,10 +64,10 @@ def test_measure() -> None:
     assert found["held_out_images"] == 26
     assert found["held_out_accuracy"] == pytest.approx(25 / 26)
     assert found["held_out_accuracy_class_0"] == pytest.approx(11 / 12)
-    assert found["held_out_images_class_1"] == 12
     assert found["held_out_loss"] == pytest.approx(losses(logits, y_N).mean(), rel=1e-5)
-    assert found["held_out_balanced_accuracy"] == pytest.approx((11 / 12 + 2) / 3)
+    assert found["held_out_images_class_0"] == 12
     assert not [key for key in found if key.endswith("class_2")]  # two images: too few
+    assert not [key for key in found if key.endswith("class_1")]  # beside the whole and class 0 it would tell of class 2
     assert all(np.isfinite(list(found.values())))
 
 
@@ -78,8 +80,17 @@ def test_measure_says_nothing_of_a_small_set() -> None:
 def test_measure_of_a_set_with_an_absent_class() -> None:
     y_N = torch.tensor([0] * 10 + [2] * 10)
     found = measure(_logits(y_N), y_N, "forget", 3, 1)
-    assert found["forget_balanced_accuracy"] == 1
     assert "forget_accuracy_class_1" not in found
+
+
+@given(st.lists(st.integers(0, 4), max_size=60), st.integers(1, 12))
+def test_what_is_told_by_class_leaves_no_few_images_over(y: list[int], min_count: int) -> None:
+    told, counts = told_classes(torch.tensor(y, dtype=torch.int64), min_count), Counter(y)
+    assert all(counts[c] >= min_count for c in told)
+    rest = len(y) - sum(counts[c] for c in told)
+    assert rest == 0 or rest >= min_count or not told
+    if min(counts.values(), default=0) >= min_count:
+        assert told == sorted(counts)
 
 
 def test_predict_goes_in_batches_and_leaves_the_model_as_it_was() -> None:

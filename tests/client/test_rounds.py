@@ -70,6 +70,7 @@ def _unlearn(
     model: ModelSpec = SPEC,
     weights: w.Weights | None = None,
     a_k: float = 0.5,
+    share: float = 1.0,
     request: ForgetRequest = REQUEST,
 ) -> UnlearnInstruction:
     return UnlearnInstruction(
@@ -79,6 +80,7 @@ def _unlearn(
         request=request,
         settings=settings,
         a_k=a_k,
+        share=share,
         reference={"all": (0.1, 0.5, 0.9)},
         trained={},
         round_index=round_index,
@@ -213,6 +215,26 @@ def test_unlearn_searches_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
     assert second.passes == steps < first.passes
     repeated = rounds.unlearn(site, _unlearn())
     assert w.digest(repeated.delta) == w.digest(first.delta)  # what came from the disk is what was computed
+
+
+@pytest.mark.parametrize(("share", "images"), [(1.0, 8), (0.5, 4), (0.3, 3), (1e-6, 1)])
+def test_a_site_takes_its_share_of_every_forget_batch(site: Site, share: float, images: int) -> None:
+    _bring_teacher(site)
+    rounds.unlearn(site, _unlearn())  # the search is on disk from here
+    update = rounds.unlearn(site, _unlearn(round_index=1, share=share))
+    assert update.passes == SETTINGS.local.steps * (images + SETTINGS.local.retain_batch)
+
+
+def test_epochs_are_each_sites_own(site: Site) -> None:
+    _bring_teacher(site)
+    local = SETTINGS.local.model_copy(update={"epochs": 2, "schedule": "constant"})
+    settings = SETTINGS.model_copy(update={"local": local})
+
+    def passes(share: float) -> int:
+        return rounds.unlearn(site, _unlearn(settings=settings, share=share, round_index=1)).passes
+
+    first, whole, small = passes(1.0), passes(1.0), passes(0.1)
+    assert first > whole == small  # the first one searched
 
 
 def test_the_overshoot_is_corrected_by_the_model_that_came(site: Site) -> None:

@@ -149,6 +149,14 @@ def test_recovery_rounds_train_every_site_on_retain_images_alone(tmp_path: Path)
     assert [(query.a_k, query.round_index) for query in recovery] == [(0.0, 2)] * len(sites.configs)
 
 
+def test_each_site_is_told_its_share_of_the_forget_images(tmp_path: Path) -> None:
+    plan, sites = prepared(tmp_path, request={"where": "site = site-1 or (site = site-2 and class = 1)"})
+    asked = asked_of(plan, sites, tmp_path / "run", UnlearnInstruction)[: len(sites.configs)]
+    counts = [site["forget"] for site in json.loads((tmp_path / "run" / "metrics.json").read_text())["sites"].values()]
+    assert [query.share for query in asked] == [count / sum(counts) for count in counts]
+    assert counts[0] > counts[1] > counts[2] == 0
+
+
 def test_a_candidate_whose_steps_diverge_is_left_out(tmp_path: Path) -> None:
     wild = {"name": "wild", "unlearning": {"local": {"learning_rate": 1e6, "clip_norm": 1e6}}}
     merges = [{"name": "both", "forget": ["wild", "calm"]}]

@@ -89,6 +89,12 @@ def test_it_looks_at_all_images_or_leaves_enough_out(n: int, min_count: int) -> 
     assert len(rows) == n or (len(rows) == max(MEASURED, min_count) and n - len(rows) >= min_count)
 
 
+def test_sites_look_at_their_share_of_the_images() -> None:
+    n, y_N = 5 * MEASURED, torch.zeros(5 * MEASURED).long()
+    looked = [len(measured_rows(paths(n), y_N, min_count=10, share=share)) for share in (1.0, 0.5, 0.01)]
+    assert looked == [MEASURED, MEASURED // 2, 10]
+
+
 def test_it_looks_at_images_of_every_difficulty() -> None:
     n = 5 * MEASURED
     logits_TNC = paths(n)[:, torch.randperm(n, generator=Generator().manual_seed(0))]
