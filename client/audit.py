@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from excise.common.metrics import accuracy, calibration_error, class_accuracies
-
-
-def losses(logits_NC: Tensor, y_N: Tensor) -> NDArray[np.float64]:
-    """Cross-entropy of each image, nats."""
-    return F.cross_entropy(logits_NC, y_N, reduction="none").double().numpy()
+from excise.client.unlearning.labels import boundary_losses, has_crossed, place_of, strata
+from excise.common.metrics import calibration_error
 
 
 def loss_profile(
@@ -49,33 +44,47 @@ def patient_weights(patients: Sequence[str]) -> NDArray[np.float64]:
     return np.array([1 / images[patient] for patient in patients])
 
 
-def told_classes(y_N: Tensor, min_count: int) -> list[int]:
-    """Classes of which numbers may leave beside those of the whole set.
+def told_strata(y: Tensor, min_count: int) -> list[int]:
+    """Strata (`unlearning/labels.py`) of which numbers may leave beside those of the whole set.
 
     Each has `min_count` images, and so have those that are left out, together: else the whole set less what is told would
-    tell of a few images. Where they are too few the smallest of the others goes untold with them.
+    tell of a few images. Where they are too few the smallest of the others goes untold with them. The sides of each label
+    make up the whole set by themselves.
     """
-    classes, counts = y_N.unique(return_counts=True)
-    told = [(n, c) for c, n in zip(classes.tolist(), counts.tolist(), strict=True) if n >= min_count]
-    told.sort(key=lambda of_class: -of_class[0])
-    while told and 0 < len(y_N) - sum(n for n, _ in told) < min_count:
+    sizes = {s: int(place_of(s, y)[0].sum()) for s in strata(y)}
+    wholes = [sizes] if y.ndim == 1 else [{s: n for s, n in sizes.items() if s // 2 == c} for c in range(y.shape[1])]
+    return [s for whole in wholes for s in _told(whole, min_count)]
+
+
+def _told(sizes: Mapping[int, int], min_count: int) -> list[int]:
+    told = sorted((s for s, n in sizes.items() if n >= min_count), key=lambda s: -sizes[s])
+    while told and 0 < sum(sizes.values()) - sum(sizes[s] for s in told) < min_count:
         told.pop()
-    return sorted(c for _, c in told)
+    return sorted(told)
 
 
-def measure(logits_NC: Tensor, y_N: Tensor, name: str, classes: int, min_count: int) -> dict[str, float]:
-    """Metrics of one set of images, keyed ``<name>_<metric>``; nothing when the set is smaller than `min_count`."""
-    n = len(y_N)
-    if n < min_count:
+def measure(logits: Tensor, y: Tensor, name: str, min_count: int, sought: Tensor | None = None) -> dict[str, float]:
+    """Metrics of one set of images, keyed ``<name>_<metric>``; nothing when the set is smaller than `min_count`.
+
+    Of labels, accuracy and loss are means over them.
+
+    Parameters
+    ----------
+    logits : what the model says, (N, C), of labels (N, L)
+    y : classes, int64 (N,), or labels of 0 and 1, float (N, L)
+    sought : labels only: those that accuracy and loss are of, bool (N, L); all when left out
+    """
+    right, losses = ~has_crossed(logits, y), boundary_losses(logits, y)
+    counted = torch.ones_like(right) if sought is None else sought
+    if int((counted.any(1) if y.ndim > 1 else counted).sum()) < min_count:
         return {}
-    per_class, told = class_accuracies(logits_NC, y_N, classes), told_classes(y_N, min_count)
-    counts = torch.bincount(y_N, minlength=classes)
     found = {
-        "images": float(n),
-        "accuracy": accuracy(logits_NC, y_N),
-        "loss": float(F.cross_entropy(logits_NC, y_N)),
-        "ece": calibration_error(logits_NC, y_N),
-        **{f"accuracy_class_{c}": per_class[c] for c in told},
-        **{f"images_class_{c}": float(counts[c]) for c in told},
+        "images": float(len(y)),
+        "accuracy": float(right[counted].float().mean()),
+        "loss": float(losses[counted].mean()),
+        "ece": calibration_error(logits, y),
     }
+    for s in told_strata(y, min_count):
+        own = right[place_of(s, y)]
+        found |= {f"accuracy_class_{s}": float(own.float().mean()), f"images_class_{s}": float(len(own))}
     return {f"{name}_{key}": value for key, value in found.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -11,6 +12,9 @@ from pydantic import Field, ValidationError, model_validator
 from excise.common.errors import ConfigError
 from excise.common.settings import PrivacySettings, Settings
 from excise.common.validation import explain
+
+SEPARATOR = "|"
+"""Between the labels of one image in a table, as in ``effusion|nodule``."""
 
 
 class DataSettings(Settings):
@@ -22,7 +26,10 @@ class DataSettings(Settings):
     labels: Path | None = None
     """CSV of labels (`dicom`: SOPInstanceUID,label; `csv`: image,label and optional columns); relative to site.toml."""
     classes: tuple[str, ...]
-    """Class names in the order of the logits; the same at every site."""
+    """Class names in the order of the logits; the same at every site. The names of the labels when `multi_label`."""
+    multi_label: bool = False
+    """Whether an image has any number of labels: `dicom` and `csv` name them in the column label, parted by ``|``, with
+    nothing for none; `npz` holds 0 and 1, (N, labels)."""
     size: int = Field(32, ge=16)
     """Side of the prepared square or cubic image, pixels."""
     dims: Literal[2, 3] = 2
@@ -36,6 +43,27 @@ class DataSettings(Settings):
         if self.dims == 3 and self.source != "npz":
             raise ValueError(f"dims = 3 needs source = 'npz': volumes are not read from '{self.source}'")
         return self
+
+    @model_validator(mode="after")
+    def _labels_can_be_told_apart(self) -> Self:
+        if self.multi_label:
+            check_labels(self.source, self.classes)
+        return self
+
+
+def check_labels(source: str, names: Sequence[str]) -> None:
+    """Check that images of such a source can have any number of labels of these names.
+
+    Raises
+    ------
+    ValueError : they cannot
+    """
+    if source not in ("dicom", "dicom-sites", "csv", "npz"):
+        raise ValueError(f"multi_label needs DICOM files, a csv or an npz: an image of '{source}' has one class")
+    if odd := [name for name in names if SEPARATOR in name or name != name.strip() or not name]:
+        raise ValueError(
+            f"the label '{odd[0]}' is empty, or has a '{SEPARATOR}' or blanks around it, which part labels in a table"
+        )
 
 
 class SplitSettings(Settings):

@@ -19,6 +19,7 @@ from excise.client.selection import Selection
 from excise.client.site import Site
 from excise.client.unlearning.boundary import boundary_search
 from excise.client.unlearning.inference import predict
+from excise.client.unlearning.labels import sought_labels
 from excise.client.unlearning.local import drawn_rows
 from excise.common.errors import MessageError
 from excise.common.messages import UnlearnInstruction
@@ -37,7 +38,7 @@ class Preparation:
     ----------
     forget : rows of the forget images that are searched and trained on: those of `Selection.forget`, or a sample of them
     logits_TNC : the teacher's logits along their paths, off which targets are read; None without any
-    forgotten : classes that are forgotten as a whole
+    forgotten : classes or labels that are forgotten as a whole
     teacher_logits_NC : teacher's logits of the retain images; None when nothing is distilled
     measured : what the search measured; None without one. ``ascent`` (T,), ``crossing_rate`` and ``path_length`` (pixel units)
     passes : images sent through the teacher now; 0 when everything was found on disk
@@ -73,7 +74,7 @@ def prepare_unlearning(site: Site, selection: Selection, teacher: nn.Module, ins
             save_weights(found, path)
     measured = {name: tensor for name, tensor in found.items() if name in ("ascent", "crossing_rate", "path_length")}
     forget = found.get("forget", selection.forget[:0])
-    forgotten = _forgotten_classes(site, site.y_N[selection.forget], instruction.request)
+    forgotten = forgotten_classes(site, site.y_N[selection.forget], instruction.request)
     return Preparation(forget, found.get("path"), forgotten, found.get("teacher_logits"), measured, passes)
 
 
@@ -89,14 +90,16 @@ def _compute(
         y_F, min_count = site.y_N[selection.forget], site.config.policy.min_count
         forget = selection.forget[drawn_rows(y_F, settings.forget_sample, generator, min_count)]
         x, y_N = to_device(site.x[forget], device), to_device(site.y_N[forget], device)
-        path = boundary_search(teacher, x, y_N, settings.search, generator, _largest_loss(instruction))
+        sought = sought_labels(y_N, forgotten_classes(site, y_F, instruction.request)) if y_N.ndim > 1 else None
+        path = boundary_search(teacher, x, y_N, settings.search, generator, _largest_loss(instruction), sought)
         found["forget"] = forget
         # Of other targets than calibrated ones only the end of the path is asked.
         found["path"] = (path.logits_TNC if instruction.reference else path.logits_TNC[-1:]).cpu()
         # Over fewer images than `min_count` nothing is told: the last ones still searching, one day only one.
         searching_T = torch.tensor([int((path.steps_N > t).sum()) for t in range(len(path.ascent_T))])
         found["ascent"] = path.ascent_T.masked_fill(searching_T < min_count, torch.nan)
-        found["crossing_rate"] = path.crossed_N.float().mean().cpu()
+        crossed = path.crossed_N if sought is None else path.crossed_N[sought]
+        found["crossing_rate"] = crossed.float().mean().cpu()
         found["path_length"] = path.length_N.mean().cpu()
         passes += path.passes
     if settings.local.distil > 0 and instruction.a_k < 1:
@@ -111,15 +114,18 @@ def _largest_loss(instruction: UnlearnInstruction) -> float:
     return instruction.settings.target.overshoot * largest
 
 
-def _forgotten_classes(site: Site, y_N: Tensor, request: ForgetRequest) -> tuple[int, ...]:
-    """Classes that nothing may be taken for any more: for requests of whole classes, all that the request names here."""
+def forgotten_classes(site: Site, y_N: Tensor, request: ForgetRequest) -> tuple[int, ...]:
+    """Classes that nothing may be taken for any more: for requests of whole classes, all that the request names here.
+
+    Of labels those that it names: what else the images `y_N` have is kept.
+    """
     if request.kind is not RequestKind.CLASS:
         return ()
     names = site.config.data.classes
     named = [
         c for c, name in enumerate(names) if request.predicate.matches({"class": name, "site": site.config.name}, site.lists)
     ]
-    return tuple(sorted({*named, *y_N.unique().tolist()}))
+    return tuple(named) if y_N.ndim > 1 else tuple(sorted({*named, *y_N.unique().tolist()}))
 
 
 def _key(site: Site, selection: Selection, instruction: UnlearnInstruction) -> str:

@@ -8,17 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from excise.client import audit
 from excise.client.compute import device_of, placed, to_device
-from excise.client.preparation import Preparation, prepare_unlearning
+from excise.client.preparation import Preparation, forgotten_classes, prepare_unlearning
 from excise.client.site import Site
 from excise.client.training import train_locally
 from excise.client.unlearning.correction import corrected_overshoot, is_corrected, measured_rows
 from excise.client.unlearning.inference import predict
-from excise.client.unlearning.labels import boundary_losses
+from excise.client.unlearning.labels import boundary_losses, place_of, sought_labels, strata
 from excise.client.unlearning.local import Diverged, ForgetSet, RetainSet, unlearn_locally
 from excise.client.unlearning.reference import Reference, as_if_unseen
 from excise.client.unlearning.targets import make_targets
@@ -83,20 +85,23 @@ def reference(site: Site, query: ReferenceQuery) -> ReferenceReply:
     for name, rows in told.items():
         if len(rows) < min_count:
             continue
-        losses_N = audit.losses(predict(teacher, to_device(site.x[rows], device_of(site.config))).cpu(), site.y_N[rows])
+        logits, y_N = predict(teacher, to_device(site.x[rows], device_of(site.config))).cpu(), site.y_N[rows]
         passes += len(rows)
-        for key, part in _by_class(site.y_N[rows], min_count).items():
+        for key, (part, losses_N) in _losses_by_stratum(logits, y_N, min_count).items():
             of = [site.scan.rows[i].patient for i in rows[part]]
-            profile = audit.loss_profile(losses_N[part.numpy()], query.points, min_count, audit.patient_weights(of))
+            profile = audit.loss_profile(losses_N, query.points, min_count, audit.patient_weights(of))
             if profile:
                 profiles[f"{name}/{key}"], patients[f"{name}/{key}"] = profile, len(set(of))
     return ReferenceReply(profiles=profiles, patients=patients, passes=passes)
 
 
-def _by_class(y_N: Tensor, min_count: int) -> dict[str, Tensor]:
-    """Places of all images, and of those of each class that may be told."""
-    each = {str(c): (y_N == c).nonzero().flatten() for c in audit.told_classes(y_N, min_count)}
-    return {ALL_CLASSES: torch.arange(len(y_N)), **each}
+def _losses_by_stratum(logits: Tensor, y_N: Tensor, min_count: int) -> dict[str, tuple[Tensor, NDArray[np.float64]]]:
+    """Rows and losses of all images, of several labels their means, and of each stratum that may be told."""
+    losses = boundary_losses(logits, y_N).double()
+    places = {str(s): place_of(s, y_N) for s in audit.told_strata(y_N, min_count)}
+    each = {key: (place[0].nonzero().flatten(), losses[place].numpy()) for key, place in places.items()}
+    whole = losses if losses.ndim == 1 else losses.mean(1)
+    return {ALL_CLASSES: (torch.arange(len(y_N)), whole.numpy()), **each}
 
 
 def fit(site: Site, instruction: FitInstruction) -> SiteUpdate:
@@ -171,18 +176,20 @@ def _forget_set(
     if reference and is_corrected(settings, instruction.round_index):
         min_count = site.config.policy.min_count
         looked = measured_rows(logits_TNC, y_N, min_count, instruction.share)
-        overshoot, looks = corrected_overshoot(student, x[looked], y_N[looked], settings, reference), len(looked)
-        told = {"overshoot": float(overshoot)} if looks >= min_count else {}
-    return ForgetSet(x, make_targets(logits_TNC, y_N, settings, reference, prepared.forgotten, overshoot)), told, looks
+        overshoot = corrected_overshoot(student, x[looked], y_N[looked], settings, reference, prepared.forgotten)
+        looks = len(looked)
+        told = {"overshoot": float(overshoot.mean())} if looks >= min_count else {}
+    targets = make_targets(logits_TNC, y_N, settings, reference, prepared.forgotten, overshoot)
+    return ForgetSet(x, targets, labels=y_N.ndim > 1), told, looks
 
 
 def _reference_of(told: Mapping[str, Sequence[float]], y_N: Tensor) -> Reference:
-    """For each class in `y_N` the losses that were told of it, or of all classes together; empty when nothing was told."""
+    """For each stratum in `y_N` the losses that were told of it, or of all images; empty when nothing was told."""
     if not told:
         return {}
     if ALL_CLASSES not in told:
         raise MessageError(f"reference losses came without those of '{ALL_CLASSES}' classes together")
-    return {c: torch.tensor(told.get(str(c), told[ALL_CLASSES]), dtype=torch.float64) for c in y_N.unique().tolist()}
+    return {s: torch.tensor(told.get(str(s), told[ALL_CLASSES]), dtype=torch.float64) for s in strata(y_N)}
 
 
 def evaluate(site: Site, query: AuditQuery) -> AuditReply:
@@ -194,7 +201,7 @@ def evaluate(site: Site, query: AuditQuery) -> AuditReply:
     if query.brief:
         audited |= {"retain": _some(sets.retain, len(sets.reference), site.y_N, min_count), "held_out": sets.held_out[:0]}
     audited |= _parts(site, sets.forget, query, min_count)
-    audits = {name: _audit(site, query.model, weights, audited) for name, weights in query.candidates.items()}
+    audits = {name: _audit(site, query, weights, audited) for name, weights in query.candidates.items()}
     return AuditReply(
         metrics={f"{name}/{key}": value for name, told in audits.items() for key, value in told.metrics.items()},
         profiles={f"{name}/{key}": profile for name, told in audits.items() for key, profile in told.profiles.items()},
@@ -212,8 +219,9 @@ def _some(index: Tensor, most: int, y_N: Tensor, min_count: int) -> Tensor:
     chosen = torch.arange(most) * len(index) // most
     left = torch.ones(len(index), dtype=torch.bool)
     left[chosen] = False
-    counts = torch.bincount(y_N[index[left]])
-    return index if bool(((counts > 0) & (counts < min_count)).any()) else index[chosen]
+    y_left = y_N[index[left]]
+    few = any(int(place_of(s, y_left)[0].sum()) < min_count for s in strata(y_left))
+    return index if few else index[chosen]
 
 
 def _parts(site: Site, forget: Tensor, query: AuditQuery, min_count: int) -> dict[str, Tensor]:
@@ -230,23 +238,30 @@ def _parts(site: Site, forget: Tensor, query: AuditQuery, min_count: int) -> dic
     return {f"part{i}": forget[member] for i, member in enumerate(of_part)}
 
 
-def _audit(site: Site, spec: ModelSpec, weights: w.Weights, sets: Mapping[str, Tensor]) -> ModelAudit:
+def _audit(site: Site, query: AuditQuery, weights: w.Weights, sets: Mapping[str, Tensor]) -> ModelAudit:
     min_count = site.config.policy.min_count
-    model, device = _load(site, spec, weights), device_of(site.config)
+    model, device = _load(site, query.model, weights), device_of(site.config)
     metrics: dict[str, float] = {}
     profiles: dict[str, tuple[float, ...]] = {}
     for name, index in sets.items():
         if len(index) < min_count:
             continue
         logits_NC, y_N = predict(model, to_device(site.x[index], device)).cpu(), site.y_N[index]
-        metrics |= audit.measure(logits_NC, y_N, name, spec.classes, min_count)
+        metrics |= audit.measure(logits_NC, y_N, name, min_count, _sought(site, name, y_N, query))
         if name != "retain":
-            losses_N = audit.losses(logits_NC, y_N)
-            for c in audit.told_classes(y_N, min_count):
-                profile = audit.loss_profile(losses_N[(y_N == c).numpy()], PROFILE_POINTS, min_count)
-                if profile and all(map(math.isfinite, profile)):
-                    profiles[f"{name}/{c}"] = profile
+            for key, (_, losses_N) in _losses_by_stratum(logits_NC, y_N, min_count).items():
+                profile = audit.loss_profile(losses_N, PROFILE_POINTS, min_count)
+                if key != ALL_CLASSES and profile and all(map(math.isfinite, profile)):
+                    profiles[f"{name}/{key}"] = profile
     return ModelAudit({key: value for key, value in metrics.items() if math.isfinite(value)}, profiles)
+
+
+def _sought(site: Site, name: str, y: Tensor, query: AuditQuery) -> Tensor | None:
+    """Of several labels those that scores of a set of forget images are of: what else these images have is to be kept."""
+    requests = {"forget": query.request} | {f"part{i}": part for i, part in enumerate(query.parts)}
+    if y.ndim == 1 or name not in requests:
+        return None
+    return sought_labels(y, forgotten_classes(site, y, requests[name]))
 
 
 def _update(weights_in: w.Weights, model: nn.Module, passes: int, began: float, metrics: dict[str, float]) -> SiteUpdate:
@@ -277,10 +292,10 @@ def _check_model(site: Site, spec: ModelSpec) -> None:
             SiteError.UNKNOWN_MODEL, f"neither this release of excise nor `models` in site.toml knows the model '{spec.name}'"
         )
     data = site.config.data
-    theirs = (spec.classes, spec.channels, spec.size, spec.dims)
-    ours = (len(data.classes), data.channels, data.size, data.dims)
+    theirs = (spec.classes, spec.multi_label, spec.channels, spec.size, spec.dims)
+    ours = (len(data.classes), data.multi_label, data.channels, data.size, data.dims)
     if theirs != ours:
-        raise DataError(f"the model wants {theirs} classes, channels, pixels, dimensions; we have {ours}")
+        raise DataError(f"the model wants {theirs} classes, multi_label, channels, pixels, dimensions; we have {ours}")
 
 
 def _teacher_path(site: Site, digest: str) -> Path:

@@ -27,7 +27,7 @@ class Site:
     config : its `site.toml`
     scan : usable rows and what was skipped
     x : images, float32 in [0, 1], (N, channels, size, size[, size])
-    y_N : labels, int64
+    y_N : classes, int64 (N,); when an image has any number of labels zeros and ones, float32 (N, L)
     lists : named lists that predicates may refer to; they never leave the site
     forgotten : images that are left out because an earlier request forgot them
     """
@@ -65,8 +65,17 @@ def open_site(site_toml: Path) -> Site:
     forgotten = len(scan.rows) - len(kept)
     if forgotten:
         scan, x = Scan([scan.rows[i] for i in kept], scan.problems), x[kept]
-    y_N = torch.tensor([row.label for row in scan.rows], dtype=torch.int64)
-    return Site(config, scan, x, y_N, lists, forgotten)
+    return Site(config, scan, x, _labels(scan, config), lists, forgotten)
+
+
+def _labels(scan: Scan, config: SiteConfig) -> Tensor:
+    if not config.data.multi_label:
+        return torch.tensor([row.label for row in scan.rows], dtype=torch.int64)
+    y_NL = torch.zeros(len(scan.rows), len(config.data.classes))
+    for row, y_L in zip(scan.rows, y_NL, strict=True):
+        assert isinstance(row.label, tuple)  # as every source makes it when there are several labels
+        y_L[list(row.label)] = 1
+    return y_NL
 
 
 def _read_lists(folder: Path) -> dict[str, frozenset[str]]:

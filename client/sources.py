@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from excise.client.config import DataSettings, SiteConfig
+from excise.client.config import SEPARATOR, DataSettings, SiteConfig
 from excise.client.dicom.index import read_headers, read_labels
 from excise.client.dicom.pixels import PIPELINE, decode
 from excise.client.table import Problem, Row, Scan, split_of
 from excise.common.errors import DataError
+from excise.common.predicate import Value
 
 Loader = Callable[[int], NDArray[np.float32]]
 """Loads the image of a row, by its number. Raises `DataError` when it cannot."""
@@ -63,7 +64,8 @@ def _dicom(config: SiteConfig) -> Source:
             continue
         # PatientID is unique only together with its issuer (PS3.3 C.7.1.1).
         patient = f"{header.fields['PatientID']}@{header.fields['IssuerOfPatientID'] or ''}"
-        row = _row(config, uid, str(header.fields["PatientID"]), labels[uid]["label"], problems, dict(header.fields), patient)
+        named = _named(labels[uid]["label"], config.data)
+        row = _row(config, uid, str(header.fields["PatientID"]), named, problems, dict(header.fields), patient)
         if row:
             rows.append(row)
             paths.append(header.path)
@@ -83,7 +85,7 @@ def _image_folder(config: SiteConfig) -> Source:
     for path in sorted(p for p in root.glob("*/*") if p.is_file()):
         item = str(path.relative_to(root))
         patient = path.stem.split("_", 1)[0] if "_" in path.stem else item
-        row = _row(config, item, patient, path.parent.name, problems, {})
+        row = _row(config, item, patient, [path.parent.name], problems, {})
         if row:
             rows.append(row)
             paths.append(path)
@@ -104,19 +106,20 @@ def _csv(config: SiteConfig) -> Source:
         if not path.is_file():
             problems.append(Problem(name, "label without an image"))
             continue
-        others: dict[str, str | None] = {key: value or None for key, value in line.items() if key not in ("image", "label")}
-        row = _row(config, name, line.get(data.patient_column) or name, line["label"], problems, others)
+        others: dict[str, Value] = {key: value or None for key, value in line.items() if key not in ("image", "label")}
+        row = _row(config, name, line.get(data.patient_column) or name, _named(line["label"], data), problems, others)
         if row:
             rows.append(row)
             paths.append(path)
     return Source(Scan(rows, problems), lambda i: _load_picture(paths[i], data.channels), _stamp(paths))
 
 
-def read_npz(path: Path) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any] | None]:
+def read_npz(path: Path, multi_label: bool = False) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any] | None]:
     """Images, labels and patients (None without a key ``patients``) of a MedMNIST-style file, its parts joined.
 
-    Keys are ``images`` and ``labels``, or ``train_images``, ``val_images``, ``test_images`` and so on. Images are uint8 or
-    floats in [0, 1], (N, rows, columns[, 3]); volumes (N, slices, rows, columns[, 3]).
+    Labels are the numbers of the classes, (N,); zeros and ones, (N, labels), when `multi_label`. Keys are ``images`` and
+    ``labels``, or ``train_images``, ``val_images``, ``test_images`` and so on. Images are uint8 or floats in [0, 1],
+    (N, rows, columns[, 3]); volumes (N, slices, rows, columns[, 3]).
 
     Raises
     ------
@@ -139,12 +142,18 @@ def read_npz(path: Path) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any] 
             raise DataError(f"{path}: the parts of {kind} do not fit together: {error}") from error
 
     images, labels = joined("images"), joined("labels")
-    if labels.ndim == 2 and labels.shape[1] == 1:
+    if not multi_label and labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim != 1 or len(labels) != len(images):
-        raise DataError(f"{path}: {len(images)} images but labels of shape {labels.shape}; expected one class per image")
+    if labels.ndim != 1 + multi_label or len(labels) != len(images):
+        told = f"{path}: {len(images)} images but labels of shape {labels.shape}; expected "
+        if multi_label:
+            raise DataError(f"{told}(images, labels), zeros and ones")
+        hint = ". Where an image has any number of labels, set multi_label" if labels.ndim == 2 else ""
+        raise DataError(f"{told}one class per image{hint}")
     if not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"{path}: labels are {labels.dtype}; expected the numbers of the classes")
+        raise DataError(f"{path}: labels are {labels.dtype}; expected the numbers of the classes, or zeros and ones of labels")
+    if multi_label and not np.isin(labels, (0, 1)).all():
+        raise DataError(f"{path}: labels are {labels.min()} to {labels.max()}; expected zeros and ones when multi_label")
     if images.ndim not in (3, 4, 5) or not (images.dtype == np.uint8 or np.issubdtype(images.dtype, np.floating)):
         raise DataError(f"{path}: images are {images.dtype} of shape {images.shape}; expected uint8 or floats, one row each")
     patients = joined("patients") if all(f"{p}patients" in arrays for p in prefixes) else None
@@ -154,7 +163,7 @@ def read_npz(path: Path) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any] 
 
 
 def _npz(config: SiteConfig) -> Source:
-    images, labels, patients = read_npz(config.data.path)
+    images, labels, patients = read_npz(config.data.path, config.data.multi_label)
     rows: list[Row] = []
     kept: list[int] = []
     problems: list[Problem] = []
@@ -165,8 +174,9 @@ def _npz(config: SiteConfig) -> Source:
         hint = "; for volumes set dims = 3" if dims == 2 and images.ndim > 3 else ""
         raise DataError(f"{config.data.path} holds arrays of shape {images.shape}; expected {kinds[dims]}{hint}")
     for i, label in enumerate(labels):
-        name = names[label] if 0 <= label < len(names) else str(label)
-        row = _row(config, str(i), str(patients[i]) if patients is not None else str(i), name, problems, {})
+        found = np.flatnonzero(label) if config.data.multi_label else [label]
+        named = [names[c] if 0 <= c < len(names) else str(c) for c in found]
+        row = _row(config, str(i), str(patients[i]) if patients is not None else str(i), named, problems, {})
         if row:
             rows.append(row)
             kept.append(i)
@@ -188,22 +198,31 @@ _READERS: dict[str, Callable[[SiteConfig], Source]] = {
 }
 
 
+def _named(text: str, data: DataSettings) -> list[str]:
+    """What a table's column `label` names: one class, or the labels that are parted by ``|``."""
+    return [name for part in text.split(SEPARATOR) if (name := part.strip())] if data.multi_label else [text]
+
+
 def _row(
     config: SiteConfig,
     item: str,
     patient: str,
-    label: str,
+    named: Sequence[str],
     problems: list[Problem],
-    fields: dict[str, str | None],
+    fields: dict[str, Value],
     key: str | None = None,
 ) -> Row | None:
-    """A row, split by `key` (without one, by `patient`); None and a problem when the class is unknown."""
-    if label not in config.data.classes:
-        problems.append(Problem(item, f"label '{label}' is none of the classes {', '.join(config.data.classes)}"))
-        return None
-    fields |= {"site": config.name, "class": label, "patient": patient, "item": item}
-    key = key or patient
-    return Row(item, key, config.data.classes.index(label), split_of(key, config.split), fields)
+    """A row, split by `key` (without one, by `patient`); None and a problem when a class or label is unknown."""
+    classes = config.data.classes
+    for name in named:
+        if name not in classes:
+            kind = "labels" if config.data.multi_label else "classes"
+            problems.append(Problem(item, f"label '{name}' is none of the {kind} {', '.join(classes)}"))
+            return None
+    told: Value = tuple(named) if config.data.multi_label else named[0]
+    fields |= {"site": config.name, "class": told, "patient": patient, "item": item}
+    key, numbers = key or patient, sorted({classes.index(name) for name in named})
+    return Row(item, key, tuple(numbers) if config.data.multi_label else numbers[0], split_of(key, config.split), fields)
 
 
 def _labels_path(data: DataSettings) -> Path:

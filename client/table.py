@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from excise.client.config import SplitSettings
+from excise.common.predicate import Fields
 
 
 class Split(StrEnum):
@@ -27,16 +28,16 @@ class Row:
     ----------
     item : identifier within the site (SOPInstanceUID, file name, index)
     patient : key by which images are split; all images of a patient fall into one split
-    label : index into the site's class names
+    label : index into the site's class names; of several labels the indices of those it has, ascending
     split : what the image is used for
     fields : what a predicate may ask for, by name (DICOM keywords, ``class``, ``site``, ``patient``, ``item``)
     """
 
     item: str
     patient: str
-    label: int
+    label: int | tuple[int, ...]
     split: Split
-    fields: Mapping[str, str | None]
+    fields: Fields
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from excise.client.augmentation import augment
+from excise.client.unlearning.labels import boundary_losses
 from excise.common.randomness import layers_seeded_by
 from excise.common.settings import TrainingSettings
 
@@ -21,7 +21,7 @@ def train_locally(
     Parameters
     ----------
     x : images in [0, 1], (N, channels, *spatial)
-    y_N : labels, int64
+    y_N : classes, int64 (N,); or labels, float (N, L), whose binary cross-entropies are averaged
     round_index : 0-based; the step size falls along a cosine over all rounds
     generator : source of the order and of the augmentation
 
@@ -41,7 +41,7 @@ def train_locally(
                 if len(index) < 2:
                     continue  # batch norm cannot normalise a single image
                 batch = augment(x[index], generator) if settings.augment and x.ndim == 4 else x[index]
-                loss = F.cross_entropy(model(batch), y_N[index])
+                loss = boundary_losses(model(batch), y_N[index]).mean()
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 nn.utils.clip_grad_norm_(parameters, settings.clip_norm)

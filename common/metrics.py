@@ -71,12 +71,11 @@ def pooled_quantiles(values_per_site: list[tuple[NDArray[np.float64], int]], lev
     return torch.from_numpy(np.interp(levels_Q, middles, values))
 
 
-def class_accuracies(logits_NC: Tensor, y_N: Tensor, classes: int) -> list[float]:
-    """Accuracy of each class; NaN for a class without images."""
-    predicted_N = logits_NC.argmax(1)
-    return [float((predicted_N[y_N == c] == c).float().mean()) for c in range(classes)]
-
-
 def calibration_error(logits_NC: Tensor, y_N: Tensor, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al., 2017): mean |confidence − accuracy| over equal confidence bins, in [0, 1]."""
+    """Expected calibration error (Guo et al., 2017): mean |confidence − accuracy| over equal confidence bins, in [0, 1].
+
+    Labels (N, L) count one by one, each as a choice between its two sides.
+    """
+    if y_N.ndim > 1:
+        logits_NC, y_N = torch.stack([torch.zeros_like(logits_NC), logits_NC], dim=-1).flatten(0, 1), y_N.flatten().long()
     return float(multiclass_calibration_error(logits_NC.softmax(1), y_N, logits_NC.shape[1], n_bins=bins))

@@ -15,7 +15,7 @@ A value is a bare word or number, or quoted with " or '; inside quotes a backsla
 Values are compared without padding and without case: padding means nothing in DICOM (PS3.5 §6.2), and StationName,
 InstitutionName and the like are typed by people, so "mr1 " and "MR1" are one scanner. A range compares numbers as numbers
 when both sides are numbers, else text. Several values in one attribute (SoftwareVersions) are one text with backslashes
-between them (PS3.5 §6.4).
+between them (PS3.5 §6.4). Of several labels in `class` a test holds where it holds of any.
 
 A missing field (none, empty, or padding alone) equals nothing, is in no list and no range, and matches nothing. `!=` is
 exactly `not … =`, so it holds for a missing field: every test is then true or false of every image, and De Morgan's rules
@@ -56,7 +56,8 @@ FIELDS = (
 """All that a predicate may name: four fields of ours, then keywords of DICOM PS3.6. What stands here a site must index, so
 nothing stands here that no request needs (no PatientName, no PatientBirthDate)."""
 
-Fields = Mapping[str, str | None]
+Value = str | tuple[str, ...] | None
+Fields = Mapping[str, Value]
 Lists = Mapping[str, frozenset[str]]
 _NO_LISTS: Lists = MappingProxyType({})
 
@@ -179,7 +180,12 @@ def _holds(node: Predicate, fields: Fields, lists: Lists) -> bool:
         case Not(operand):
             return not _holds(operand, fields, lists)
     assert isinstance(node, FieldTest)
-    value = fold(fields.get(node.field) or "")
+    found = fields.get(node.field) or ""
+    return any(_holds_of(node, fold(value), lists) for value in ([found] if isinstance(found, str) else found))
+
+
+def _holds_of(node: FieldTest, value: str, lists: Lists) -> bool:
+    """Whether the test holds of one value, which is folded; of none it never does."""
     if not value:
         return False
     match node:

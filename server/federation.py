@@ -194,7 +194,7 @@ class Federation:
             passes = sum(reply.passes for reply in replies.values())
             payer.spend(seconds=answer.seconds, passes=passes, bytes_down=answer.bytes_down, bytes_up=answer.bytes_up)
         return {
-            name: Audit.of({site: reply.of(name) for site, reply in replies.items()}, plan.model.classes, len(parts))
+            name: Audit.of({site: reply.of(name) for site, reply in replies.items()}, plan.model.strata, len(parts))
             for name in models
         }
 

@@ -275,6 +275,11 @@ def _pictures(results: Results, plan: Plan, extras: ReportExtras) -> dict[str, s
 
 def _limits(results: Results, plan: Plan, extras: ReportExtras) -> str:
     parts = [extras.note] if extras.note else []
+    if plan.model.multi_label:
+        parts.append(
+            "An image has any number of labels: accuracies and losses are means over them, those on the forget set over the "
+            "labels that had to be forgotten."
+        )
     parts.append(
         "A membership test by a threshold on the loss is a weak test: a stronger attacker, with shadow models or with the "
         "original model to compare with, may still tell who was a member. Scores look at the model's answers: even good ones "

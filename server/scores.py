@@ -3,6 +3,8 @@
 Images that were never trained on come in two sets. Which round is kept and which candidate is chosen is decided on the
 *reference* images. The *held-out* images judge what was chosen; chosen on the same images, the best of ten rounds would look
 better than it is. (Both calibrate the targets: one number per quantile, over all patients.)
+
+Where an image has several labels, the "classes" here are the two sides of each label (`ModelSpec.strata`).
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ In a deployment nobody but the site sees these; the coordinator's report is made
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def report_extras(scenario: Scenario, plan: Plan, sites: Sites, folder: Path) ->
         sets = site.select(plan.request)
         for name, index in (("forget", sets.forget), ("retain", sets.retain), ("held-out", sets.held_out)):
             images[name].append(site.x[index])
-        captions += [sites.classes[int(site.y_N[i])] for i in sets.forget]
+        captions += [_caption(site.scan.rows[i].label, sites.classes) for i in sets.forget.tolist()]
     joined = {name: _spread(torch.cat(parts), POINTS_PER_SET) for name, parts in images.items()}
     forget = torch.cat(images["forget"])
     chosen = np.linspace(0, len(forget) - 1, min(EXAMPLES, len(forget))).astype(int)
@@ -52,6 +53,12 @@ def report_extras(scenario: Scenario, plan: Plan, sites: Sites, folder: Path) ->
         embedding_set=[name for name, part in joined.items() for _ in range(len(part))],
         note="Hospitals, patients, scanners and the scanners' intensity response are simulated." if simulated else "",
     )
+
+
+def _caption(label: int | tuple[int, ...], names: Sequence[str]) -> str:
+    if isinstance(label, int):
+        return names[label]
+    return ", ".join(names[c] for c in label) or "no label"
 
 
 def _picture(x: torch.Tensor) -> torch.Tensor:

@@ -20,14 +20,14 @@ class Patient:
     ----------
     key : the patient
     images : number of images, at least 1
-    label : most frequent class
+    label : most frequent class, or set of labels
     device : device of most images; None when the data names none
     matches : whether any image matches the request
     """
 
     key: str
     images: int
-    label: int
+    label: int | tuple[int, ...]
     device: str | None
     matches: bool
 
@@ -72,7 +72,7 @@ def _lightest(order: Sequence[Patient], sites: int) -> dict[str, int]:
 
 def _dirichlet(order: Sequence[Patient], partition: Partition, rng: np.random.Generator) -> dict[str, int]:
     """Each class spread over the sites in proportions drawn from a Dirichlet distribution (Hsu et al., 2019)."""
-    classes = sorted({patient.label for patient in order})
+    classes = sorted({patient.label for patient in order}, key=str)
     shares = {c: rng.dirichlet([partition.alpha] * partition.sites) for c in classes}
     dealt = {patient.key: int(rng.choice(partition.sites, p=shares[patient.label])) for patient in order}
     # A site must have someone: give each empty one a patient of the fullest.

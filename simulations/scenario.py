@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from excise.client.config import ComputeSettings, SplitSettings
+from excise.client.config import ComputeSettings, SplitSettings, check_labels
 from excise.common.errors import ConfigError, did_you_mean
 from excise.common.models import ModelSpec
 from excise.common.request import ForgetRequest, joined
@@ -43,7 +43,8 @@ class ScenarioData(Settings):
     labels: Path | None = None
     """`csv` only: the table of labels; relative to the scenario file."""
     classes: tuple[str, ...] = ()
-    """Class names in the order of the logits; found in the data when left out."""
+    """Names of the classes (of the labels, when `model.multi_label`) in the order of the logits; found in the data when left
+    out."""
     patient_column: str = "patient"
     """`csv` only: the column that names the patient."""
     limit: int | None = Field(None, ge=40)
@@ -114,6 +115,8 @@ class Scenario(Settings):
         check_samples(self.request, (self.unlearning, *(candidate.unlearning for candidate in self.candidates)))
         if self.model.dims == 3 and self.data.source != "npz":
             raise ValueError(f"model.dims = 3 needs data.source = 'npz': volumes are not read from '{self.data.source}'")
+        if self.model.multi_label:
+            check_labels(self.data.source, self.data.classes)
         return self
 
     def plan(self, sites: int) -> Plan:

@@ -11,14 +11,14 @@ import hashlib
 import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tomli_w
 
-from excise.client.config import DataSettings, SiteConfig
+from excise.client.config import SEPARATOR, DataSettings, SiteConfig
 from excise.client.dicom.index import read_labels
 from excise.client.sources import open_source, read_npz
 from excise.client.table import Row
@@ -54,7 +54,8 @@ def make_sites(scenario: Scenario, cache: Path, progress: Callable[[int, int], N
         folders = _dicom_folders(scenario)
     else:
         return _deal_out(scenario, cache)
-    classes = scenario.data.classes or _classes_of(folders)
+    tables = [read_labels(folder / "labels.csv", "SOPInstanceUID") for folder in folders.values()]
+    classes = scenario.data.classes or _named_in(tables, scenario)
     home = cache / "sites" / _key(scenario, *(str(folder) for folder in folders.values()))
     configs = []
     for name, folder in folders.items():
@@ -63,6 +64,7 @@ def make_sites(scenario: Scenario, cache: Path, progress: Callable[[int, int], N
             path=folder / "dicom",
             labels=folder / "labels.csv",
             classes=classes,
+            multi_label=scenario.model.multi_label,
             size=scenario.model.size,
             dims=scenario.model.dims,
             channels=_channels(scenario),
@@ -79,9 +81,12 @@ def _dicom_folders(scenario: Scenario) -> dict[str, Path]:
     return folders
 
 
-def _classes_of(folders: dict[str, Path]) -> tuple[str, ...]:
-    labels = {row["label"] for f in folders.values() for row in read_labels(f / "labels.csv", "SOPInstanceUID").values()}
-    return tuple(sorted(labels))
+def _named_in(tables: Sequence[Mapping[str, Mapping[str, str]]], scenario: Scenario) -> tuple[str, ...]:
+    """The classes, or the labels, that tables of labels name."""
+    found = {row["label"] for table in tables for row in table.values()}
+    if scenario.model.multi_label:
+        found = {name for text in found for part in text.split(SEPARATOR) if (name := part.strip())}
+    return tuple(sorted(found))
 
 
 def _deal_out(scenario: Scenario, cache: Path) -> Sites:
@@ -109,20 +114,22 @@ def _whole(scenario: Scenario) -> tuple[SiteConfig, tuple[str, ...]]:
     if source == "image-folder":
         if not path.is_dir():
             raise DataError(f"no image folder at {path}")
-        found = sorted(folder.name for folder in path.iterdir() if folder.is_dir())
+        found = tuple(sorted(folder.name for folder in path.iterdir() if folder.is_dir()))
     elif source == "csv":
         assert scenario.data.labels is not None  # checked by ScenarioData
-        found = sorted({row["label"] for row in read_labels(scenario.data.labels, "image").values()})
+        found = _named_in([read_labels(scenario.data.labels, "image")], scenario)
     else:
-        found = [str(c) for c in range(int(read_npz(path)[1].max()) + 1)]
-    classes = scenario.data.classes or tuple(found)
-    if len(classes) < 2:
+        labels = read_npz(path, scenario.model.multi_label)[1]
+        found = tuple(str(c) for c in range(labels.shape[1] if labels.ndim > 1 else int(labels.max()) + 1))
+    classes = scenario.data.classes or found
+    if len(classes) < (1 if scenario.model.multi_label else 2):
         raise DataError(f"{path} holds {len(classes)} classes; a classifier needs at least two")
     data = DataSettings(
         source=source,
         path=path,
         labels=scenario.data.labels,
         classes=classes,
+        multi_label=scenario.model.multi_label,
         size=scenario.model.size,
         dims=scenario.model.dims,
         channels=_channels(scenario),
@@ -145,7 +152,9 @@ def _patients(rows: Sequence[Row], scenario: Scenario) -> list[Patient]:
             key=key,
             images=len(its),
             label=Counter(row.label for row in its).most_common(1)[0][0],
-            device=most([d for row in its if (d := row.fields.get("StationName") or row.fields.get("ManufacturerModelName"))]),
+            device=most(
+                [str(d) for row in its if (d := row.fields.get("StationName") or row.fields.get("ManufacturerModelName"))]
+            ),
             # Which site an image will lie at is not known yet, so a predicate that names the site is read without it.
             matches=any(predicate.matches({**row.fields, "site": "site-1"}) for row in its),
         )
@@ -156,7 +165,7 @@ def _patients(rows: Sequence[Row], scenario: Scenario) -> list[Patient]:
 def _write_share(folder: Path, rows: Sequence[Row], data: DataSettings) -> DataSettings:
     """Write a site's share of the collection and return where it is."""
     if data.source == "npz":
-        images, labels, patients = read_npz(data.path)
+        images, labels, patients = read_npz(data.path, data.multi_label)
         index = np.array([int(row.item) for row in rows], dtype=np.int64)
         arrays = {"images": images[index], "labels": labels[index]}
         if patients is not None:
@@ -170,7 +179,9 @@ def _write_share(folder: Path, rows: Sequence[Row], data: DataSettings) -> DataS
     writer = csv.writer(text)
     writer.writerow(["image", "label", "patient", *extra])
     for row in rows:
-        writer.writerow([row.item, row.fields["class"], row.patient, *(row.fields.get(key) or "" for key in extra)])
+        named = row.fields["class"]
+        label = SEPARATOR.join(named) if isinstance(named, tuple) else named
+        writer.writerow([row.item, label, row.patient, *(row.fields.get(key) or "" for key in extra)])
     _write_once(folder / "labels.csv", text.getvalue().encode())
     return data.model_copy(update={"source": "csv", "labels": folder / "labels.csv", "patient_column": "patient"})
 

@@ -80,11 +80,14 @@ predicates: st.SearchStrategy[Predicate] = st.recursive(fields.flatmap(field_tes
 images = st.fixed_dictionaries(
     {},
     optional={
-        field: st.none() | st.sampled_from(["", " ", "\0"]) | (dates if field in DATE_FIELDS else _common | _text)
+        field: st.none()
+        | st.sampled_from(["", " ", "\0"])
+        | (dates if field in DATE_FIELDS else _common | _text)
+        | (st.lists(_common, max_size=3).map(tuple) if field == "class" else st.nothing())
         for field in SOME_FIELDS
     },
 )
-"""Fields of an image; some missing, some empty, some padding alone."""
+"""Fields of an image; some missing, some empty, some padding alone; of classes none, one or several."""
 
 _zones = st.integers(-12 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 _moments = st.builds(

@@ -23,7 +23,7 @@ from excise.client.unlearning.correction import corrected_overshoot, is_correcte
 from excise.client.unlearning.inference import predict
 from excise.client.unlearning.labels import are_labels, boundary_losses, sought_labels
 from excise.client.unlearning.local import ForgetSet, LocalResult, RetainSet, drawn_rows, unlearn_locally
-from excise.client.unlearning.reference import Reference, as_if_unseen, reference_by_class
+from excise.client.unlearning.reference import Reference, as_if_unseen, reference_by_stratum
 from excise.client.unlearning.targets import make_targets
 from excise.common.settings import UnlearningSettings
 
@@ -83,8 +83,7 @@ def unlearn(
     settings = settings or UnlearningSettings()
     (x_f, y_f), (x_r, y_r) = forget, retain
     if settings.forget_sample is not None:
-        of_class = torch.zeros(len(y_f)) if are_labels(y_f) else y_f
-        drawn = drawn_rows(of_class, settings.forget_sample, Generator().manual_seed(seed)).to(x_f.device)
+        drawn = drawn_rows(y_f, settings.forget_sample, Generator().manual_seed(seed)).to(x_f.device)
         x_f, y_f = x_f[drawn], y_f[drawn]
     reference: Reference = {}
     passes, points = 0, settings.quantiles
@@ -92,7 +91,7 @@ def unlearn(
         if unseen is None or len(unseen[0]) == 0:
             raise ValueError("calibrated targets need `unseen` images; give some, or choose target.kind = 'nearest'")
         losses = boundary_losses(predict(model, unseen[0]), unseen[1])
-        reference = reference_by_class(losses, unseen[1], points, y_f)
+        reference = reference_by_stratum(losses, unseen[1], points, y_f)
         passes += len(unseen[0])
     largest = settings.target.overshoot * max((float(q[-1].max()) for q in reference.values()), default=math.inf)
     sought = sought_labels(y_f, forgotten) if are_labels(y_f) else None
@@ -100,7 +99,7 @@ def unlearn(
     passes += path.passes
     if reference and unseen is not None and settings.target.level == "retain":
         x_k, y_k = _alike(retain, y_f, len(unseen[0]))
-        trained = reference_by_class(boundary_losses(predict(model, x_k), y_k), y_k, points, y_f)
+        trained = reference_by_stratum(boundary_losses(predict(model, x_k), y_k), y_k, points, y_f)
         reference = as_if_unseen(boundary_losses(path.logits_TNC[0], y_f), y_f, trained, reference)
         passes += len(x_k)
     targets = make_targets(path.logits_TNC, y_f, settings.target, reference, forgotten)

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from excise.client.unlearning.boundary import path_losses
 from excise.client.unlearning.inference import predict
-from excise.client.unlearning.labels import confidence, sought_labels
-from excise.client.unlearning.reference import LABELS, Reference
+from excise.client.unlearning.labels import confidence, place_of, sought_labels, strata
+from excise.client.unlearning.reference import Reference
 from excise.common.settings import TargetSettings
 
 MEASURED = 64
@@ -64,7 +64,7 @@ def corrected_overshoot(
     x : forget images to look at (`measured_rows`), in [0, 1], (N, channels, *spatial). A mean over few is uncertain, so for
         fewer than `MEASURED` the band is wider
     y_N : their classes, int64 (N,), or labels, float (N, L)
-    reference : the teacher's losses on unseen images, for each class of `y_N`
+    reference : the teacher's losses on unseen images, for each stratum of `y_N`
     forgotten : of labels those to be forgotten, which alone are looked at, where an image has them
 
     Raises
@@ -75,11 +75,12 @@ def corrected_overshoot(
         raise ValueError("the overshoot is corrected within a band, and none is set")
     band = settings.band * max(1.0, math.sqrt(MEASURED / len(y_N)))
     reached = confidence(predict(student, x), y_N).double()
-    if y_N.ndim > 1:  # a label that none of these images has to forget stays at its mark
+    above = reached.clone()
+    for s in strata(y_N):
+        above[place_of(s, y_N)] -= torch.exp(-reference[s].to(reached)).mean()
+    if y_N.ndim == 1:
+        above = above.mean()
+    else:  # a label that none of these images has to forget stays at its mark
         sought = sought_labels(y_N, forgotten)
-        reached_L = (reached * sought).sum(0) / sought.sum(0).clamp_min(1)
-        above = torch.where(sought.any(0), reached_L - torch.exp(-reference[LABELS].to(reached)).mean(0), 0.0)
-    else:
-        marks = {c: torch.exp(-reference[c].to(reached)).mean() for c in y_N.unique().tolist()}
-        above = reached.mean() - torch.stack([marks[c] for c in y_N.tolist()]).mean()
+        above = (above * sought).sum(0) / sought.sum(0).clamp_min(1)
     return torch.as_tensor(settings.overshoot, dtype=reached.dtype) ** (1 + above / band).clamp(-1, 1)

@@ -3,6 +3,9 @@
 *Classes*: y is int64 (N,), the head a softmax over C classes. *Labels*: y is floating point (N, L), zeros and ones, the head L
 sigmoids, and the loss the sum of L binary cross-entropies. Then every label of an image has a boundary of its own, where its
 logit changes sign, and a point of the path that crosses one need not cross another.
+
+A model is not as good at everything. What calibration and audits therefore tell apart are *strata*: the classes, or the two
+sides of each label, of number 2·l for images without label l and 2·l + 1 for those with it.
 """
 
 from __future__ import annotations
@@ -35,6 +38,23 @@ def boundary_losses(logits: Tensor, y: Tensor) -> Tensor:
     if y.ndim == 1:
         return F.cross_entropy(logits, y, reduction="none")
     return F.binary_cross_entropy_with_logits(logits, y, reduction="none")
+
+
+def strata(y: Tensor) -> list[int]:
+    """Numbers of the strata of `y` that have any image, ascending."""
+    if y.ndim == 1:
+        found: list[int] = y.unique().tolist()
+        return found
+    present_S = torch.stack([(y < 0.5).any(0), (y > 0.5).any(0)], dim=1).flatten()
+    return [s for s, present in enumerate(present_S.tolist()) if present]
+
+
+def place_of(stratum: int, y: Tensor) -> tuple[Tensor, ...]:
+    """Index of a stratum into what has the shape of `y`: its rows, bool (N,), and of labels the number of the label too."""
+    if y.ndim == 1:
+        return (y == stratum,)
+    label, side = divmod(stratum, 2)
+    return (y[:, label] > 0.5) == bool(side), torch.tensor(label, device=y.device)
 
 
 def has_crossed(logits: Tensor, y: Tensor) -> Tensor:

@@ -228,6 +228,8 @@ def drawn_rows(y_N: Tensor, most: int | None, generator: Generator, min_count: i
     """
     if most is None or len(y_N) == 0:
         return torch.arange(len(y_N))
+    if y_N.ndim > 1:  # an image with several labels stands for none of them alone
+        y_N = torch.zeros(len(y_N))
     most, y_N, chosen = max(most, min_count), y_N.cpu(), []
     for c in y_N.unique():
         rows = (y_N == c).nonzero().flatten()

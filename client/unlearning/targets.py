@@ -2,8 +2,9 @@
 
 Classes are forgotten by saying another class (`nearest`, `soft`, `topk`). Samples are not: a retrained model is not wrong on
 images it never saw, it is as good on them as on any other unseen image. `calibrated` therefore asks the student to be *as
-uncertain as on held-out data*: in each class the losses of the targets are distributed as the teacher's losses on unseen
-images of that class, times an overshoot, because the few steps of the upper level end short of their targets.
+uncertain as on held-out data*: in each class (of labels: on each side of each) the losses of the targets are distributed as
+the teacher's losses on unseen images there, times an overshoot, because the few steps of the upper level end short of their
+targets.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from excise.client.unlearning.boundary import path_losses
-from excise.client.unlearning.labels import confidence, sought_labels
-from excise.client.unlearning.reference import LABELS, Reference
+from excise.client.unlearning.labels import confidence, place_of, sought_labels, strata
+from excise.client.unlearning.reference import Reference
 from excise.common.settings import TargetSettings
 
 
@@ -34,7 +35,7 @@ def make_targets(
     ----------
     logits_TNC : teacher's logits along the boundary search's path, float32 (T+1, N, C)
     y_N : classes of the forget images, int64; or labels, float (N, L)
-    reference : `calibrated` only: the teacher's losses on unseen images, for each class of `y_N` (`reference.py`)
+    reference : `calibrated` only: the teacher's losses on unseen images, for each stratum of `y_N` (`reference.py`)
     forgotten : classes that are forgotten as a whole: none of them is a target of `nearest`, `soft` or `topk`. Labels that
         are: only where an image has one of them is anything forgotten
     overshoot : in place of that of `settings`: what `correction.py` makes of it; for labels (L,)
@@ -91,13 +92,13 @@ def _of_labels(
     elif settings.kind == "soft":  # as at the end of the path, and never on the true side
         true_NL = confidence(logits_TNL[-1] / settings.tau, y_NL).clamp_max(0.5)
     else:
-        losses_TNL = path_losses(logits_TNL, y_NL)
-        wanted_QL, largest_QL = _wanted(settings, reference, LABELS, overshoot)
-        columns = [
-            wanted_losses(difficulty(losses_TNL[..., label], float(largest_QL[-1, label])), wanted_QL[:, label])
-            for label in range(y_NL.shape[1])
-        ]
-        true_NL = torch.exp(-torch.stack(columns, dim=1)).clamp(1e-6, 1 - 1e-6)
+        losses_TNL, wanted_NL = path_losses(logits_TNL, y_NL), torch.empty_like(y_NL)
+        for s in strata(y_NL):
+            rows, label = place = place_of(s, y_NL)
+            factor = overshoot[label] if overshoot is not None else None
+            wanted_Q, largest_Q = _wanted(settings, reference, s, factor)
+            wanted_NL[place] = wanted_losses(difficulty(losses_TNL[:, rows, label], float(largest_Q[-1])), wanted_Q)
+        true_NL = torch.exp(-wanted_NL).clamp(1e-6, 1 - 1e-6)
     targets_NL = torch.where(y_NL > 0.5, true_NL, 1 - true_NL)
     return torch.where(sought_labels(y_NL, forgotten), targets_NL, logits_TNL[0].sigmoid())
 

@@ -5,9 +5,9 @@ Normalisation is part of the model so that ε, λ and γ of the boundary search 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from excise.common.settings import Settings
@@ -18,8 +18,10 @@ class ModelSpec(Settings):
 
     name: str = "allcnn"
     """One of `known_models()`, or an import path ``package.module:function`` of your own (docs/researcher.md)."""
-    classes: int = Field(2, ge=2)
-    """Number of classes, the width of the head."""
+    classes: int = Field(2, ge=1)
+    """Number of classes, the width of the head; of labels when `multi_label`."""
+    multi_label: bool = False
+    """Whether an image has any number of the labels (a sigmoid each) in place of one class (a softmax)."""
     channels: int = Field(1, ge=1)
     """Image channels: 1 grey, 3 colour."""
     size: int = Field(32, ge=16)
@@ -34,6 +36,17 @@ class ModelSpec(Settings):
     """Divides every pixel in the first layer."""
     head: str = ""
     """Models of your own: name of the last linear layer, such as ``fc``; the last one that the module holds when left out."""
+
+    @model_validator(mode="after")
+    def _has_a_choice(self) -> Self:
+        if self.classes < 2 and not self.multi_label:
+            raise ValueError("a classifier needs at least two classes; for one label that images have or not, set multi_label")
+        return self
+
+    @property
+    def strata(self) -> int:
+        """Number of what scores are told by: the classes, or the two sides of each label (`client/unlearning/labels.py`)."""
+        return 2 * self.classes if self.multi_label else self.classes
 
 
 class Normalise(nn.Module):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from excise.client.audit import loss_profile, losses, measure, patient_weights, told_classes
+from excise.client.audit import loss_profile, measure, patient_weights, told_strata
 from excise.client.unlearning.inference import MOST_IMAGES, images_at_once, predict
 
 _losses = st.lists(st.floats(0, 50), max_size=200).map(lambda values: np.array(values, dtype=np.float64))
@@ -60,11 +60,11 @@ def test_measure() -> None:
     y_N = torch.tensor([0] * 12 + [1] * 12 + [2] * 2)
     logits = _logits(y_N)
     logits[0] = _logits(torch.tensor([1]))[0]
-    found = measure(logits, y_N, "held_out", 3, 10)
+    found = measure(logits, y_N, "held_out", 10)
     assert found["held_out_images"] == 26
     assert found["held_out_accuracy"] == pytest.approx(25 / 26)
     assert found["held_out_accuracy_class_0"] == pytest.approx(11 / 12)
-    assert found["held_out_loss"] == pytest.approx(losses(logits, y_N).mean(), rel=1e-5)
+    assert found["held_out_loss"] == pytest.approx(float(nn.functional.cross_entropy(logits, y_N)), rel=1e-5)
     assert found["held_out_images_class_0"] == 12
     assert not [key for key in found if key.endswith("class_2")]  # two images: too few
     assert not [key for key in found if key.endswith("class_1")]  # beside the whole and class 0 it would tell of class 2
@@ -73,24 +73,43 @@ def test_measure() -> None:
 
 def test_measure_says_nothing_of_a_small_set() -> None:
     y_N = torch.zeros(9).long()
-    assert measure(_logits(y_N), y_N, "forget", 3, 10) == {}
-    assert measure(_logits(y_N), y_N, "forget", 3, 9)
+    assert measure(_logits(y_N), y_N, "forget", 10) == {}
+    assert measure(_logits(y_N), y_N, "forget", 9)
 
 
 def test_measure_of_a_set_with_an_absent_class() -> None:
     y_N = torch.tensor([0] * 10 + [2] * 10)
-    found = measure(_logits(y_N), y_N, "forget", 3, 1)
+    found = measure(_logits(y_N), y_N, "forget", 1)
     assert "forget_accuracy_class_1" not in found
 
 
 @given(st.lists(st.integers(0, 4), max_size=60), st.integers(1, 12))
 def test_what_is_told_by_class_leaves_no_few_images_over(y: list[int], min_count: int) -> None:
-    told, counts = told_classes(torch.tensor(y, dtype=torch.int64), min_count), Counter(y)
+    told, counts = told_strata(torch.tensor(y, dtype=torch.int64), min_count), Counter(y)
     assert all(counts[c] >= min_count for c in told)
     rest = len(y) - sum(counts[c] for c in told)
     assert rest == 0 or rest >= min_count or not told
     if min(counts.values(), default=0) >= min_count:
         assert told == sorted(counts)
+
+
+def test_labels_are_measured_one_by_one() -> None:
+    y_NL = torch.zeros(30, 2)
+    y_NL[:12, 0], y_NL[:4, 1] = 1, 1
+    logits = 8 * y_NL - 4
+    logits[0] = -logits[0]  # the first image is wrong on both labels
+    found = measure(logits, y_NL, "forget", 10)
+    assert found["forget_images"] == 30
+    assert found["forget_accuracy"] == pytest.approx(58 / 60)
+    assert found["forget_loss"] == pytest.approx(float(nn.functional.binary_cross_entropy_with_logits(logits, y_NL)))
+    assert found["forget_accuracy_class_0"] == 1  # the 18 without the first label
+    assert found["forget_accuracy_class_1"] == pytest.approx(11 / 12)  # the 12 with it
+    assert told_strata(y_NL, 10) == [0, 1]  # four images have the second label: neither side of it is told
+    assert told_strata(y_NL, 4) == [0, 1, 2, 3]
+    sought = torch.zeros(30, 2, dtype=torch.bool)
+    sought[:12, 0] = True
+    assert measure(logits, y_NL, "forget", 10, sought)["forget_accuracy"] == pytest.approx(11 / 12)
+    assert measure(logits, y_NL, "forget", 13, sought) == {}
 
 
 def test_predict_goes_in_batches_and_leaves_the_model_as_it_was() -> None:

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from excise.client import preparation, rounds
-from excise.client.audit import loss_profile, losses
+from excise.client.audit import loss_profile
 from excise.client.config import ComputeSettings
 from excise.client.rounds import SiteFailure
 from excise.client.site import Site, open_site
 from excise.client.unlearning.inference import predict
+from excise.client.unlearning.labels import boundary_losses
 from excise.client.unlearning.local import ForgetSet, LocalResult, unlearn_locally
 from excise.common import weights as w
 from excise.common.errors import DataError, MessageError, SiteError
@@ -121,7 +122,7 @@ def test_reference_keeps_the_teacher_and_tells_its_losses(site: Site) -> None:
     model = build_model(SPEC)
     assert set(reply.profiles) == set(reply.patients) == {"unseen/all", "unseen/0", "unseen/1"}
     for key, of in (("all", index), *((str(c), index[site.y_N[index] == c]) for c in range(2))):
-        wanted = loss_profile(losses(predict(model, site.x[of]), site.y_N[of]), 4, 1)
+        wanted = loss_profile(boundary_losses(predict(model, site.x[of]), site.y_N[of]).double().numpy(), 4, 1)
         assert reply.profiles[f"unseen/{key}"] == pytest.approx(wanted, rel=1e-5)
         assert reply.patients[f"unseen/{key}"] == len({site.scan.rows[i].patient for i in of})
     assert reply.passes == len(index)
@@ -517,7 +518,7 @@ def test_a_model_for_other_data_is_bad_data(site: Site, spec: ModelSpec) -> None
 
 def test_a_model_for_volumes_is_bad_data(site: Site) -> None:
     volumes = SPEC.model_copy(update={"name": "densenet121", "dims": 3})
-    with pytest.raises(DataError, match=r"the model wants \(2, 1, 16, 3\) classes, channels, pixels, dimensions; we have"):
+    with pytest.raises(DataError, match=r"the model wants \(2, False, 1, 16, 3\) classes, multi_label, channels, pixels, dimensions; we have"):
         rounds.evaluate(site, replace(_audit(), model=volumes))
 
 

@@ -36,11 +36,11 @@ def _picture(path: Path, pixels: Any = GREY) -> Path:
 # --- dicom ---------------------------------------------------------------------------------------------------------------
 
 
-def _dicom(tmp_path: Path, labels: str, **files: dict[str, Any]) -> Source:
+def _dicom(tmp_path: Path, labels: str, multi_label: bool = False, **files: dict[str, Any]) -> Source:
     for name, fields in files.items():
         write_dicom(tmp_path / "dicom" / f"{name}.dcm", GREY.astype(np.uint16), **fields)
     (tmp_path / "labels.csv").write_text(labels)
-    return _open(tmp_path / "dicom", "dicom", labels=tmp_path / "labels.csv")
+    return _open(tmp_path / "dicom", "dicom", labels=tmp_path / "labels.csv", multi_label=multi_label)
 
 
 def test_dicom_joins_images_and_labels(tmp_path: Path) -> None:
@@ -65,6 +65,18 @@ def test_dicom_joins_images_and_labels(tmp_path: Path) -> None:
         "1.9": "label without an image",
     }
     np.testing.assert_allclose(source.load(0), GREY / 252, atol=1e-6)
+
+
+def test_dicom_with_several_labels(tmp_path: Path) -> None:
+    source = _dicom(
+        tmp_path,
+        "SOPInstanceUID,label\n1.1,ill\n1.2,\n1.3, ill|clear|ill \n1.4,ill|unsure\n",
+        multi_label=True,
+        **{name: {"uid": f"1.{i + 1}", "patient": "P"} for i, name in enumerate("abcd")},
+    )
+    assert [row.label for row in source.scan.rows] == [(1,), (), (0, 1)]
+    assert [row.fields["class"] for row in source.scan.rows] == [("ill",), (), ("ill", "clear", "ill")]
+    assert _reasons(source) == {"1.4": "label 'unsure' is none of the labels clear, ill"}
 
 
 def test_patients_of_one_number_and_two_issuers_are_two(tmp_path: Path) -> None:

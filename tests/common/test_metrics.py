@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from excise.common.metrics import (
     accuracy,
     calibration_error,
-    class_accuracies,
     jensen_shannon,
     membership_auc,
     pooled_quantiles,
@@ -26,12 +25,6 @@ LOGITS = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 3.0], [5.0, 
 def test_accuracy() -> None:
     assert accuracy(LOGITS, torch.tensor([0, 1, 2, 2])) == 0.75
     assert math.isnan(accuracy(torch.empty(0, 3), torch.empty(0, dtype=torch.int64)))
-
-
-def test_class_accuracies() -> None:
-    first, second, third = class_accuracies(LOGITS, torch.tensor([0, 2, 2, 2]), 3)
-    assert (first, third) == (1, pytest.approx(1 / 3))
-    assert math.isnan(second)
 
 
 # --- membership ------------------------------------------------------------------------------------------------------------

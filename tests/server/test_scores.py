@@ -10,9 +10,9 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Generator, Tensor
 
-from excise.client.audit import loss_profile, losses, measure
+from excise.client.audit import loss_profile, measure
 from excise.common.messages import ModelAudit
-from excise.common.metrics import accuracy, class_accuracies, membership_auc
+from excise.common.metrics import accuracy, membership_auc
 from excise.server.scores import SETS, loss_points, membership, on_reference, pooled_scores
 
 CLASSES = 3
@@ -29,12 +29,20 @@ def images_of(site: int, sizes: dict[str, int], classes: int = CLASSES) -> Image
     return {name: draw(n) for name, n in sizes.items()}
 
 
+def losses(logits: Tensor, y: Tensor) -> np.ndarray:
+    return torch.nn.functional.cross_entropy(logits, y, reduction="none").double().numpy()
+
+
+def class_accuracies(logits: Tensor, y: Tensor) -> list[float]:
+    return [accuracy(logits[y == c], y[y == c]) for c in range(CLASSES)]
+
+
 def audit(images: Images, points: int = 10_000, min_count: int = 1, classes: int = CLASSES) -> ModelAudit:
     """What a site tells of its images; with these defaults every image's loss."""
     metrics: dict[str, float] = {}
     profiles: dict[str, tuple[float, ...]] = {}
     for name, (logits, y) in images.items():
-        metrics |= measure(logits, y, name, classes, min_count)
+        metrics |= measure(logits, y, name, min_count)
         for c in range(classes) if name != "retain" else ():
             if profile := loss_profile(losses(logits, y)[(y == c).numpy()], points, min_count):
                 profiles[f"{name}/{c}"] = profile
@@ -59,7 +67,7 @@ def test_pooled_scores_are_those_of_the_union(name: str) -> None:
     assert scores[f"{name}_images"] == len(y)
     assert scores[f"{name}_accuracy"] == pytest.approx(accuracy(logits, y), abs=1e-6)
     assert scores[f"{name}_loss"] == pytest.approx(losses(logits, y).mean(), rel=1e-5)
-    per_class = class_accuracies(logits, y, CLASSES)
+    per_class = class_accuracies(logits, y)
     assert [scores[f"{name}_accuracy_class_{c}"] for c in range(CLASSES)] == pytest.approx(per_class, abs=1e-6)
     assert scores[f"{name}_balanced_accuracy"] == pytest.approx(np.mean(per_class), abs=1e-6)
 
@@ -160,7 +168,7 @@ def test_without_reference_images_nothing_of_the_held_out_ones_is_left() -> None
 def test_matched_accuracy_is_that_of_held_out_images_in_the_forget_sets_mix_of_classes() -> None:
     scores = pooled_scores(AUDITS, CLASSES)
     (_, forget_y), (logits, y) = union(SITES, "forget"), union(SITES, "held_out")
-    per_class, counts = class_accuracies(logits, y, CLASSES), torch.bincount(forget_y, minlength=CLASSES)
+    per_class, counts = class_accuracies(logits, y), torch.bincount(forget_y, minlength=CLASSES)
     expected = sum(float(n) * a for n, a in zip(counts, per_class, strict=True)) / len(forget_y)
     assert scores["matched_held_out_accuracy"] == pytest.approx(expected, abs=1e-6)
     assert scores["matched_forget_accuracy"] == pytest.approx(scores["forget_accuracy"], abs=1e-6)
@@ -173,6 +181,6 @@ def test_a_class_that_one_side_does_not_tell_is_matched_on_neither() -> None:
     scores = pooled_scores({"a": audit(site)}, CLASSES)
     counts = {c: int((site["forget"][1] == c).sum()) for c in range(CLASSES) if c != 1}
     for name in ("forget", "held_out"):
-        told = class_accuracies(*site[name], CLASSES)
+        told = class_accuracies(*site[name])
         expected = sum(n * told[c] for c, n in counts.items()) / sum(counts.values())
         assert scores[f"matched_{name}_accuracy"] == pytest.approx(expected, abs=1e-6)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
 from excise.client.unlearning.correction import MEASURED, corrected_overshoot, is_corrected, measured_rows
-from excise.client.unlearning.reference import LABELS
 from excise.common.settings import PRESETS, TargetSettings
 
 SETTINGS = TargetSettings(overshoot=2.0, band=0.1)
@@ -107,7 +106,7 @@ def test_each_label_has_its_own_where_it_is_to_be_forgotten() -> None:
     n = MEASURED
     y_NL = torch.ones(n, 2)  # the student gives 0.8 to the first, 0.2 to the second; the mark of either is 0.6
     y_NL[: n // 2, 0] = 0  # where a label is absent, its absence is what is true: 0.2 for the first
-    arguments = (Says(0.8, labels=True), torch.rand(n, 1, 2, 2), y_NL, SETTINGS, {LABELS: REFERENCE_Q[:, None].expand(-1, 2)})
+    arguments = (Says(0.8, labels=True), torch.rand(n, 1, 2, 2), y_NL, SETTINGS, dict.fromkeys(range(4), REFERENCE_Q))
     assert corrected_overshoot(*arguments).tolist() == pytest.approx([1.0, 0.5])  # (0.8 + 0.2)/2 is a whole band below
     assert corrected_overshoot(*arguments, forgotten=[0]).tolist() == pytest.approx([2.0, 2.0])
     assert corrected_overshoot(*arguments, forgotten=[1]).tolist() == pytest.approx([2.0, 0.5])

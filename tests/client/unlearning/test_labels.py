@@ -12,9 +12,16 @@ from torch import Generator, Tensor, nn
 from excise.client.unlearning import boundary_search, unlearn
 from excise.client.unlearning.boundary import path_losses
 from excise.client.unlearning.inference import predict
-from excise.client.unlearning.labels import are_labels, boundary_losses, confidence, has_crossed, sought_labels
+from excise.client.unlearning.labels import (
+    are_labels,
+    boundary_losses,
+    confidence,
+    has_crossed,
+    place_of,
+    sought_labels,
+    strata,
+)
 from excise.client.unlearning.objective import forget_loss, retain_loss
-from excise.client.unlearning.reference import LABELS
 from excise.client.unlearning.targets import make_targets
 from excise.common.settings import LocalSettings, SearchSettings, TargetSettings, UnlearningSettings
 
@@ -129,6 +136,15 @@ def test_losses_and_confidence_are_of_each_label() -> None:
     assert has_crossed(logits, y_NL).tolist() == [[False, True]]
 
 
+def test_strata_are_classes_or_the_sides_of_each_label() -> None:
+    y_N, y_NL = torch.tensor([2, 0, 2]), torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+    assert strata(y_N) == [0, 2]
+    assert strata(y_NL) == [1, 2, 3, 4, 5]  # nobody lacks the first label
+    values_N, values_NL = torch.tensor([1, 2, 3]), torch.tensor([[1, 2, 3], [4, 5, 6]])
+    assert values_N[place_of(2, y_N)].tolist() == [1, 3]
+    assert [values_NL[place_of(s, y_NL)].tolist() for s in range(6)] == [[], [1, 4], [2], [5], [6], [3]]
+
+
 # --- targets -------------------------------------------------------------------------------------------------------------
 
 
@@ -145,12 +161,17 @@ def test_nearest_is_the_other_side_and_soft_never_the_true_one() -> None:
     assert bool((torch.where(y_NL > 0.5, soft_NL, 1 - soft_NL) <= 0.5).all())
 
 
-def test_calibrated_losses_are_the_references_label_by_label() -> None:
-    _, y_NL, logits_TNL = search_all()
-    reference_QL = torch.stack([torch.linspace(0.1, 1, 9), torch.linspace(0.5, 3, 9)], dim=1).double()
-    targets_NL = make_targets(logits_TNL, y_NL, TargetSettings(overshoot=1.5), {LABELS: reference_QL})
+def test_calibrated_losses_are_the_references_of_each_side_of_each_label() -> None:
+    _, y_NL, logits_TNL = search_all(16)
+    reference = {s: torch.linspace(0.1, 1 + s, 8).double() for s in range(4)}
+    targets_NL = make_targets(logits_TNL, y_NL, TargetSettings(overshoot=1.5), reference)
     losses_NL = -torch.where(y_NL > 0.5, targets_NL, 1 - targets_NL).log()
-    torch.testing.assert_close(losses_NL.sort(dim=0).values, 1.5 * reference_QL.float(), atol=1e-5, rtol=1e-5)
+    for s in range(4):
+        own = losses_NL[place_of(s, y_NL)].sort().values  # 8 images, 8 levels
+        torch.testing.assert_close(own, 1.5 * reference[s].float(), atol=1e-5, rtol=1e-5)
+    halved = make_targets(logits_TNL, y_NL, TargetSettings(overshoot=1.5), reference, overshoot=torch.tensor([0.5, 1.5]))
+    torch.testing.assert_close(halved[:, 1], targets_NL[:, 1])  # each label has a factor of its own
+    assert bool((losses_NL[:, 0] > -torch.where(y_NL > 0.5, halved, 1 - halved)[:, 0].log()).all())
 
 
 def test_labels_that_are_not_forgotten_stay_as_the_teacher_has_them() -> None:

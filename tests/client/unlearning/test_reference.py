@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from excise.client.unlearning.reference import LABELS, as_if_unseen, loss_quantiles, reference_by_class
+from excise.client.unlearning.reference import as_if_unseen, loss_quantiles, reference_by_stratum
 
 _losses = st.lists(st.floats(0, 9, width=32), min_size=1, max_size=12).map(lambda values: torch.tensor(sorted(values)))
 
@@ -31,7 +31,6 @@ def of_one_class(losses_N: Tensor, trained_Q: Tensor, unseen_Q: Tensor) -> Tenso
 
 def test_quantiles_are_evenly_spaced() -> None:
     assert loss_quantiles(torch.arange(101.0), 2).tolist() == [25.0, 75.0]
-    assert loss_quantiles(torch.stack([torch.arange(101.0), torch.zeros(101)], dim=1), 2).tolist() == [[25, 0], [75, 0]]
 
 
 @given(losses=_losses, trained=_losses, unseen=_losses)
@@ -54,13 +53,17 @@ def test_easier_images_are_asked_for_less_and_harder_ones_for_more() -> None:
     assert float(easy) < float(unseen_Q.mean()) < float(hard)
 
 
-def test_labels_each_have_their_own() -> None:
-    losses, trained, unseen = torch.rand(20, 2), torch.rand(8, 2).sort(dim=0).values, torch.rand(6, 2).sort(dim=0).values
-    y_NL = torch.ones(20, 2)
-    found = as_if_unseen(losses, y_NL, {LABELS: trained.double()}, {LABELS: unseen.double()})[LABELS]
-    for label in range(2):
-        torch.testing.assert_close(found[:, label], of_one_class(losses[:, label], trained[:, label], unseen[:, label]))
-    assert list(reference_by_class(losses, y_NL, 4, y_NL)) == [LABELS]
+def test_each_side_of_each_label_has_its_own() -> None:
+    losses, y_NL = torch.rand(20, 2), torch.ones(20, 2)
+    y_NL[:7, 1] = 0
+    trained, unseen = ({s: torch.rand(q).sort().values.double() for s in (1, 2, 3)} for q in (8, 6))
+    found = as_if_unseen(losses, y_NL, trained, unseen)
+    for s, own in {1: losses[:, 0], 2: losses[:7, 1], 3: losses[7:, 1]}.items():
+        torch.testing.assert_close(found[s], of_one_class(own, trained[s].float(), unseen[s].float()))
+    assert list(found) == [1, 2, 3]  # everybody has the first label: nothing is 0
+    found = reference_by_stratum(losses, y_NL, 4, torch.tensor([[0.0, 0.0]]))
+    torch.testing.assert_close(found[0], loss_quantiles(losses.flatten(), 4))  # nobody to learn from
+    torch.testing.assert_close(found[2], loss_quantiles(losses[:7, 1], 4))
 
 
 def test_one_level_is_that_level() -> None:
@@ -69,5 +72,5 @@ def test_one_level_is_that_level() -> None:
 
 def test_each_class_has_its_own_and_one_without_images_that_of_all() -> None:
     losses_N, y_N = torch.tensor([1.0, 1.0, 3.0]), torch.tensor([0, 0, 1])
-    found = reference_by_class(losses_N, y_N, 1, of=torch.tensor([1, 2, 2]))
+    found = reference_by_stratum(losses_N, y_N, 1, of=torch.tensor([1, 2, 2]))
     assert {c: q.tolist() for c, q in found.items()} == {1: [3.0], 2: [1.0]}
