@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from excise import __version__
 from excise.common.errors import ExciseError
 from excise.simulations.cli import app as simulations
 
 app = typer.Typer(
     name="excise",
-    help="Cut what must be forgotten out of a deployed medical-imaging model, across hospitals, without moving data.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -20,9 +21,19 @@ app.registered_commands += simulations.registered_commands
 app.registered_groups += simulations.registered_groups
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"excise {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def excise() -> None:
-    """Keep `simulate` a named command even while it stands alone."""
+def excise(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Cut what must be forgotten out of a deployed medical-imaging model, across hospitals, without moving data."""
 
 
 def main() -> None:

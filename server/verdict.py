@@ -179,7 +179,7 @@ def _over_unlearning(results: Results, forget: float) -> Check:
             results, "unlearned", "matched_forget_accuracy"
         )
     text = f"forget accuracy is at most {OVER_UNLEARNING:.3f} below {whose} (no over-unlearning)"
-    return _check("forget accuracy below that of unseen images", text, below, OVER_UNLEARNING)
+    return _check("over-unlearning: forget accuracy too low", text, below, OVER_UNLEARNING)
 
 
 def _check(name: str, rule: str, measured: float, limit: float, note: str = "", granularity: float = 0.0) -> Check:

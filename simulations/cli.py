@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -58,7 +60,7 @@ def simulate(
     request: Annotated[Path | None, typer.Option(help="The later request, a TOML file; goes with --after.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of simulated hospitals; ~/.cache/excise by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON on standard output.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the scenario, print it, and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the scenario, print it whole, and write nothing.")] = False,
 ) -> None:
     """Train a model over simulated hospitals, unlearn a request, compare with retraining, and write a report."""
     # Flower and Ray take seconds to import, so they are imported where a mistake in the scenario has been told already.
@@ -76,22 +78,23 @@ def simulate(
         chosen = chosen.model_copy(update={"seed": seed})
     if sites is not None:
         chosen = chosen.model_copy(update={"partition": chosen.partition.model_copy(update={"sites": sites})})
-    if dry_run:
-        typer.echo(chosen.model_dump_json(indent=2))
-        return
-    from excise.simulations.run import new_run_folder
+    chosen.check_data()
+    from excise.simulations.run import as_toml, new_run_folder
     from excise.simulations.run import simulate as run_simulation
 
+    if dry_run:
+        typer.echo(chosen.model_dump_json(indent=2) if as_json else as_toml(chosen))
+        return
     folder = resume or new_run_folder(out, chosen)
     home = cache or cache_folder()
     try:
         with _progress() as report:
             done = run_simulation(chosen, folder, home, "flower" if backend is BackendName.FLOWER else "inprocess", report)
     except Interrupted:
-        terminal.print(f"Stopped. Every finished round is kept; go on with: excise simulate --resume {folder}")
+        terminal.print(f"Stopped. Every finished round is kept; go on with: {_command()} simulate --resume {folder}")
         raise
     except ExciseError:
-        terminal.print(f"The run folder is {folder}; once the cause is mended: excise simulate --resume {folder}")
+        terminal.print(f"The run folder is {folder}; once the cause is mended: {_command()} simulate --resume {folder}")
         raise
     _print_results(done.results, done.plan.request, folder)
     if as_json:
@@ -187,6 +190,9 @@ def _progress() -> Iterator[Any]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
+    if not terminal.is_terminal:
+        yield _lines()
+        return
     bars: dict[str, TaskID] = {}
     with Progress(*columns, console=terminal) as progress:
 
@@ -197,6 +203,24 @@ def _progress() -> Iterator[Any]:
             progress.update(bars[phase], completed=done, total=total, description=title)
 
         yield report
+
+
+def _lines() -> Callable[[str, int, int, str], None]:
+    """Progress for a log: a line when a phase begins, and at each quarter of it."""
+    told: dict[str, int] = {}
+
+    def report(phase: str, done: int, total: int, note: str) -> None:
+        quarter = 4 * done // max(total, 1)
+        if quarter > told.get(phase, -1):
+            told[phase] = quarter
+            terminal.print(f"{TITLES.get(phase, phase)}: {done} of {total}")
+
+    return report
+
+
+def _command() -> str:
+    """How this program was called, so that what is shown can be copied."""
+    return "excise" if shutil.which("excise") else sys.argv[0]
 
 
 def _print_results(results: dict[str, Any], request: ForgetRequest, folder: Path) -> None:

@@ -39,6 +39,11 @@ class Simulation:
     results: dict[str, Any]
 
 
+def as_toml(scenario: Scenario) -> str:
+    """The whole scenario with every default, as a scenario file."""
+    return tomli_w.dumps(scenario.model_dump(mode="json", exclude_none=True))
+
+
 def new_run_folder(out: Path, scenario: Scenario) -> Path:
     """A fresh folder below `out` that holds the scenario as ``config.toml``: give it to --scenario to repeat the run.
 
@@ -48,7 +53,7 @@ def new_run_folder(out: Path, scenario: Scenario) -> Path:
     """
     stem = f"{scenario.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     folder = next(path for n in range(1000) if not (path := out / (stem + (f"-{n}" if n else ""))).exists())
-    write_atomically(folder / CONFIG, tomli_w.dumps(scenario.model_dump(mode="json", exclude_none=True)))
+    write_atomically(folder / CONFIG, as_toml(scenario))
     return folder
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from excise.client.config import ComputeSettings, SplitSettings, check_labels
-from excise.common.errors import ConfigError, did_you_mean
+from excise.common.errors import ConfigError, DataError, did_you_mean
 from excise.common.models import ModelSpec
 from excise.common.request import ForgetRequest, joined
 from excise.common.settings import (
@@ -118,6 +118,17 @@ class Scenario(Settings):
         if self.model.multi_label:
             check_labels(self.data.source, self.data.classes)
         return self
+
+    def check_data(self) -> None:
+        """Check that the data is there at all; what is in it shows when it is read.
+
+        Raises
+        ------
+        DataError : it is not
+        """
+        for key, path in (("path", self.data.path), ("labels", self.data.labels)):
+            if path is not None and not path.exists():
+                raise DataError(f"data.{key} is {path}, which does not exist; it is relative to the scenario file's folder")
 
     def plan(self, sites: int) -> Plan:
         """The coordinator's part of this scenario."""

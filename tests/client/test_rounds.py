@@ -518,7 +518,9 @@ def test_a_model_for_other_data_is_bad_data(site: Site, spec: ModelSpec) -> None
 
 def test_a_model_for_volumes_is_bad_data(site: Site) -> None:
     volumes = SPEC.model_copy(update={"name": "densenet121", "dims": 3})
-    with pytest.raises(DataError, match=r"the model wants \(2, False, 1, 16, 3\) classes, multi_label, channels, pixels, dimensions; we have"):
+    with pytest.raises(
+        DataError, match=r"the model wants \(2, False, 1, 16, 3\) classes, multi_label, channels, pixels, dimensions; we have"
+    ):
         rounds.evaluate(site, replace(_audit(), model=volumes))
 
 

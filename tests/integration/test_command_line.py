@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from excise import cli
+from excise import __version__, cli
 from excise.simulations import engine
 from excise.simulations.local_grid import LocalGrid
 from tests.scenarios import (
@@ -49,6 +50,7 @@ def test_json_is_all_of_standard_output(tmp_path: Path, excise: Callable[..., An
     (folder,) = (tmp_path / "runs").iterdir()
     assert json.loads(out) == json.loads((folder / "metrics.json").read_text())
     assert "Acceptance rule" in err
+    assert "Unlearning: 1 of 2" in err  # in lines, since this is no terminal
     assert str(folder.name) in err.replace("\n", "")
     assert list((tmp_path / "xdg" / "excise").iterdir())
 
@@ -56,9 +58,17 @@ def test_json_is_all_of_standard_output(tmp_path: Path, excise: Callable[..., An
 def test_options_stand_in_for_the_scenario(tmp_path: Path, excise: Callable[..., Any]) -> None:
     code, out, err = excise("simulate", "--scenario", scenario_file(tmp_path), "--seed", 7, "--sites", 5, "--dry-run")
     assert code == 0, err
-    shown = json.loads(out)
+    shown = tomllib.loads(out)
     assert (shown["seed"], shown["partition"]["sites"]) == (7, 5)
+    (tmp_path / "shown.toml").write_text(out)  # it is a scenario file itself
+    code, out, err = excise("simulate", "--scenario", tmp_path / "shown.toml", "--dry-run", "--json")
+    assert json.loads(out)["seed"] == 7
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_version_is_told(excise: Callable[..., Any]) -> None:
+    code, out, _ = excise("--version")
+    assert (code, out) == (0, f"excise {__version__}\n")
 
 
 def test_what_cannot_be_used_exits_2(tmp_path: Path, excise: Callable[..., Any]) -> None:
@@ -71,7 +81,9 @@ def test_what_cannot_be_used_exits_2(tmp_path: Path, excise: Callable[..., Any])
     assert not (tmp_path / "runs").exists()
     code, out, err = excise("simulate", "--scenario", scenario_file(tmp_path, data={"path": "none.npz"}))
     assert (code, out) == (2, "")
-    assert "no readable npz file" in err
+    assert "data.path is" in err
+    assert not (tmp_path / "runs").exists()
+    assert excise("simulate", "--dry-run", "--scenario", tmp_path / "tiny.toml")[0] == 2
     code, _, err = excise("simulate", "--resume", tmp_path)
     assert code == 2
     assert "is not a run folder" in err

@@ -44,7 +44,7 @@ HELD_OUT, SITE, RETAIN = "held-out accuracy lost", "held-out accuracy lost at th
 MEMBERSHIP, CLASS, OVER = (
     "distance of the membership AUC from chance",
     "accuracy on the class",
-    "forget accuracy below that of unseen images",
+    "over-unlearning: forget accuracy too low",
 )
 ORIGINAL = model(forget=1.0, auc=0.8)
 
