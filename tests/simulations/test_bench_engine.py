@@ -150,6 +150,7 @@ def test_every_way_to_forget_is_scored(results: dict[str, Any]) -> None:
         ]
         assert seed["class"]["original"]["forget_train"] > seed["class"]["retrained"]["forget_train"] == 0
         assert list(seed["samples"]) == ["0.5"]
+        assert list(seed["samples"]["0.5"]) == ["original", "retrained", "excise", 'excise, level = "unseen"']
         assert set(seed["samples"]["0.5"]["excise"]) == {"forget", "auc", "retain_test", "forget_later", "auc_later"}
         assert all(seed["race"][name]["seconds"] > 0 for name in ("published", "excise"))
 
