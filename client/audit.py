@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from excise.client.unlearning.labels import boundary_losses, has_crossed, place_of, strata
+from excise.client.unlearning.labels import boundary_losses, has_crossed, place_of, scored_labels, strata
 from excise.common.metrics import calibration_error
 
 
@@ -44,47 +44,56 @@ def patient_weights(patients: Sequence[str]) -> NDArray[np.float64]:
     return np.array([1 / images[patient] for patient in patients])
 
 
-def told_strata(y: Tensor, min_count: int) -> list[int]:
-    """Strata (`unlearning/labels.py`) of which numbers may leave beside those of the whole set.
+def told_strata(min_count: int, *sets: Tensor) -> list[int]:
+    """Strata (`unlearning/labels.py`) of which numbers may leave beside those of whole sets.
 
-    Each has `min_count` images, and so have those that are left out, together: else the whole set less what is told would
-    tell of a few images. Where they are too few the smallest of the others goes untold with them. The sides of each label
-    make up the whole set by themselves.
+    In each of the disjoint `sets` (of classes, or of labels) such a stratum has no image or `min_count`, and so has what is
+    left out of the set: else the whole less what is told would tell of a few images. Where that is too little the smallest of
+    the others goes untold with it. The sides of each label make up a set by themselves.
     """
-    sizes = {s: int(place_of(s, y)[0].sum()) for s in strata(y)}
-    wholes = [sizes] if y.ndim == 1 else [{s: n for s, n in sizes.items() if s // 2 == c} for c in range(y.shape[1])]
-    return [s for whole in wholes for s in _told(whole, min_count)]
+    present = sorted({s for y in sets for s in strata(y)})
+    sizes = [{s: int(place_of(s, y)[0].sum()) for s in present} for y in sets]
+    if not sets or sets[0].ndim == 1:
+        return _told(present, sizes, min_count)
+    pairs = [[s for s in present if s // 2 == label] for label in range(sets[0].shape[1])]
+    return [s for pair in pairs for s in _told(pair, sizes, min_count)]
 
 
-def _told(sizes: Mapping[int, int], min_count: int) -> list[int]:
-    told = sorted((s for s, n in sizes.items() if n >= min_count), key=lambda s: -sizes[s])
-    while told and 0 < sum(sizes.values()) - sum(sizes[s] for s in told) < min_count:
+def _told(whole: Sequence[int], sizes: Sequence[Mapping[int, int]], min_count: int) -> list[int]:
+    told = [s for s in whole if all(n[s] == 0 or n[s] >= min_count for n in sizes)]
+    told.sort(key=lambda s: -sum(n[s] for n in sizes))
+    while told and any(0 < sum(n[s] for s in whole if s not in told) < min_count for n in sizes):
         told.pop()
     return sorted(told)
 
 
-def measure(logits: Tensor, y: Tensor, name: str, min_count: int, sought: Tensor | None = None) -> dict[str, float]:
+def measure(
+    logits: Tensor, y: Tensor, name: str, min_count: int, told: Sequence[int], sought: Tensor | None = None
+) -> dict[str, float]:
     """Metrics of one set of images, keyed ``<name>_<metric>``; nothing when the set is smaller than `min_count`.
 
-    Of labels, accuracy and loss are means over them.
+    Of labels, accuracy and loss are means over them; `scored` is how many they are means of.
 
     Parameters
     ----------
     logits : what the model says, (N, C), of labels (N, L)
     y : classes, int64 (N,), or labels of 0 and 1, float (N, L)
-    sought : labels only: those that accuracy and loss are of, bool (N, L); all when left out
+    told : strata that are told as well (`told_strata`)
+    sought : labels only: those that accuracy and loss are of, bool (N, L), where of a label there are `min_count`; all when
+        left out
     """
     right, losses = ~has_crossed(logits, y), boundary_losses(logits, y)
-    counted = torch.ones_like(right) if sought is None else sought
-    if int((counted.any(1) if y.ndim > 1 else counted).sum()) < min_count:
+    counted = torch.ones_like(right) if sought is None else scored_labels(sought, min_count)
+    if len(y) < min_count or not bool(counted.any()):
         return {}
     found = {
         "images": float(len(y)),
+        "scored": float(counted.sum()),
         "accuracy": float(right[counted].float().mean()),
         "loss": float(losses[counted].mean()),
         "ece": calibration_error(logits, y),
     }
-    for s in told_strata(y, min_count):
+    for s in told:
         own = right[place_of(s, y)]
         found |= {f"accuracy_class_{s}": float(own.float().mean()), f"images_class_{s}": float(len(own))}
     return {f"{name}_{key}": value for key, value in found.items()}

@@ -19,9 +19,9 @@ from excise.client.selection import Selection
 from excise.client.site import Site
 from excise.client.unlearning.boundary import boundary_search
 from excise.client.unlearning.inference import predict
-from excise.client.unlearning.labels import sought_labels
+from excise.client.unlearning.labels import scored_labels, sought_labels
 from excise.client.unlearning.local import drawn_rows
-from excise.common.errors import MessageError
+from excise.common.errors import MessageError, RequestError
 from excise.common.messages import UnlearnInstruction
 from excise.common.request import ForgetRequest, RequestKind
 from excise.common.weights import Weights, load_weights, save_weights
@@ -98,7 +98,7 @@ def _compute(
         # Over fewer images than `min_count` nothing is told: the last ones still searching, one day only one.
         searching_T = torch.tensor([int((path.steps_N > t).sum()) for t in range(len(path.ascent_T))])
         found["ascent"] = path.ascent_T.masked_fill(searching_T < min_count, torch.nan)
-        crossed = path.crossed_N if sought is None else path.crossed_N[sought]
+        crossed = path.crossed_N if sought is None else path.crossed_N[scored_labels(sought, min_count)]
         found["crossing_rate"] = crossed.float().mean().cpu()
         found["path_length"] = path.length_N.mean().cpu()
         passes += path.passes
@@ -118,14 +118,26 @@ def forgotten_classes(site: Site, y_N: Tensor, request: ForgetRequest) -> tuple[
     """Classes that nothing may be taken for any more: for requests of whole classes, all that the request names here.
 
     Of labels those that it names: what else the images `y_N` have is kept.
+
+    Raises
+    ------
+    RequestError : an image has none of the labels that the request names
     """
     if request.kind is not RequestKind.CLASS:
         return ()
     names = site.config.data.classes
+    if y_N.ndim > 1:
+        labels = [c for c, name in enumerate(names) if request.predicate.asserts("class", name, site.lists)]
+        if bool((y_N[:, labels] < 0.5).all(1).any()):
+            raise RequestError(
+                f"request '{request.id}' of kind class matches images that have none of the labels it names; name the labels "
+                "in `where` and join other conditions by `and`, or choose the kind that is meant"
+            )
+        return tuple(labels)
     named = [
         c for c, name in enumerate(names) if request.predicate.matches({"class": name, "site": site.config.name}, site.lists)
     ]
-    return tuple(named) if y_N.ndim > 1 else tuple(sorted({*named, *y_N.unique().tolist()}))
+    return tuple(sorted({*named, *y_N.unique().tolist()}))
 
 
 def _key(site: Site, selection: Selection, instruction: UnlearnInstruction) -> str:

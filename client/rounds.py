@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from excise.client.site import Site
 from excise.client.training import train_locally
 from excise.client.unlearning.correction import corrected_overshoot, is_corrected, measured_rows
 from excise.client.unlearning.inference import predict
-from excise.client.unlearning.labels import boundary_losses, place_of, sought_labels, strata
+from excise.client.unlearning.labels import boundary_losses, place_of, scored_labels, sought_labels, strata
 from excise.client.unlearning.local import Diverged, ForgetSet, RetainSet, unlearn_locally
 from excise.client.unlearning.reference import Reference, as_if_unseen
 from excise.client.unlearning.targets import make_targets
@@ -53,8 +54,16 @@ class SiteFailure(ExciseError):
 
 
 def status(site: Site, query: StatusQuery) -> SiteStatus:
-    """Count the images of each set."""
+    """Count the images of each set; refuse here, before anything is trained, what cannot be carried out on these images.
+
+    Raises
+    ------
+    RequestError : a request of kind class matches images without the labels it names
+    """
     sets = site.select(query.request)
+    for request in (query.request, *query.parts):
+        if request:
+            forgotten_classes(site, site.y_N[site.select(request).forget], request)
     return SiteStatus(
         site=site.config.name,
         train=len(sets.forget) + len(sets.retain),
@@ -74,34 +83,37 @@ def reference(site: Site, query: ReferenceQuery) -> ReferenceReply:
     _check_model(site, query.model)
     w.save_weights(query.teacher, _teacher_path(site, w.digest(query.teacher)))
     sets, min_count = site.select(query.request), site.config.policy.min_count
-    index = torch.cat([sets.reference, sets.held_out])  # all that was never trained on: a small reference misleads
-    told = {"unseen": index}
+    # All that was never trained on: a small reference misleads. Audits tell of the two sets apart, so neither may be small.
+    asked = {"unseen": [index for index in (sets.reference, sets.held_out) if len(index) >= min_count]}
     if query.trained:
-        told["trained"] = _some(sets.retain, len(index), site.y_N, min_count)
+        asked["trained"] = [_some(sets.retain, sum(map(len, asked["unseen"])), site.y_N, min_count)]
     teacher = _load(site, query.model, query.teacher)
     profiles: dict[str, tuple[float, ...]] = {}
     patients: dict[str, float] = {}
     passes = 0
-    for name, rows in told.items():
-        if len(rows) < min_count:
-            continue
-        logits, y_N = predict(teacher, to_device(site.x[rows], device_of(site.config))).cpu(), site.y_N[rows]
-        passes += len(rows)
-        for key, (part, losses_N) in _losses_by_stratum(logits, y_N, min_count).items():
-            of = [site.scan.rows[i].patient for i in rows[part]]
+    for name, parts in asked.items():
+        found: dict[str, list[tuple[Tensor, NDArray[np.float64]]]] = defaultdict(list)
+        for rows in parts:
+            logits, y = predict(teacher, to_device(site.x[rows], device_of(site.config))).cpu(), site.y_N[rows]
+            passes += len(rows)
+            for key, (places, losses_N) in _losses_by_stratum(logits, y, audit.told_strata(min_count, y)).items():
+                found[key].append((rows[places], losses_N))
+        for key, told in found.items():
+            of = [site.scan.rows[i].patient for rows, _ in told for i in rows.tolist()]
+            losses_N = np.concatenate([losses_N for _, losses_N in told])
             profile = audit.loss_profile(losses_N, query.points, min_count, audit.patient_weights(of))
             if profile:
                 profiles[f"{name}/{key}"], patients[f"{name}/{key}"] = profile, len(set(of))
     return ReferenceReply(profiles=profiles, patients=patients, passes=passes)
 
 
-def _losses_by_stratum(logits: Tensor, y_N: Tensor, min_count: int) -> dict[str, tuple[Tensor, NDArray[np.float64]]]:
-    """Rows and losses of all images, of several labels their means, and of each stratum that may be told."""
-    losses = boundary_losses(logits, y_N).double()
-    places = {str(s): place_of(s, y_N) for s in audit.told_strata(y_N, min_count)}
+def _losses_by_stratum(logits: Tensor, y: Tensor, told: Sequence[int]) -> dict[str, tuple[Tensor, NDArray[np.float64]]]:
+    """Rows and losses of all images, of several labels their means, and of each stratum in `told`."""
+    losses = boundary_losses(logits, y).double()
+    places = {str(s): place_of(s, y) for s in told}
     each = {key: (place[0].nonzero().flatten(), losses[place].numpy()) for key, place in places.items()}
     whole = losses if losses.ndim == 1 else losses.mean(1)
-    return {ALL_CLASSES: (torch.arange(len(y_N)), whole.numpy()), **each}
+    return {ALL_CLASSES: (torch.arange(len(y)), whole.numpy()), **each}
 
 
 def fit(site: Site, instruction: FitInstruction) -> SiteUpdate:
@@ -140,7 +152,7 @@ def unlearn(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
             forget,
             retain,
             instruction.a_k,
-            instruction.settings.local.at_site(instruction.share),
+            instruction.settings.local,
             instruction.round_index,
             Generator().manual_seed(instruction.seed),
             {name: tensor.to(device) for name, tensor in teacher_weights.items()},
@@ -175,21 +187,38 @@ def _forget_set(
     overshoot, told, looks = None, {}, 0
     if reference and is_corrected(settings, instruction.round_index):
         min_count = site.config.policy.min_count
-        looked = measured_rows(logits_TNC, y_N, min_count, instruction.share)
+        looked = measured_rows(logits_TNC, y_N, settings.looks, min_count)
         overshoot = corrected_overshoot(student, x[looked], y_N[looked], settings, reference, prepared.forgotten)
         looks = len(looked)
-        told = {"overshoot": float(overshoot.mean())} if looks >= min_count else {}
+        told = _told_overshoot(overshoot, y_N[looked], prepared.forgotten, min_count)
     targets = make_targets(logits_TNC, y_N, settings, reference, prepared.forgotten, overshoot)
     return ForgetSet(x, targets, labels=y_N.ndim > 1), told, looks
 
 
-def _reference_of(told: Mapping[str, Sequence[float]], y_N: Tensor) -> Reference:
-    """For each stratum in `y_N` the losses that were told of it, or of all images; empty when nothing was told."""
+def _told_overshoot(overshoot: Tensor, y: Tensor, forgotten: Sequence[int], min_count: int) -> dict[str, float]:
+    """The factor, of labels the mean of those that may be told; it tells the mean confidence on the images looked at."""
+    if y.ndim == 1:
+        return {"overshoot": float(overshoot)} if len(y) >= min_count else {}
+    scored = scored_labels(sought_labels(y, forgotten), min_count).any(0)
+    return {"overshoot": float(overshoot[scored].mean())} if bool(scored.any()) else {}
+
+
+def _reference_of(told: Mapping[str, Sequence[float]], y: Tensor) -> Reference:
+    """For each stratum in `y` the losses that were told of it; empty when nothing was told.
+
+    A class that nobody told of has those of all images. A side of a label has those of the other labels' same side on
+    average: most images lack most labels, and what a rare label is like no other side tells.
+    """
     if not told:
         return {}
     if ALL_CLASSES not in told:
         raise MessageError(f"reference losses came without those of '{ALL_CLASSES}' classes together")
-    return {s: torch.tensor(told.get(str(s), told[ALL_CLASSES]), dtype=torch.float64) for s in strata(y_N)}
+    known = {key: torch.tensor(losses, dtype=torch.float64) for key, losses in told.items()}
+    found = {}
+    for s in strata(y):
+        alike = [losses for key, losses in known.items() if y.ndim > 1 and key != ALL_CLASSES and int(key) % 2 == s % 2]
+        found[s] = known.get(str(s), torch.stack(alike).mean(0) if alike else known[ALL_CLASSES])
+    return found
 
 
 def evaluate(site: Site, query: AuditQuery) -> AuditReply:
@@ -200,8 +229,11 @@ def evaluate(site: Site, query: AuditQuery) -> AuditReply:
     min_count = site.config.policy.min_count
     if query.brief:
         audited |= {"retain": _some(sets.retain, len(sets.reference), site.y_N, min_count), "held_out": sets.held_out[:0]}
-    audited |= _parts(site, sets.forget, query, min_count)
-    audits = {name: _audit(site, query, weights, audited) for name, weights in query.candidates.items()}
+    told = {name: audit.told_strata(min_count, site.y_N[index]) for name, index in audited.items()}
+    parts, of_parts = _parts(site, sets.forget, query, min_count)
+    audited |= parts
+    told |= dict.fromkeys(parts, of_parts)
+    audits = {name: _audit(site, query, weights, audited, told) for name, weights in query.candidates.items()}
     return AuditReply(
         metrics={f"{name}/{key}": value for name, told in audits.items() for key, value in told.metrics.items()},
         profiles={f"{name}/{key}": profile for name, told in audits.items() for key, profile in told.profiles.items()},
@@ -224,21 +256,25 @@ def _some(index: Tensor, most: int, y_N: Tensor, min_count: int) -> Tensor:
     return index if few else index[chosen]
 
 
-def _parts(site: Site, forget: Tensor, query: AuditQuery, min_count: int) -> dict[str, Tensor]:
-    """Forget images of each part; none at all when any combination of parts is that of fewer than `min_count` images.
+def _parts(site: Site, forget: Tensor, query: AuditQuery, min_count: int) -> tuple[dict[str, Tensor], list[int]]:
+    """Forget images of each part, and strata that may be told of them; none when a combination of parts has few images.
 
     Sums and differences of what is told of the parts and of the whole then still stand for `min_count` images.
     """
     of_part = [torch.isin(forget, site.select(part).forget) for part in query.parts]
     if not of_part or len(forget) == 0:
-        return {}
-    _, counts = torch.stack(of_part, dim=1).unique(dim=0, return_counts=True)
+        return {}, []
+    _, combination_N, counts = torch.stack(of_part, dim=1).unique(dim=0, return_inverse=True, return_counts=True)
     if int(counts.min()) < min_count:
-        return {}
-    return {f"part{i}": forget[member] for i, member in enumerate(of_part)}
+        return {}, []
+    told = audit.told_strata(min_count, *(site.y_N[forget[combination_N == c]] for c in range(len(counts))))
+    return {f"part{i}": forget[member] for i, member in enumerate(of_part)}, told
 
 
-def _audit(site: Site, query: AuditQuery, weights: w.Weights, sets: Mapping[str, Tensor]) -> ModelAudit:
+def _audit(
+    site: Site, query: AuditQuery, weights: w.Weights, sets: Mapping[str, Tensor], told: Mapping[str, Sequence[int]]
+) -> ModelAudit:
+    """Score one model on `sets`, with the strata in `told` of each."""
     min_count = site.config.policy.min_count
     model, device = _load(site, query.model, weights), device_of(site.config)
     metrics: dict[str, float] = {}
@@ -247,9 +283,10 @@ def _audit(site: Site, query: AuditQuery, weights: w.Weights, sets: Mapping[str,
         if len(index) < min_count:
             continue
         logits_NC, y_N = predict(model, to_device(site.x[index], device)).cpu(), site.y_N[index]
-        metrics |= audit.measure(logits_NC, y_N, name, min_count, _sought(site, name, y_N, query))
-        if name != "retain":
-            for key, (_, losses_N) in _losses_by_stratum(logits_NC, y_N, min_count).items():
+        measured = audit.measure(logits_NC, y_N, name, min_count, told[name], _sought(site, name, y_N, query))
+        metrics |= measured
+        if measured and name != "retain":
+            for key, (_, losses_N) in _losses_by_stratum(logits_NC, y_N, told[name]).items():
                 profile = audit.loss_profile(losses_N, PROFILE_POINTS, min_count)
                 if key != ALL_CLASSES and profile and all(map(math.isfinite, profile)):
                     profiles[f"{name}/{key}"] = profile

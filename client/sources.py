@@ -150,6 +150,8 @@ def read_npz(path: Path, multi_label: bool = False) -> tuple[NDArray[Any], NDArr
             raise DataError(f"{told}(images, labels), zeros and ones")
         hint = ". Where an image has any number of labels, set multi_label" if labels.ndim == 2 else ""
         raise DataError(f"{told}one class per image{hint}")
+    if multi_label and labels.dtype == bool:
+        labels = labels.astype(np.uint8)
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{path}: labels are {labels.dtype}; expected the numbers of the classes, or zeros and ones of labels")
     if multi_label and not np.isin(labels, (0, 1)).all():
@@ -169,13 +171,15 @@ def _npz(config: SiteConfig) -> Source:
     problems: list[Problem] = []
     names, dims = config.data.classes, config.data.dims
     channels = images.shape[1 + dims :]
+    if config.data.multi_label and labels.shape[1] != len(names):
+        raise DataError(f"{config.data.path} holds {labels.shape[1]} labels an image, but `classes` names {len(names)}")
     if images.ndim < 1 + dims or channels not in ((), (1,), (3,)):
         kinds = {2: "images (N, rows, columns[, 3])", 3: "volumes (N, slices, rows, columns[, 3])"}
         hint = "; for volumes set dims = 3" if dims == 2 and images.ndim > 3 else ""
         raise DataError(f"{config.data.path} holds arrays of shape {images.shape}; expected {kinds[dims]}{hint}")
     for i, label in enumerate(labels):
         found = np.flatnonzero(label) if config.data.multi_label else [label]
-        named = [names[c] if 0 <= c < len(names) else str(c) for c in found]
+        named = [names[c] if 0 <= c < len(names) else f"number {c}" for c in found]
         row = _row(config, str(i), str(patients[i]) if patients is not None else str(i), named, problems, {})
         if row:
             rows.append(row)

@@ -222,8 +222,8 @@ class ReferenceReply(Message):
 
     KIND: ClassVar[str] = "reference"
     profiles: Profiles
-    """Keys ``<set>/all`` and, where each class has enough images, ``<set>/<class>``: set unseen, and trained when asked for,
-    which is at most as many retain images."""
+    """Keys ``<set>/all`` and ``<set>/<class>`` of each class that may be told: set unseen, and trained when asked for, which
+    is at most as many retain images. Of labels a class is one side of one (`ModelSpec.strata`), here as in audits."""
     patients: dict[str, float]
     """Patients behind each profile, by the same keys."""
     passes: int
@@ -253,10 +253,9 @@ class UnlearnInstruction(Message):
     teacher_digest: str
     request: ForgetRequest
     settings: UnlearningSettings
+    """As they are for this site: with its share of every forget batch."""
     a_k: float
     """Weight of the forget term in this site's objective."""
-    share: float
-    """n_k^f/N_f: this site's share of all forget images, and so of every forget batch; 0 where it has none."""
     reference: Profiles
     """Teacher's losses on the pooled images that were never trained on, at evenly spaced levels, ascending: of each class that
     some site told, by its number, and of ``all``; empty unless calibrated."""

@@ -88,6 +88,10 @@ class Predicate:
         """Return the fields that the predicate names."""
         return frozenset(test.field for test in _tests(self))
 
+    def asserts(self, field: str, value: str, lists: Lists = _NO_LISTS) -> bool:
+        """Tell whether a test of `field` that is not negated holds of `value`: whether the predicate names it as wanted."""
+        return any(_holds_of(test, fold(value), lists) for test in _asserted(self) if test.field == field)
+
     def lists(self) -> frozenset[str]:
         """Return the names, without @, of the site's lists that the predicate needs."""
         return frozenset(test.name for test in _tests(self) if isinstance(test, InList))
@@ -168,6 +172,18 @@ def _tests(node: Predicate) -> Iterator[FieldTest]:
         case Not(operand):
             yield from _tests(operand)
         case FieldTest():
+            yield node
+
+
+def _asserted(node: Predicate, negated: bool = False) -> Iterator[FieldTest]:
+    """The tests that stand under an even number of `not`."""
+    match node:
+        case And(operands) | Or(operands):
+            for operand in operands:
+                yield from _asserted(operand, negated)
+        case Not(operand):
+            yield from _asserted(operand, not negated)
+        case FieldTest() if not negated:
             yield node
 
 

@@ -60,6 +60,8 @@ class TargetSettings(Settings):
     band: float = Field(0.02, ge=0, le=1)
     """`calibrated`: how far below its mark, in mean probability of the true class, the student may fall before targets stop
     to overshoot; twice as far, they pull it back (docs/adr/0010-self-correcting-overshoot.md). 0: never."""
+    looks: int = Field(64, ge=1)
+    """`calibrated`: forget images that are looked at before each round, over all sites, to learn where the student stands."""
     mask_true_class: bool = True
     """Whether `nearest` may never answer the true class. False repeats the published code."""
 
@@ -98,12 +100,6 @@ class LocalSettings(Settings):
             raise ValueError("epochs needs schedule = 'constant': sites would be at different places of another schedule")
         return self
 
-    def at_site(self, share: float) -> Self:
-        """The same at a site that holds `share` of all forget images, in [0, 1]: with its part of every forget batch."""
-        if self.epochs is not None:
-            return self
-        return self.model_copy(update={"forget_batch": max(1, math.ceil(share * self.forget_batch))})
-
 
 class UnlearningSettings(Settings):
     """One way to carry out a forget request."""
@@ -117,7 +113,7 @@ class UnlearningSettings(Settings):
     forget_sample: int | None = Field(None, ge=1)
     """Most forget images of each class that one site searches and trains on, drawn at random; without it all. A few hundred
     stand for a class. For requests of whole classes alone: where the images themselves are to be forgotten, none may be left
-    out."""
+    out. Of labels, most forget images in all."""
     local: LocalSettings = LocalSettings()
     keep: Literal["last", "best"] = "last"
     """`last` runs every round and keeps the last. `best` judges rounds: it stops at the first settled one that meets the
@@ -133,6 +129,13 @@ class UnlearningSettings(Settings):
         if self.forget_sample is not None and self.target.kind == "calibrated":
             raise ValueError("forget_sample is for classes; with calibrated targets every forget image must be searched")
         return self
+
+    def at_site(self, share: float) -> Self:
+        """The same for a site that holds `share` of all forget images, in [0, 1]: its part of what the sites do together."""
+        local, target = self.local, self.target.model_copy(update={"looks": math.ceil(share * self.target.looks) or 1})
+        if local.epochs is None:
+            local = local.model_copy(update={"forget_batch": math.ceil(share * local.forget_batch) or 1})
+        return self.model_copy(update={"local": local, "target": target})
 
 
 class CompositionSettings(Settings):

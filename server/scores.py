@@ -72,8 +72,8 @@ def pooled_scores(audits: Mapping[str, ModelAudit], classes: int) -> dict[str, f
     scores: dict[str, float] = {}
     for name in SETS:
         scores[f"{name}_images"] = sum(audit.metrics.get(f"{name}_images", 0.0) for audit in audits.values())
-        for metric in ("accuracy", "loss", "ece"):
-            scores[f"{name}_{metric}"] = _weighted(audits, f"{name}_{metric}", f"{name}_images")
+        for metric, of in (("accuracy", "scored"), ("loss", "scored"), ("ece", "images")):
+            scores[f"{name}_{metric}"] = _weighted(audits, f"{name}_{metric}", f"{name}_{of}")
         per_class = [_weighted(audits, f"{name}_accuracy_class_{c}", f"{name}_images_class_{c}") for c in range(classes)]
         scores |= {f"{name}_accuracy_class_{c}": value for c, value in enumerate(per_class)}
         told = [value for value in per_class if not math.isnan(value)]
@@ -132,7 +132,7 @@ def membership(audits: Mapping[str, ModelAudit], classes: int) -> float:
     truth: list[int] = []
     for c in range(classes):
         sides = [_class_points(audits, side, c) for side in ("forget", "held_out")]
-        if not all(len(values) for values, _ in sides):
+        if not all(weights.sum() > 0 for _, weights in sides):
             continue
         total = sides[0][1].sum()
         for member, (values, weights) in zip((1, 0), sides, strict=True):

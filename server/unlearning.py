@@ -153,9 +153,8 @@ class Unlearning:
                 weights=base,
                 teacher_digest=teacher_digest,
                 request=plan.request,
-                settings=settings,
+                settings=settings.at_site(status[site].forget / forget_images),
                 a_k=weights[site].a,
-                share=status[site].forget / forget_images,
                 reference=self.reference,
                 trained=self.trained,
                 # Recovery takes steps of the schedule's middle: at its end they would be zero.

@@ -211,9 +211,9 @@ def _lines() -> Callable[[str, int, int, str], None]:
 
     def report(phase: str, done: int, total: int, note: str) -> None:
         quarter = 4 * done // max(total, 1)
-        if quarter > told.get(phase, -1):
+        if quarter > told.get(phase, -1) or done == 0:  # a phase may begin again: another candidate, another variant
             told[phase] = quarter
-            terminal.print(f"{TITLES.get(phase, phase)}: {done} of {total}")
+            terminal.print(f"{TITLES.get(phase, phase)}{f' ({note})' if note else ''}: {done} of {total}")
 
     return report
 

@@ -72,7 +72,7 @@ def _lightest(order: Sequence[Patient], sites: int) -> dict[str, int]:
 
 def _dirichlet(order: Sequence[Patient], partition: Partition, rng: np.random.Generator) -> dict[str, int]:
     """Each class spread over the sites in proportions drawn from a Dirichlet distribution (Hsu et al., 2019)."""
-    classes = sorted({patient.label for patient in order}, key=str)
+    classes = sorted({patient.label for patient in order}, key=lambda label: (label,) if isinstance(label, int) else label)
     shares = {c: rng.dirichlet([partition.alpha] * partition.sites) for c in classes}
     dealt = {patient.key: int(rng.choice(partition.sites, p=shares[patient.label])) for patient in order}
     # A site must have someone: give each empty one a patient of the fullest.

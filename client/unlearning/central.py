@@ -114,7 +114,7 @@ def unlearn(
     rounds: list[LocalResult] = []
     for r in range(settings.local.rounds):
         if reference and is_corrected(settings.target, r):
-            looked = measured_rows(path.logits_TNC, y_f)
+            looked = measured_rows(path.logits_TNC, y_f, settings.target.looks)
             overshoot = corrected_overshoot(student, x_f[looked], y_f[looked], settings.target, reference, forgotten)
             targets = make_targets(path.logits_TNC, y_f, settings.target, reference, forgotten, overshoot)
             passes += len(looked)

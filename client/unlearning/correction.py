@@ -14,7 +14,6 @@ is no memory in it: a site needs nothing but the model that came.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -27,7 +26,7 @@ from excise.client.unlearning.reference import Reference
 from excise.common.settings import TargetSettings
 
 MEASURED = 64
-"""Forget images that one measurement looks at over all sites, where there are enough of them."""
+"""Forget images of which a mean is as certain as `band` supposes; over fewer the band is wider."""
 
 
 def is_corrected(settings: TargetSettings, round_index: int) -> bool:
@@ -35,12 +34,12 @@ def is_corrected(settings: TargetSettings, round_index: int) -> bool:
     return settings.kind == "calibrated" and settings.band > 0 and settings.overshoot > 1 and round_index > 0
 
 
-def measured_rows(logits_TNC: Tensor, y_N: Tensor, min_count: int = 1, share: float = 1.0) -> Tensor:
-    """Rows of the forget images that are looked at: `share` of `MEASURED`, evenly spaced in the order of difficulty.
+def measured_rows(logits_TNC: Tensor, y_N: Tensor, looks: int, min_count: int = 1) -> Tensor:
+    """Rows of the forget images that are looked at: `looks` of them, evenly spaced in the order of difficulty.
 
     All of them where fewer than `min_count` would be left: beside a number over all, one over these would tell of the others.
     """
-    n, most = len(y_N), max(1, min_count, math.ceil(share * MEASURED))
+    n, most = len(y_N), max(looks, min_count)
     if n < most + min_count:
         return torch.arange(n, device=y_N.device)
     losses = path_losses(logits_TNC, y_N).mean(0)
@@ -62,7 +61,7 @@ def corrected_overshoot(
     ----------
     student : the model as it came; looked at in evaluation mode
     x : forget images to look at (`measured_rows`), in [0, 1], (N, channels, *spatial). A mean over few is uncertain, so for
-        fewer than `MEASURED` the band is wider
+        fewer than `MEASURED` (of which a label is to be forgotten) the band is wider
     y_N : their classes, int64 (N,), or labels, float (N, L)
     reference : the teacher's losses on unseen images, for each stratum of `y_N`
     forgotten : of labels those to be forgotten, which alone are looked at, where an image has them
@@ -73,14 +72,13 @@ def corrected_overshoot(
     """
     if settings.band == 0:
         raise ValueError("the overshoot is corrected within a band, and none is set")
-    band = settings.band * max(1.0, math.sqrt(MEASURED / len(y_N)))
     reached = confidence(predict(student, x), y_N).double()
     above = reached.clone()
     for s in strata(y_N):
         above[place_of(s, y_N)] -= torch.exp(-reference[s].to(reached)).mean()
-    if y_N.ndim == 1:
-        above = above.mean()
-    else:  # a label that none of these images has to forget stays at its mark
-        sought = sought_labels(y_N, forgotten)
-        above = (above * sought).sum(0) / sought.sum(0).clamp_min(1)
+    # A label that none of these images has to forget stays at its mark.
+    sought = sought_labels(y_N, forgotten) if y_N.ndim > 1 else torch.ones_like(y_N, dtype=torch.bool)
+    seen = sought.sum(0).clamp_min(1)
+    above = (above * sought).sum(0) / seen
+    band = settings.band * (MEASURED / seen).sqrt().clamp_min(1)
     return torch.as_tensor(settings.overshoot, dtype=reached.dtype) ** (1 + above / band).clamp(-1, 1)

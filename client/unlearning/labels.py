@@ -71,6 +71,11 @@ def sought_labels(y_NL: Tensor, forgotten: Sequence[int]) -> Tensor:
     return named_L & (y_NL > 0.5)
 
 
+def scored_labels(sought_NL: Tensor, min_count: int) -> Tensor:
+    """Those of the labels `sought_NL` over which a number may be told: of each, `min_count` images at least; bool (N, L)."""
+    return sought_NL & (sought_NL.sum(0) >= min_count)
+
+
 def confidence(logits: Tensor, y: Tensor) -> Tensor:
     """Probability of the true class (N,), or of the true side of each label (N, L)."""
     if y.ndim == 1:

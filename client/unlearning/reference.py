@@ -31,11 +31,13 @@ def loss_quantiles(losses_N: Tensor, points: int) -> Tensor:
 def reference_by_stratum(losses: Tensor, y: Tensor, points: int, of: Tensor) -> Reference:
     """References out of losses (N,), of labels (N, L), for each stratum of `of`.
 
-    A stratum without any image in `y` is given that of all strata together.
+    A class without any image in `y` is given that of all classes together; a side of a label that of the same side of all.
     """
     found = {}
     for s in strata(of):
         own = losses[place_of(s, y)]
+        if len(own) == 0 and y.ndim > 1:
+            own = losses[(y > 0.5) == bool(s % 2)]
         found[s] = loss_quantiles(own if len(own) else losses.flatten(), points)
     return found
 

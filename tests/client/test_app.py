@@ -77,7 +77,6 @@ def test_every_kind_of_round_is_answered(ask: Callable[..., RecordDict]) -> None
         request=REQUEST,
         settings=UnlearningSettings.model_validate({"local": {"steps": 1}, "search": {"max_steps": 2}}),
         a_k=0.5,
-        share=1.0,
         reference={"all": (0.2, 0.9)},
         trained={},
         round_index=0,

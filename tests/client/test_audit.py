@@ -60,7 +60,7 @@ def test_measure() -> None:
     y_N = torch.tensor([0] * 12 + [1] * 12 + [2] * 2)
     logits = _logits(y_N)
     logits[0] = _logits(torch.tensor([1]))[0]
-    found = measure(logits, y_N, "held_out", 10)
+    found = measure(logits, y_N, "held_out", 10, told_strata(10, y_N))
     assert found["held_out_images"] == 26
     assert found["held_out_accuracy"] == pytest.approx(25 / 26)
     assert found["held_out_accuracy_class_0"] == pytest.approx(11 / 12)
@@ -73,19 +73,19 @@ def test_measure() -> None:
 
 def test_measure_says_nothing_of_a_small_set() -> None:
     y_N = torch.zeros(9).long()
-    assert measure(_logits(y_N), y_N, "forget", 10) == {}
-    assert measure(_logits(y_N), y_N, "forget", 9)
+    assert measure(_logits(y_N), y_N, "forget", 10, []) == {}
+    assert measure(_logits(y_N), y_N, "forget", 9, [])
 
 
 def test_measure_of_a_set_with_an_absent_class() -> None:
     y_N = torch.tensor([0] * 10 + [2] * 10)
-    found = measure(_logits(y_N), y_N, "forget", 1)
+    found = measure(_logits(y_N), y_N, "forget", 1, told_strata(1, y_N))
     assert "forget_accuracy_class_1" not in found
 
 
 @given(st.lists(st.integers(0, 4), max_size=60), st.integers(1, 12))
 def test_what_is_told_by_class_leaves_no_few_images_over(y: list[int], min_count: int) -> None:
-    told, counts = told_strata(torch.tensor(y, dtype=torch.int64), min_count), Counter(y)
+    told, counts = told_strata(min_count, torch.tensor(y, dtype=torch.int64)), Counter(y)
     assert all(counts[c] >= min_count for c in told)
     rest = len(y) - sum(counts[c] for c in told)
     assert rest == 0 or rest >= min_count or not told
@@ -98,18 +98,35 @@ def test_labels_are_measured_one_by_one() -> None:
     y_NL[:12, 0], y_NL[:4, 1] = 1, 1
     logits = 8 * y_NL - 4
     logits[0] = -logits[0]  # the first image is wrong on both labels
-    found = measure(logits, y_NL, "forget", 10)
+    found = measure(logits, y_NL, "forget", 10, told_strata(10, y_NL))
     assert found["forget_images"] == 30
     assert found["forget_accuracy"] == pytest.approx(58 / 60)
     assert found["forget_loss"] == pytest.approx(float(nn.functional.binary_cross_entropy_with_logits(logits, y_NL)))
     assert found["forget_accuracy_class_0"] == 1  # the 18 without the first label
     assert found["forget_accuracy_class_1"] == pytest.approx(11 / 12)  # the 12 with it
-    assert told_strata(y_NL, 10) == [0, 1]  # four images have the second label: neither side of it is told
-    assert told_strata(y_NL, 4) == [0, 1, 2, 3]
+    assert told_strata(10, y_NL) == [0, 1]  # four images have the second label: neither side of it is told
+    assert told_strata(4, y_NL) == [0, 1, 2, 3]
     sought = torch.zeros(30, 2, dtype=torch.bool)
     sought[:12, 0] = True
-    assert measure(logits, y_NL, "forget", 10, sought)["forget_accuracy"] == pytest.approx(11 / 12)
-    assert measure(logits, y_NL, "forget", 13, sought) == {}
+    sought[:4, 1] = True  # of too few images to be told of, beside those that are
+    assert measure(logits, y_NL, "forget", 10, [], sought)["forget_accuracy"] == pytest.approx(11 / 12)
+    assert measure(logits, y_NL, "forget", 10, [], sought)["forget_scored"] == 12
+    assert measure(logits, y_NL, "forget", 13, [], sought) == {}
+
+
+_label_sets = st.lists(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), max_size=40), min_size=1, max_size=3)
+
+
+@given(_label_sets, st.integers(1, 12))
+def test_what_is_told_of_several_sets_leaves_no_few_images_over_in_any(sets: list[list[tuple[int, int]]], few: int) -> None:
+    ys = [torch.tensor(y, dtype=torch.float32).reshape(-1, 2) for y in sets]
+    told = told_strata(few, *ys)
+    for y in ys:
+        for label in range(2):
+            sizes = {2 * label + side: int((y[:, label] == side).sum()) for side in (0, 1)}
+            assert all(sizes[s] == 0 or sizes[s] >= few for s in sizes if s in told)
+            left = sum(n for s, n in sizes.items() if s not in told)
+            assert left == 0 or left >= few or not any(s in told for s in sizes)
 
 
 def test_predict_goes_in_batches_and_leaves_the_model_as_it_was() -> None:

@@ -207,7 +207,7 @@ IMAGES = np.stack([GREY, GREY[::-1], GREY.T])
 def test_npz(tmp_path: Path) -> None:
     source = _npz(tmp_path, images=IMAGES, labels=[0, 5, 1])
     assert [(row.item, row.patient, row.label) for row in source.scan.rows] == [("0", "0", 0), ("2", "2", 1)]
-    assert _reasons(source) == {"1": "label '5' is none of the classes clear, ill"}
+    assert _reasons(source) == {"1": "label 'number 5' is none of the classes clear, ill"}
     np.testing.assert_allclose(source.load(1), GREY.T / 255, atol=1e-6)  # the row's image, not the file's second
 
 

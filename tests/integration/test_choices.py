@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -149,11 +150,16 @@ def test_recovery_rounds_train_every_site_on_retain_images_alone(tmp_path: Path)
     assert [(query.a_k, query.round_index) for query in recovery] == [(0.0, 2)] * len(sites.configs)
 
 
-def test_each_site_is_told_its_share_of_the_forget_images(tmp_path: Path) -> None:
-    plan, sites = prepared(tmp_path, request={"where": "site = site-1 or (site = site-2 and class = 1)"})
+def test_each_site_takes_its_share_of_the_forget_batch(tmp_path: Path) -> None:
+    plan, sites = prepared(
+        tmp_path,
+        request={"where": "site = site-1 or (site = site-2 and class = 1)"},
+        unlearning={"local": {"forget_batch": 30, "rounds": 2}},
+    )
     asked = asked_of(plan, sites, tmp_path / "run", UnlearnInstruction)[: len(sites.configs)]
     counts = [site["forget"] for site in json.loads((tmp_path / "run" / "metrics.json").read_text())["sites"].values()]
-    assert [query.share for query in asked] == [count / sum(counts) for count in counts]
+    assert [query.settings.local.forget_batch for query in asked[:2]] == [ceil(30 * n / sum(counts)) for n in counts[:2]]
+    assert [query.settings.target.looks for query in asked[:2]] == [ceil(64 * n / sum(counts)) for n in counts[:2]]
     assert counts[0] > counts[1] > counts[2] == 0
 
 

@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Generator, Tensor
 
-from excise.client.audit import loss_profile, measure
+from excise.client.audit import loss_profile, measure, told_strata
 from excise.common.messages import ModelAudit
 from excise.common.metrics import accuracy, membership_auc
 from excise.server.scores import SETS, loss_points, membership, on_reference, pooled_scores
@@ -42,7 +42,7 @@ def audit(images: Images, points: int = 10_000, min_count: int = 1, classes: int
     metrics: dict[str, float] = {}
     profiles: dict[str, tuple[float, ...]] = {}
     for name, (logits, y) in images.items():
-        metrics |= measure(logits, y, name, min_count)
+        metrics |= measure(logits, y, name, min_count, told_strata(min_count, y))
         for c in range(classes) if name != "retain" else ():
             if profile := loss_profile(losses(logits, y)[(y == c).numpy()], points, min_count):
                 profiles[f"{name}/{c}"] = profile

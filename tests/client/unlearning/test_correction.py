@@ -81,17 +81,11 @@ def test_a_more_certain_student_is_never_asked_for_less(low: float, step: float,
     assert 1 / overshoot * (1 - 1e-6) <= less <= more * (1 + 1e-6) <= overshoot * (1 + 1e-5)
 
 
-@given(n=st.integers(1, 300), min_count=st.integers(1, 150))
-def test_it_looks_at_all_images_or_leaves_enough_out(n: int, min_count: int) -> None:
-    rows = measured_rows(paths(n), torch.zeros(n).long(), min_count)
+@given(n=st.integers(1, 300), looks=st.integers(1, 150), min_count=st.integers(1, 150))
+def test_it_looks_at_all_images_or_leaves_enough_out(n: int, looks: int, min_count: int) -> None:
+    rows = measured_rows(paths(n), torch.zeros(n).long(), looks, min_count)
     assert len(rows.unique()) == len(rows)
-    assert len(rows) == n or (len(rows) == max(MEASURED, min_count) and n - len(rows) >= min_count)
-
-
-def test_sites_look_at_their_share_of_the_images() -> None:
-    n, y_N = 5 * MEASURED, torch.zeros(5 * MEASURED).long()
-    looked = [len(measured_rows(paths(n), y_N, min_count=10, share=share)) for share in (1.0, 0.5, 0.01)]
-    assert looked == [MEASURED, MEASURED // 2, 10]
+    assert len(rows) == n or (len(rows) == max(looks, min_count) and n - len(rows) >= min_count)
 
 
 def test_it_looks_at_images_of_every_difficulty() -> None:
@@ -99,7 +93,9 @@ def test_it_looks_at_images_of_every_difficulty() -> None:
     logits_TNC = paths(n)[:, torch.randperm(n, generator=Generator().manual_seed(0))]
     hardest_first = logits_TNC[-1, :, 0].argsort()
     place = torch.empty(n).scatter(0, hardest_first, torch.arange(float(n)))
-    assert place[measured_rows(logits_TNC, torch.zeros(n).long())].sort().values.diff().tolist() == [5.0] * (MEASURED - 1)
+    assert place[measured_rows(logits_TNC, torch.zeros(n).long(), MEASURED)].sort().values.diff().tolist() == [5.0] * (
+        MEASURED - 1
+    )
 
 
 def test_each_label_has_its_own_where_it_is_to_be_forgotten() -> None:
@@ -110,6 +106,14 @@ def test_each_label_has_its_own_where_it_is_to_be_forgotten() -> None:
     assert corrected_overshoot(*arguments).tolist() == pytest.approx([1.0, 0.5])  # (0.8 + 0.2)/2 is a whole band below
     assert corrected_overshoot(*arguments, forgotten=[0]).tolist() == pytest.approx([2.0, 2.0])
     assert corrected_overshoot(*arguments, forgotten=[1]).tolist() == pytest.approx([2.0, 0.5])
+
+
+def test_a_label_that_few_images_have_is_trusted_less() -> None:
+    y_NL = torch.ones(MEASURED, 2)
+    y_NL[MEASURED // 4 :, 1] = 0
+    student, reference = Says(0.5, labels=True), dict.fromkeys(range(4), REFERENCE_Q)  # says 0.5 and 0.5, the mark is 0.6
+    few = corrected_overshoot(student, torch.rand(MEASURED, 1, 2, 2), y_NL, SETTINGS, reference, forgotten=[0, 1])
+    assert few.tolist() == pytest.approx([1.0, 2**0.5])  # the second band is twice as wide
 
 
 def test_when_it_is_corrected() -> None:
