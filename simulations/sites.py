@@ -46,7 +46,7 @@ def make_sites(scenario: Scenario, cache: Path, progress: Callable[[int, int], N
     ConfigError : the partition does not fit the data
     StorageError : the cache cannot be written
     """
-    source = scenario.data.source
+    source, cache = scenario.data.source, cache.resolve()  # a relative path in a site.toml is relative to that file
     if source == "brain-mri":
         recipe = Recipe(seed=scenario.seed, hospitals=scenario.partition.sites, limit=scenario.data.limit)
         folders = hospital_folders(build_hospitals(cache, recipe, progress))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from excise.client.site import open_site
 from excise.common.errors import ConfigError, DataError, Interrupted
 from excise.common.weights import digest, load_weights
 from excise.server.record import RunFolder
@@ -124,6 +125,12 @@ def test_a_finished_run_is_not_trained_again(undisturbed: Json, tmp_path: Path) 
 
 
 # --- the kinds of data ------------------------------------------------------------------------------------------------------
+
+
+def test_sites_in_a_relative_cache_find_their_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sites = make_sites(scenario(tmp_path), Path("cache"))
+    assert all(len(open_site(path).scan.rows) > 0 for path in sites.configs)
 
 
 def test_an_npz_scenario_runs_to_its_report(tmp_path: Path) -> None:
