@@ -148,8 +148,8 @@ def bench_engine(
     from excise.simulations.fashion import read_fashion
 
     train, test = take(read_fashion("train"), slice(TRAINED_ON)), read_fashion("t10k")
-    with terminal.status("reading images") as status:
-        results = run_engine(train, test, PRESETS["classes"], PRESETS["samples"], home, seeds, status.update)
+    with _status() as tell:
+        results = run_engine(train, test, PRESETS["classes"], PRESETS["samples"], home, seeds, tell)
     write_engine_page(page, results, PRESETS["classes"])
     terminal.print(f"Result page: {page}")
 
@@ -168,9 +168,9 @@ def bench_profile(
     from excise.simulations.fashion import read_fashion
 
     train, test = take(read_fashion("train"), slice(TRAINED_ON)), read_fashion("t10k")
-    with terminal.status("reading images") as status:
-        task = Task.of_class(FORGOTTEN, train, test, home, 0, status.update)
-        status.update("profiling")
+    with _status() as tell:
+        task = Task.of_class(FORGOTTEN, train, test, home, 0, tell)
+        tell("profiling")
         profiles = profile_engine(task, SEARCH, PRESETS["classes"], images)
     write_profile_page(page, profiles, images)
     terminal.print(f"Result page: {page}")
@@ -179,6 +179,16 @@ def bench_profile(
 def cache_folder() -> Path:
     """Where simulated hospitals are kept between runs."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "excise"
+
+
+@contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """What is being done, in one line that changes; in a log a line each."""
+    if not terminal.is_terminal:
+        yield terminal.print
+        return
+    with terminal.status("beginning") as status:
+        yield status.update
 
 
 @contextmanager
