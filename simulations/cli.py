@@ -209,10 +209,13 @@ def _progress() -> Iterator[Any]:
         def report(phase: str, done: int, total: int, note: str) -> None:
             if phase not in bars:
                 bars[phase] = progress.add_task(TITLES.get(phase, phase), total=total)
-            title = TITLES.get(phase, phase) + (f": {note}" if note and note != "done" else "")
-            progress.update(bars[phase], completed=done, total=total, description=title)
+            progress.update(bars[phase], completed=done, total=total, description=_title(phase, note))
 
         yield report
+
+
+def _title(phase: str, note: str) -> str:
+    return TITLES.get(phase, phase) + (f": {note}" if note and note != "done" else "")
 
 
 def _lines() -> Callable[[str, int, int, str], None]:
@@ -223,7 +226,7 @@ def _lines() -> Callable[[str, int, int, str], None]:
         quarter = 4 * done // max(total, 1)
         if quarter > told.get(phase, -1) or done == 0:  # a phase may begin again: another candidate, another variant
             told[phase] = quarter
-            terminal.print(f"{TITLES.get(phase, phase)}{f' ({note})' if note else ''}: {done} of {total}")
+            terminal.print(f"{_title(phase, note)}: {done} of {total}")
 
     return report
 
