@@ -22,7 +22,7 @@ from excise.common.request import RequestKind
 from excise.server import pictures
 from excise.server.drawing import SETS
 from excise.server.plan import Plan
-from excise.server.verdict import Results, cost_rows, number, site_names, site_score, summary_rows, verdict
+from excise.server.verdict import Check, Results, cost_rows, number, site_names, site_score, summary_rows, verdict
 
 MISSING = "\N{EN DASH}"
 
@@ -79,7 +79,14 @@ def render_report(results: Results, plan: Plan, extras: ReportExtras | None = No
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters |= {"number": number, "three": three, "signed": signed, "whole": whole, "amount": amount}
+    environment.filters |= {
+        "number": number,
+        "three": three,
+        "signed": signed,
+        "whole": whole,
+        "amount": amount,
+        "measured": measured,
+    }
     return environment.get_template("report.html.j2").render(
         request=plan.request,
         note=extras.note,
@@ -113,6 +120,19 @@ def three(value: float) -> str:
         return MISSING
     text = f"{value:.3f}"
     return text.replace("-", "" if float(text) == 0 else "−")
+
+
+def measured(check: Check) -> str:
+    """What a clause of the acceptance rule measured, with as many decimals as show that its limit was missed.
+
+    >>> measured(Check("", "", 0.0104, 0.01, False)), measured(Check("", "", 0.0096, 0.01, True))
+    ('0.0104', '0.010')
+    """
+    if not check.passed and check.measured > check.limit:
+        for digits in range(3, 8):
+            if float(text := f"{check.measured:.{digits}f}") > check.limit:
+                return text
+    return three(check.measured)
 
 
 def signed(value: float) -> str:

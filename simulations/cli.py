@@ -238,7 +238,7 @@ def _command() -> str:
 
 def _print_results(results: dict[str, Any], request: ForgetRequest, folder: Path) -> None:
     """The table, the cost, the sites, the verdict with its rule, and where everything is."""
-    from excise.server.report import cost_line, kept_line, signed, three
+    from excise.server.report import cost_line, kept_line, measured, signed, three
     from excise.server.verdict import site_names, site_score, summary_rows, verdict
 
     table = Table(title=f"{request.id}: {request.where}")
@@ -264,7 +264,7 @@ def _print_results(results: dict[str, Any], request: ForgetRequest, folder: Path
     terminal.print("[bold]Acceptance rule met[/]" if outcome.accepted else "[bold]Acceptance rule not met[/]")
     for check in outcome.checks:
         mark = "[green]✓[/]" if check.passed else "[red]✗[/]"
-        terminal.print(f"  {mark} {check.rule}: measured {three(check.measured)} {check.note}")
+        terminal.print(f"  {mark} {check.rule}: measured {measured(check)} {check.note}")
     terminal.print(f"Report:        {folder / 'report.html'}\nRevised model: {folder / 'model.safetensors'}", soft_wrap=True)
 
 
