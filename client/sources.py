@@ -64,7 +64,7 @@ def _dicom(config: SiteConfig) -> Source:
             continue
         # PatientID is unique only together with its issuer (PS3.3 C.7.1.1).
         patient = f"{header.fields['PatientID']}@{header.fields['IssuerOfPatientID'] or ''}"
-        named = _named(labels[uid]["label"], config.data)
+        named = named_labels(labels[uid]["label"], config.data.multi_label)
         row = _row(config, uid, str(header.fields["PatientID"]), named, problems, dict(header.fields), patient)
         if row:
             rows.append(row)
@@ -107,7 +107,14 @@ def _csv(config: SiteConfig) -> Source:
             problems.append(Problem(name, "label without an image"))
             continue
         others: dict[str, Value] = {key: value or None for key, value in line.items() if key not in ("image", "label")}
-        row = _row(config, name, line.get(data.patient_column) or name, _named(line["label"], data), problems, others)
+        row = _row(
+            config,
+            name,
+            line.get(data.patient_column) or name,
+            named_labels(line["label"], data.multi_label),
+            problems,
+            others,
+        )
         if row:
             rows.append(row)
             paths.append(path)
@@ -202,9 +209,9 @@ _READERS: dict[str, Callable[[SiteConfig], Source]] = {
 }
 
 
-def _named(text: str, data: DataSettings) -> list[str]:
+def named_labels(text: str, multi_label: bool) -> list[str]:
     """What a table's column `label` names: one class, or the labels that are parted by ``|``."""
-    return [name for part in text.split(SEPARATOR) if (name := part.strip())] if data.multi_label else [text]
+    return [name for part in text.split(SEPARATOR) if (name := part.strip())] if multi_label else [text]
 
 
 def _row(

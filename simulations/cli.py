@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -91,10 +92,10 @@ def simulate(
         with _progress() as report:
             done = run_simulation(chosen, folder, home, "flower" if backend is BackendName.FLOWER else "inprocess", report)
     except Interrupted:
-        terminal.print(f"Stopped. Every finished round is kept; go on with: {_command()} simulate --resume {folder}")
+        _tell(f"Stopped. Every finished round is kept; go on with: {_resuming(folder)}")
         raise
     except ExciseError:
-        terminal.print(f"The run folder is {folder}; once the cause is mended: {_command()} simulate --resume {folder}")
+        _tell(f"The run folder is {folder}; once the cause is mended: {_resuming(folder)}")
         raise
     _print_results(done.results, done.plan.request, folder)
     if as_json:
@@ -226,14 +227,19 @@ def _lines() -> Callable[[str, int, int, str], None]:
         quarter = 4 * done // max(total, 1)
         if quarter > told.get(phase, -1) or done == 0:  # a phase may begin again: another candidate, another variant
             told[phase] = quarter
-            terminal.print(f"{_title(phase, note)}: {done} of {total}")
+            _tell(f"{_title(phase, note)}: {done} of {total}")
 
     return report
 
 
-def _command() -> str:
-    """How this program was called, so that what is shown can be copied."""
-    return "excise" if shutil.which("excise") else sys.argv[0]
+def _tell(line: str) -> None:
+    """One line as it is: not wrapped, so that it can be copied, and brackets in a path are no markup."""
+    terminal.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _resuming(folder: Path) -> str:
+    """The command that goes on with a run, as this program was called."""
+    return shlex.join(["excise" if shutil.which("excise") else sys.argv[0], "simulate", "--resume", str(folder)])
 
 
 def _print_results(results: dict[str, Any], request: ForgetRequest, folder: Path) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import tomli_w
 
 from excise.client.config import SEPARATOR, DataSettings, SiteConfig
 from excise.client.dicom.index import read_labels
-from excise.client.sources import open_source, read_npz
+from excise.client.sources import named_labels, open_source, read_npz
 from excise.client.table import Row
 from excise.common.errors import DataError
 from excise.common.files import write_atomically
@@ -54,7 +54,7 @@ def make_sites(scenario: Scenario, cache: Path, progress: Callable[[int, int], N
         folders = _dicom_folders(scenario)
     else:
         return _deal_out(scenario, cache)
-    tables = [read_labels(folder / "labels.csv", "SOPInstanceUID") for folder in folders.values()]
+    tables = (read_labels(folder / "labels.csv", "SOPInstanceUID") for folder in folders.values())
     classes = scenario.data.classes or _named_in(tables, scenario)
     home = cache / "sites" / _key(scenario, *(str(folder) for folder in folders.values()))
     configs = []
@@ -81,12 +81,10 @@ def _dicom_folders(scenario: Scenario) -> dict[str, Path]:
     return folders
 
 
-def _named_in(tables: Sequence[Mapping[str, Mapping[str, str]]], scenario: Scenario) -> tuple[str, ...]:
+def _named_in(tables: Iterable[Mapping[str, Mapping[str, str]]], scenario: Scenario) -> tuple[str, ...]:
     """The classes, or the labels, that tables of labels name."""
-    found = {row["label"] for table in tables for row in table.values()}
-    if scenario.model.multi_label:
-        found = {name for text in found for part in text.split(SEPARATOR) if (name := part.strip())}
-    return tuple(sorted(found))
+    texts = {row["label"] for table in tables for row in table.values()}
+    return tuple(sorted({name for text in texts for name in named_labels(text, scenario.model.multi_label)}))
 
 
 def _deal_out(scenario: Scenario, cache: Path) -> Sites:
