@@ -84,9 +84,9 @@ def reference(site: Site, query: ReferenceQuery) -> ReferenceReply:
     w.save_weights(query.teacher, _teacher_path(site, w.digest(query.teacher)))
     sets, min_count = site.select(query.request), site.config.policy.min_count
     # All that was never trained on: a small reference misleads. Audits tell of the two sets apart, so neither may be small.
-    asked = {"unseen": [index for index in (sets.reference, sets.held_out) if len(index) >= min_count]}
+    asked = {"unseen": [sets.reference, sets.held_out]}
     if query.trained:
-        asked["trained"] = [_some(sets.retain, sum(map(len, asked["unseen"])), site.y_N, min_count)]
+        asked["trained"] = [_some(sets.retain, len(sets.reference) + len(sets.held_out), site.y_N, min_count)]
     teacher = _load(site, query.model, query.teacher)
     profiles: dict[str, tuple[float, ...]] = {}
     patients: dict[str, float] = {}
@@ -94,6 +94,8 @@ def reference(site: Site, query: ReferenceQuery) -> ReferenceReply:
     for name, parts in asked.items():
         found: dict[str, list[tuple[Tensor, NDArray[np.float64]]]] = defaultdict(list)
         for rows in parts:
+            if len(rows) < min_count:
+                continue
             logits, y = predict(teacher, to_device(site.x[rows], device_of(site.config))).cpu(), site.y_N[rows]
             passes += len(rows)
             for key, (places, losses_N) in _losses_by_stratum(logits, y, audit.told_strata(min_count, y)).items():
@@ -206,8 +208,8 @@ def _told_overshoot(overshoot: Tensor, y: Tensor, forgotten: Sequence[int], min_
 def _reference_of(told: Mapping[str, Sequence[float]], y: Tensor) -> Reference:
     """For each stratum in `y` the losses that were told of it; empty when nothing was told.
 
-    A class that nobody told of has those of all images. A side of a label has those of the other labels' same side on
-    average: most images lack most labels, and what a rare label is like no other side tells.
+    A class that nobody told of has those of all images. A side of a label has those of the same side of other labels, on
+    average: not having a label and having one are two different things, and most images lack most labels.
     """
     if not told:
         return {}

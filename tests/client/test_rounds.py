@@ -142,10 +142,10 @@ def test_classes_are_told_apart_where_each_has_enough_images(site: Site) -> None
             assert told.patients["unseen/0"] == len({site.scan.rows[i].patient for i in rows[site.y_N[rows] == 0].tolist()})
 
 
-def test_reference_says_nothing_of_few_images(site: Site) -> None:
-    reply = rounds.reference(
-        _with_min_count(site, 30), ReferenceQuery(model=SPEC, teacher=_weights(), request=REQUEST, points=4)
-    )
+@pytest.mark.parametrize("trained", [False, True])
+def test_reference_says_nothing_of_few_images(site: Site, trained: bool) -> None:
+    query = ReferenceQuery(model=SPEC, teacher=_weights(), request=REQUEST, points=4, trained=trained)
+    reply = rounds.reference(_with_min_count(site, 30), query)
     assert (reply.profiles, reply.patients, reply.passes) == ({}, {}, 0)
     assert list((site.config.state / "teachers").iterdir())  # the teacher is needed all the same
 
