@@ -21,14 +21,13 @@ from excise.client.site import Site
 from excise.client.training import train_locally
 from excise.client.unlearning.correction import corrected_overshoot, is_corrected, measured_rows
 from excise.client.unlearning.inference import predict
-from excise.client.unlearning.labels import boundary_losses, place_of, scored_labels, sought_labels, strata
+from excise.client.unlearning.labels import boundary_losses, mix_of, place_of, scored_labels, sought_labels, strata
 from excise.client.unlearning.local import Diverged, ForgetSet, RetainSet, unlearn_locally
 from excise.client.unlearning.reference import Reference, as_if_unseen
 from excise.client.unlearning.targets import make_targets
 from excise.common import weights as w
 from excise.common.errors import DataError, ExciseError, MessageError, SiteError
 from excise.common.messages import (
-    ALL_CLASSES,
     AuditQuery,
     AuditReply,
     FitInstruction,
@@ -41,6 +40,7 @@ from excise.common.messages import (
     UnlearnInstruction,
 )
 from excise.common.models import ModelSpec, build_model, known_models
+from excise.common.profiles import ALL_CLASSES, losses_of
 
 PROFILE_POINTS = 64  # most points of a loss profile in an audit: enough for the second decimal of an AUC
 
@@ -142,7 +142,7 @@ def unlearn(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
     teacher = _load(site, instruction.model, teacher_weights)
     prepared = prepare_unlearning(site, sets, teacher, instruction)
     student = _load(site, instruction.model, instruction.weights)
-    forget, aimed, looks = _forget_set(site, prepared, student, instruction, device)
+    forget, aimed, looks = _forget_set(site, prepared, site.y_N[sets.retain], student, instruction, device)
     retain = None
     if len(sets.retain) and instruction.a_k < 1:
         logits = prepared.teacher_logits_NC
@@ -175,9 +175,12 @@ def unlearn(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
 
 
 def _forget_set(
-    site: Site, prepared: Preparation, student: nn.Module, instruction: UnlearnInstruction, device: torch.device
+    site: Site, prepared: Preparation, y_R: Tensor, student: nn.Module, instruction: UnlearnInstruction, device: torch.device
 ) -> tuple[ForgetSet | None, dict[str, float], int]:
-    """The forget images with the targets of this round; what may be told of its overshoot, and images looked at for that."""
+    """The forget images with the targets of this round; what may be told of its overshoot, and images looked at for that.
+
+    `y_R` are the retain images' classes.
+    """
     if prepared.logits_TNC is None:
         return None, {}, 0
     settings = instruction.settings.target
@@ -194,7 +197,8 @@ def _forget_set(
         looks = len(looked)
         told = _told_overshoot(overshoot, y_N[looked], prepared.forgotten, min_count)
     targets = make_targets(logits_TNC, y_N, settings, reference, prepared.forgotten, overshoot)
-    return ForgetSet(x, targets, labels=y_N.ndim > 1), told, looks
+    distance = mix_of(y_N.cpu(), y_R).distance()
+    return ForgetSet(x, targets, labels=y_N.ndim > 1, distance=distance), told, looks
 
 
 def _told_overshoot(overshoot: Tensor, y: Tensor, forgotten: Sequence[int], min_count: int) -> dict[str, float]:
@@ -206,21 +210,12 @@ def _told_overshoot(overshoot: Tensor, y: Tensor, forgotten: Sequence[int], min_
 
 
 def _reference_of(told: Mapping[str, Sequence[float]], y: Tensor) -> Reference:
-    """For each stratum in `y` the losses that were told of it; empty when nothing was told.
-
-    A class that nobody told of has those of all images. A side of a label has those of the same side of other labels, on
-    average: not having a label and having one are two different things, and most images lack most labels.
-    """
+    """For each stratum in `y` the losses that were told of it, or stand for it; empty when nothing was told."""
     if not told:
         return {}
     if ALL_CLASSES not in told:
         raise MessageError(f"reference losses came without those of '{ALL_CLASSES}' classes together")
-    known = {key: torch.tensor(losses, dtype=torch.float64) for key, losses in told.items()}
-    found = {}
-    for s in strata(y):
-        alike = [losses for key, losses in known.items() if y.ndim > 1 and key != ALL_CLASSES and int(key) % 2 == s % 2]
-        found[s] = known.get(str(s), torch.stack(alike).mean(0) if alike else known[ALL_CLASSES])
-    return found
+    return {s: torch.tensor(losses_of(s, told, y.ndim > 1), dtype=torch.float64) for s in strata(y)}
 
 
 def evaluate(site: Site, query: AuditQuery) -> AuditReply:

@@ -28,10 +28,7 @@ from excise.common.weights import Weights
 PROTOCOL = 1
 
 Profiles = dict[str, tuple[float, ...]]
-"""Loss profiles by name (`client/audit.py`)."""
-
-ALL_CLASSES = "all"
-"""Stands in place of a class where losses are told of all classes together."""
+"""Loss profiles by name (`client/audit.py`, `common/profiles.py`)."""
 
 Requests = tuple[ForgetRequest, ...]
 
@@ -258,7 +255,7 @@ class UnlearnInstruction(Message):
     """Weight of the forget term in this site's objective."""
     reference: Profiles
     """Teacher's losses on the pooled images that were never trained on, at evenly spaced levels, ascending: of each class that
-    some site told, by its number, and of ``all``; empty unless calibrated."""
+    some site told, by its number, moved by its label shift, and of ``all``, not moved; empty unless calibrated."""
     trained: Profiles
     """The same on retain images; empty unless the settings ask for `level = "retain"`."""
     round_index: int

@@ -62,6 +62,9 @@ class TargetSettings(Settings):
     to overshoot; twice as far, they pull it back (docs/adr/0010-self-correcting-overshoot.md). 0: never."""
     looks: int = Field(64, ge=1)
     """`calibrated`: forget images that are looked at before each round, over all sites, to learn where the student stands."""
+    label_shift: bool = True
+    """`calibrated`: whether the reference losses become those of a model that meets the classes as often as the retain images
+    hold them (`common/class_mix.py`, docs/adr/0014-label-shift.md)."""
     mask_true_class: bool = True
     """Whether `nearest` may never answer the true class. False repeats the published code."""
 
@@ -86,8 +89,9 @@ class LocalSettings(Settings):
     momentum: float = Field(0.9, ge=0, lt=1)
     clip_norm: float = Field(5.0, gt=0)
     """Gradient norm above which a step is scaled down."""
-    batch_norm: Literal["frozen", "live", "published"] = "live"
-    """`live` updates the statistics in mixed batches only; `frozen` never; `published` always, as the authors' code does."""
+    batch_norm: Literal["auto", "frozen", "live", "published"] = "auto"
+    """`live` updates the statistics in mixed batches only; `frozen` never; `published` always, as the authors' code does.
+    `auto` is `live` where a site's batches are of about the classes of its retain images, else `frozen` (docs/adr/0014)."""
     distil: float = Field(0.0, ge=0, le=1)
     """Share of distillation from the teacher in the retain loss; the rest is cross-entropy (docs/adr/0008)."""
     distil_temperature: float = Field(2.0, gt=0)

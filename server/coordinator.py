@@ -13,6 +13,7 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
+from excise.common.class_mix import ClassMix
 from excise.common.errors import QuorumError
 from excise.common.weights import Weights, difference, digest, load_weights, save_weights
 from excise.server.admission import DIVERGED
@@ -21,7 +22,7 @@ from excise.server.composition import Update, new_composer, recovery_rounds
 from excise.server.federation import Federation, Progress
 from excise.server.plan import ONLY, ORIGINAL, Candidate, Merge, Plan, check_compositions
 from excise.server.record import REVISED, Phase, RunFolder
-from excise.server.scores import Audit
+from excise.server.scores import Audit, told_mix
 from excise.server.training import fit
 from excise.server.unlearning import Reference, Unlearning
 from excise.server.verdict import verdict
@@ -61,7 +62,10 @@ class Coordinator:
         original = fit(federation, "original", None, plan.deployed, self.progress)
         before = federation.audit({"original": original.weights})["original"]
         results["original"] = {**before.as_json(), "cost": original.cost}
-        results |= self._unlearn(original.weights)
+        mix = told_mix(before.sites, plan.model.strata, plan.model.multi_label)
+        shifts = {str(s): round(mix.log_odds_shift(s), 4) for s in mix.known}
+        self.folder.event("class_mix", distance=round(mix.distance(), 4), log_odds_shift=shifts)
+        results |= self._unlearn(original.weights, mix)
         models = {ORIGINAL: original.weights, "unlearned": load_weights(self.folder.path / REVISED)}
         if plan.retrain or plan.retrained:
             retrained = fit(federation, "retrained", plan.request, plan.retrained, self.progress)
@@ -74,7 +78,7 @@ class Coordinator:
         self.folder.event("finished", digest=results["unlearned"]["digest"])
         return results
 
-    def _unlearn(self, teacher: Weights) -> dict[str, Any]:
+    def _unlearn(self, teacher: Weights, mix: ClassMix) -> dict[str, Any]:
         """Every candidate, the choice among them, and the revised model in the run's folder."""
         plan = self.plan
         setup = Phase(teacher)
@@ -85,7 +89,7 @@ class Coordinator:
         for candidate in plan.tried:
             rounds, recovery = candidate.unlearning.local.rounds, recovery_rounds(candidate.composition)
             target, points = candidate.unlearning.target, candidate.unlearning.quantiles
-            unseen = reference.unseen(points) if target.kind == "calibrated" else {}
+            unseen = reference.unseen(points, mix if target.label_shift else None) if target.kind == "calibrated" else {}
             trained = reference.trained(points) if unseen and target.level == "retain" else {}
             told = (candidate, teacher, before, unseen, trained, self._reporter(candidate.name))
             unlearning = Unlearning(self.federation, *told)

@@ -183,7 +183,8 @@ class Federation:
         ----------
         models : weights by a name of letters, digits and hyphens
         brief : on fewer images, enough to judge a round (`AuditQuery.brief`)
-        payer : the phase that needs it, and bears its cost; without one it only tells people how things stand
+        payer : the phase that needs it, and bears its cost; without one it only tells people how things
+            stand, and how many images of each class there are, for which no model is asked
         parts : requests whose forget images are scored on their own as well
         """
         plan = self.plan

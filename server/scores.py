@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from excise.common.class_mix import ClassMix
 from excise.common.messages import ModelAudit
 
 SETS = ("forget", "retain", "held_out")
@@ -84,6 +85,28 @@ def pooled_scores(audits: Mapping[str, ModelAudit], classes: int) -> dict[str, f
     held_out = [a.metrics["held_out_accuracy"] for a in audits.values() if "held_out_accuracy" in a.metrics]
     scores["worst_site_held_out_accuracy"] = min(held_out, default=math.nan)
     return scores
+
+
+def told_mix(sites: Mapping[str, Mapping[str, float]], strata: int, multi_label: bool) -> ClassMix:
+    """Forget and retain images of each stratum over all sites, as far as their audits tell.
+
+    A site that leaves a class untold in one of the two sets is left out, of labels where it concerns that label: what it does
+    not tell is not none.
+
+    Parameters
+    ----------
+    sites : metrics of the audit of any model, by site
+    strata : how many there are (`ModelSpec.strata`)
+    """
+    groups = [(2 * label, 2 * label + 1) for label in range(strata // 2)] if multi_label else [tuple(range(strata))]
+    pooled: dict[str, dict[int, float]] = {"forget": {}, "retain": {}}
+    for metrics in sites.values():
+        for group in groups:
+            counts = {name: {s: metrics.get(f"{name}_images_class_{s}", 0.0) for s in group} for name in pooled}
+            if all(sum(of.values()) == metrics.get(f"{name}_images", 0.0) for name, of in counts.items()):
+                for name, of in counts.items():
+                    pooled[name] |= {s: pooled[name].get(s, 0.0) + n for s, n in of.items() if n}
+    return ClassMix(pooled["forget"], pooled["retain"], multi_label)
 
 
 def on_reference(audit: ModelAudit) -> ModelAudit:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from excise.common import messages as m
+from excise.common.class_mix import ClassMix, shifted_losses
 from excise.common.errors import DataError, StorageError
 from excise.common.metrics import pooled_quantiles
+from excise.common.profiles import ALL_CLASSES, losses_of
 from excise.common.settings import CompositionSettings, UnlearningSettings
 from excise.common.weights import Weights, digest
 from excise.server.federation import Federation
@@ -42,19 +45,22 @@ class Reference:
         passes = sum(reply.passes for reply in self._replies)
         payer.spend(seconds=answer.seconds, passes=passes, bytes_down=answer.bytes_down, bytes_up=answer.bytes_up)
         if told := self._pooled("unseen", points):
-            patients = sum(reply.patients.get(f"unseen/{m.ALL_CLASSES}", 0) for reply in self._replies)
+            patients = sum(reply.patients.get(f"unseen/{ALL_CLASSES}", 0) for reply in self._replies)
             rounded = {key: [round(q, 4) for q in quantiles] for key, quantiles in told.items()}
             federation.folder.event("reference", patients=int(patients), quantiles=rounded)
 
-    def unseen(self, points: int) -> m.Profiles:
+    def unseen(self, points: int, mix: ClassMix | None = None) -> m.Profiles:
         """The pooled losses at `points` evenly spaced levels, ascending, by class and of all; every patient counts once.
+
+        With `mix` those of each class are what they would be, had the teacher met the classes as often as the retain images
+        hold them.
 
         Raises
         ------
         DataError : no site has enough images
         """
         if told := self._pooled("unseen", points):
-            return told
+            return _shifted(told, mix) if mix else told
         raise DataError("no site has enough reference images to calibrate on; raise split.reference or use 'nearest'")
 
     def trained(self, points: int) -> m.Profiles:
@@ -75,7 +81,17 @@ class Reference:
             told = [(np.array(r.profiles[key]), int(r.patients.get(key, 0))) for r in self._replies if r.profiles.get(key)]
             if sum(patients for _, patients in told):
                 pooled[key.removeprefix(f"{name}/")] = tuple(float(value) for value in pooled_quantiles(told, levels))
-        return pooled if m.ALL_CLASSES in pooled else {}
+        return pooled if ALL_CLASSES in pooled else {}
+
+
+def _shifted(told: m.Profiles, mix: ClassMix) -> m.Profiles:
+    """Losses of every stratum that `mix` knows, each moved by its own shift; the others as they are."""
+
+    def moved(stratum: int) -> tuple[float, ...]:
+        losses = torch.tensor(losses_of(stratum, told, mix.multi_label), dtype=torch.float64)
+        return tuple(shifted_losses(losses, mix.log_odds_shift(stratum)).tolist())
+
+    return told | {str(s): moved(s) for s in mix.known}
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ from torch import Generator, Tensor, nn
 from excise.client.unlearning.boundary import BoundaryPath, boundary_search
 from excise.client.unlearning.correction import corrected_overshoot, is_corrected, measured_rows
 from excise.client.unlearning.inference import predict
-from excise.client.unlearning.labels import are_labels, boundary_losses, sought_labels
+from excise.client.unlearning.labels import are_labels, boundary_losses, mix_of, sought_labels
 from excise.client.unlearning.local import ForgetSet, LocalResult, RetainSet, drawn_rows, unlearn_locally
 from excise.client.unlearning.reference import Reference, as_if_unseen, reference_by_stratum
 from excise.client.unlearning.targets import make_targets
+from excise.common.class_mix import shifted_losses
 from excise.common.settings import UnlearningSettings
 
 Images = tuple[Tensor, Tensor]
@@ -85,6 +86,7 @@ def unlearn(
     if settings.forget_sample is not None:
         drawn = drawn_rows(y_f, settings.forget_sample, Generator().manual_seed(seed)).to(x_f.device)
         x_f, y_f = x_f[drawn], y_f[drawn]
+    mix = mix_of(forget[1], y_r)
     reference: Reference = {}
     passes, points = 0, settings.quantiles
     if settings.target.kind == "calibrated":
@@ -92,6 +94,8 @@ def unlearn(
             raise ValueError("calibrated targets need `unseen` images; give some, or choose target.kind = 'nearest'")
         losses = boundary_losses(predict(model, unseen[0]), unseen[1])
         reference = reference_by_stratum(losses, unseen[1], points, y_f)
+        if settings.target.label_shift:
+            reference = {s: shifted_losses(q, mix.log_odds_shift(s)) for s, q in reference.items()}
         passes += len(unseen[0])
     largest = settings.target.overshoot * max((float(q[-1].max()) for q in reference.values()), default=math.inf)
     sought = sought_labels(y_f, forgotten) if are_labels(y_f) else None
@@ -118,10 +122,9 @@ def unlearn(
             overshoot = corrected_overshoot(student, x_f[looked], y_f[looked], settings.target, reference, forgotten)
             targets = make_targets(path.logits_TNC, y_f, settings.target, reference, forgotten, overshoot)
             passes += len(looked)
+        searched = ForgetSet(x_f, targets, sought is not None, mix.distance())
         batches = Generator().manual_seed(seed * 1_000_003 + r)
-        result = unlearn_locally(
-            student, ForgetSet(x_f, targets, sought is not None), kept, settings.psi, settings.local, r, batches, teacher
-        )
+        result = unlearn_locally(student, searched, kept, settings.psi, settings.local, r, batches, teacher)
         rounds.append(result)
         passes += result.passes
         if after_round and after_round(r + 1, student):

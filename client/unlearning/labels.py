@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from excise.common.class_mix import ClassMix
+
 
 def are_labels(y: Tensor) -> bool:
     """Whether `y` holds labels rather than classes.
@@ -55,6 +57,13 @@ def place_of(stratum: int, y: Tensor) -> tuple[Tensor, ...]:
         return (y == stratum,)
     label, side = divmod(stratum, 2)
     return (y[:, label] > 0.5) == bool(side), torch.tensor(label, device=y.device)
+
+
+def mix_of(y_f: Tensor, y_r: Tensor) -> ClassMix:
+    """How many forget images, with classes or labels `y_f`, and retain images there are of each stratum."""
+    multi_label = are_labels(y_f)
+    forget, retain = ({s: float(place_of(s, y)[0].sum()) for s in strata(y)} for y in (y_f, y_r))
+    return ClassMix(forget, retain, multi_label)
 
 
 def has_crossed(logits: Tensor, y: Tensor) -> Tensor:

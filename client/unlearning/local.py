@@ -20,6 +20,8 @@ from excise.client.unlearning.objective import forget_loss, proximal, retain_los
 from excise.common.randomness import layers_seeded_by
 from excise.common.settings import LocalSettings
 
+LIVE_UP_TO = 0.25
+"""Largest distance of a batch's classes from the retain images' at which `batch_norm = "auto"` is `live` (docs/adr/0014)."""
 MAX_REFUSALS = 4
 """Times that a round may be taken back."""
 
@@ -30,11 +32,15 @@ class Diverged(ArithmeticError):
 
 @dataclass(frozen=True)
 class ForgetSet:
-    """Forget images (N, channels, *spatial) in [0, 1] and their targets (N, C), of labels when `labels` says so."""
+    """Forget images (N, channels, *spatial) in [0, 1] and their targets (N, C), of labels when `labels` says so.
+
+    `distance` is that of their classes from the retain images' (`ClassMix.distance`), in [0, 1].
+    """
 
     x: Tensor
     targets_NC: Tensor
     labels: bool = False
+    distance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,8 @@ def _take_steps(student: nn.Module, objective: _Objective, rates: Sequence[float
     optimiser = torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=settings.momentum)
     f_SB, r_SB = objective.batches(steps, generator)
     images = sum(index.shape[1] for index in (f_SB, r_SB) if index is not None)
-    _set_mode(student, settings, forget_only=objective.retain is None, single=images == 1)
+    distance = objective.forget.distance * f_SB.shape[1] / images if objective.forget and f_SB is not None else 0.0
+    _set_mode(student, settings, forget_only=objective.retain is None, distance=distance, single=images == 1)
 
     # Everything that is measured stays on the device until the round is over: a look at it would wait for the device.
     losses = torch.full((steps, 2), math.nan, device=device)
@@ -209,11 +216,15 @@ def step_size(settings: LocalSettings, step: int) -> float:
     return settings.learning_rate * fall[settings.schedule]
 
 
-def _set_mode(student: nn.Module, settings: LocalSettings, forget_only: bool, single: bool) -> None:
-    """Training mode, with batch norm in evaluation mode where its statistics must not move, or one image gives none."""
+def _set_mode(student: nn.Module, settings: LocalSettings, forget_only: bool, distance: float, single: bool) -> None:
+    """Training mode, with batch norm in evaluation mode where its statistics must not move, or one image gives none.
+
+    `distance` is that of a batch's classes from the retain images'.
+    """
     student.train()
-    live = settings.batch_norm == "published" or (settings.batch_norm == "live" and not forget_only)
-    live = live and not single
+    moves = {"frozen": False, "live": not forget_only, "published": True}
+    moves["auto"] = not forget_only and distance <= LIVE_UP_TO
+    live = moves[settings.batch_norm] and not single
     if not live:
         for module in student.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):

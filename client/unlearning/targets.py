@@ -3,8 +3,8 @@
 Classes are forgotten by saying another class (`nearest`, `soft`, `topk`). Samples are not: a retrained model is not wrong on
 images it never saw, it is as good on them as on any other unseen image. `calibrated` therefore asks the student to be *as
 uncertain as on held-out data*: in each class (of labels: on each side of each) the losses of the targets are distributed as
-the teacher's losses on unseen images there, times an overshoot, because the few steps of the upper level end short of their
-targets.
+the teacher's losses on unseen images there (where classes become rarer, as those would be then: `common/class_mix.py`), times
+an overshoot, because the few steps of the upper level end short of their targets.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def make_targets(
     ----------
     logits_TNC : teacher's logits along the boundary search's path, float32 (T+1, N, C)
     y_N : classes of the forget images, int64; or labels, float (N, L)
-    reference : `calibrated` only: the teacher's losses on unseen images, for each stratum of `y_N` (`reference.py`)
+    reference : `calibrated` only: losses on unseen images, for each stratum of `y_N` (`reference.py`)
     forgotten : classes that are forgotten as a whole: none of them is a target of `nearest`, `soft` or `topk`. Labels that
         are: only where an image has one of them is anything forgotten
     overshoot : in place of that of `settings`: what `correction.py` makes of it; for labels (L,)

@@ -386,6 +386,16 @@ def test_a_term_without_weight_is_not_measured(site: Site, a_k: float, absent: s
     assert bool(update.ascent) == (a_k > 0)
 
 
+@pytest.mark.parametrize(("where", "moves"), [("StationName = MR7 and class = ill", False), ("StationName = MR7", True)])
+def test_forget_images_of_one_class_leave_the_statistics_alone(site: Site, where: str, moves: bool) -> None:
+    _bring_teacher(site)
+    settings = SETTINGS.model_copy(update={"local": LocalSettings(rounds=2, steps=2, retain_batch=2)})
+    request = REQUEST.model_copy(update={"where": where})
+    update = rounds.unlearn(site, _unlearn(request=request, settings=settings))
+    statistics = [delta for name, delta in update.delta.items() if "running" in name]
+    assert any(bool((delta != 0).any()) for delta in statistics) == moves
+
+
 def test_unlearn_says_nothing_of_few_images(site: Site) -> None:
     _bring_teacher(site)
     few = len(site.select(REQUEST).forget) + 1

@@ -163,6 +163,20 @@ def test_each_site_takes_its_share_of_the_forget_batch(tmp_path: Path) -> None:
     assert counts[0] > counts[1] > counts[2] == 0
 
 
+def test_a_class_that_becomes_rarer_is_to_be_less_certain(tmp_path: Path) -> None:
+    plan, sites = prepared(tmp_path)  # forgets images of class 1 alone
+    asked = asked_of(plan, sites, tmp_path / "shifted", UnlearnInstruction)
+    target = plan.unlearning.target.model_copy(update={"label_shift": False})
+    without = plan.model_copy(update={"unlearning": plan.unlearning.model_copy(update={"target": target})})
+    plain = asked_of(without, sites, tmp_path / "plain", UnlearnInstruction)[0].reference
+    for query in asked:
+        assert all(a > b for a, b in zip(query.reference["1"], plain["1"], strict=True))
+        assert all(a < b for a, b in zip(query.reference["0"], plain["0"], strict=True))
+        assert query.reference["all"] == plain["all"]
+    (mix,) = [event for event in events(tmp_path / "shifted") if event["event"] == "class_mix"]
+    assert mix["log_odds_shift"]["1"] < 0 < mix["log_odds_shift"]["0"]
+
+
 def test_a_candidate_whose_steps_diverge_is_left_out(tmp_path: Path) -> None:
     wild = {"name": "wild", "unlearning": {"local": {"learning_rate": 1e6, "clip_norm": 1e6}}}
     merges = [{"name": "both", "forget": ["wild", "calm"]}]

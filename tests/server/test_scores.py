@@ -11,9 +11,10 @@ from sklearn.metrics import roc_auc_score
 from torch import Generator, Tensor
 
 from excise.client.audit import loss_profile, measure, told_strata
+from excise.common.class_mix import ClassMix
 from excise.common.messages import ModelAudit
 from excise.common.metrics import accuracy, membership_auc
-from excise.server.scores import SETS, loss_points, membership, on_reference, pooled_scores
+from excise.server.scores import SETS, loss_points, membership, on_reference, pooled_scores, told_mix
 
 CLASSES = 3
 Images = dict[str, tuple[Tensor, Tensor]]  # set → logits, labels
@@ -184,3 +185,43 @@ def test_a_class_that_one_side_does_not_tell_is_matched_on_neither() -> None:
         told = class_accuracies(*site[name])
         expected = sum(n * told[c] for c, n in counts.items()) / sum(counts.values())
         assert scores[f"matched_{name}_accuracy"] == pytest.approx(expected, abs=1e-6)
+
+
+def mix_told(*sites: Images, min_count: int = 1) -> ClassMix:
+    told = {str(i): audit(site, min_count=min_count).metrics for i, site in enumerate(sites)}
+    return told_mix(told, CLASSES, multi_label=False)
+
+
+def test_the_mix_of_classes_is_that_of_the_union() -> None:
+    mix = mix_told(*SITES)
+    for name, counted in (("forget", mix.forget), ("retain", mix.retain)):
+        _, y = union(SITES, name)
+        assert counted == {c: float((y == c).sum()) for c in range(CLASSES)}
+
+
+def of_classes(*counts: int) -> tuple[Tensor, Tensor]:
+    y = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    return torch.nn.functional.one_hot(y, CLASSES).float(), y
+
+
+@pytest.mark.parametrize(
+    ("forget", "retain"),
+    [
+        ((100, 30, 0), (2000, 3, 0)),  # no retain count is told
+        ((50, 20, 0), (300, 3, 400)),  # only that of class 2
+        ((50, 4, 30), (300, 300, 300)),  # only the forget count of class 0
+    ],
+)
+def test_what_is_not_told_is_not_none(forget: tuple[int, ...], retain: tuple[int, ...]) -> None:
+    rare = {"forget": of_classes(*forget), "retain": of_classes(*retain)}
+    alone = mix_told(rare, min_count=5)
+    assert [alone.log_odds_shift(c) for c in range(CLASSES)] == [0.0] * CLASSES
+    assert alone.distance() == 0
+    whole = {"forget": of_classes(40, 10, 10), "retain": of_classes(100, 100, 100)}
+    assert mix_told(rare, whole, min_count=5) == mix_told(whole, min_count=5)
+
+
+def test_a_label_that_is_not_told_is_left_out_alone() -> None:
+    told = {"forget_images": 10.0, "forget_images_class_2": 4.0, "forget_images_class_3": 6.0}
+    told |= {"retain_images": 30.0} | {f"retain_images_class_{s}": n for s, n in ((0, 20.0), (1, 10.0), (2, 15.0), (3, 15.0))}
+    assert told_mix({"site": told}, 4, multi_label=True) == ClassMix({2: 4.0, 3: 6.0}, {2: 15.0, 3: 15.0}, multi_label=True)

@@ -56,7 +56,9 @@ def test_interval() -> None:
 @pytest.fixture(scope="module")
 def seed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("bench")
-    return folder, run_seed(scenario(folder), folder / "seed-0", folder / "cache", "inprocess", quiet)
+    # Large steps to far targets, so that there is something to correct.
+    wanted = scenario(folder, unlearning={"target": {"overshoot": 10.0}, "local": {"learning_rate": 0.2, "rounds": 4}})
+    return folder, run_seed(wanted, folder / "seed-0", folder / "cache", "inprocess", quiet)
 
 
 def test_variants_share_the_models_that_they_are_compared_with(seed: tuple[Path, dict[str, Any]]) -> None:

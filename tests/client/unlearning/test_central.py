@@ -199,3 +199,29 @@ def test_the_overshoot_is_corrected_between_rounds() -> None:
         found[band] = float(result.targets_NC.gather(1, forget[1][:, None]).mean()), result.passes
     assert found[1e-6][0] > found[0.0][0]
     assert found[1e-6][1] == found[0.0][1] + 12  # looked at once, before the second round
+
+
+def statistics(model: nn.Module) -> Tensor:
+    return torch.cat([value.flatten() for name, value in model.state_dict().items() if "running" in name])
+
+
+def test_a_batch_of_one_class_leaves_the_statistics_alone() -> None:
+    x, y_N = images(90, 0)
+    one, mixed = torch.arange(90) % 6 == 2, torch.arange(90) < 45  # half of class 2; half of every class
+    for forgotten, moves in ((one, False), (mixed, True)):
+        sets = (x[forgotten], y_N[forgotten]), (x[~forgotten], y_N[~forgotten])
+        model = trained()
+        student = unlearn(model, *sets, images(60, 1), settings(), seed=0).model
+        assert torch.equal(statistics(student), statistics(model)) != moves
+
+
+def test_a_class_that_becomes_rarer_becomes_less_certain() -> None:
+    x, y_N = images(90, 0)
+    forgotten = torch.arange(90) % 6 == 2  # half of class 2
+    asked = {}
+    for shift in (True, False):
+        tried = settings()
+        tried = tried.model_copy(update={"target": tried.target.model_copy(update={"label_shift": shift, "band": 0.0})})
+        sets = (x[forgotten], y_N[forgotten]), (x[~forgotten], y_N[~forgotten])
+        asked[shift] = unlearn(trained(), *sets, images(60, 1), tried, seed=0).targets_NC[:, 2].mean()
+    assert asked[True] < asked[False]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -67,6 +68,8 @@ SETTINGS = LocalSettings(rounds=2, steps=3, forget_batch=4, retain_batch=4, lear
         ("frozen", True, False),
         ("live", False, True),
         ("live", True, False),
+        ("auto", False, True),
+        ("auto", True, False),
         ("published", False, True),
         ("published", True, True),
     ],
@@ -81,6 +84,29 @@ def test_batch_norm_statistics(batch_norm: str, forget_only: bool, moves: bool) 
     assert (digest(_statistics(student)) != before) == moves
     assert norm(difference(snapshot(student), weights)) > 0
     assert not any(module.training for module in student.modules())
+
+
+@pytest.mark.parametrize(
+    ("distance", "forget_batch", "retain_batch", "a_k", "moves"),
+    [
+        (1.0, 4, 4, 0.4, False),
+        (1.0, 2, 6, 0.4, True),  # few of the batch are forget images
+        (0.5, 4, 4, 0.4, True),  # just within the limit
+        (0.5, 5, 4, 0.4, False),
+        (0.6, 100, 40, 0.4, True),  # there are only 6 forget and 10 retain images
+        (1.0, 4, 4, 0.0, True),  # a recovery round: nothing is forgotten
+    ],
+)
+def test_auto_goes_by_the_classes_of_the_batches_that_are_drawn(
+    distance: float, forget_batch: int, retain_batch: int, a_k: float, moves: bool
+) -> None:
+    student = _student()
+    before = digest(_statistics(student))
+    forget, retain = _sets()
+    batches = {"batch_norm": "auto", "forget_batch": forget_batch, "retain_batch": retain_batch}
+    local = SETTINGS.model_copy(update=batches)
+    unlearn_locally(student, replace(forget, distance=distance), retain, a_k, local, 0, _seeded())
+    assert (digest(_statistics(student)) != before) == moves
 
 
 def test_a_retain_set_without_weight_makes_batches_forget_only() -> None:
