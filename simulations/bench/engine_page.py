@@ -14,7 +14,7 @@ from excise.common.files import write_atomically
 from excise.common.settings import UnlearningSettings
 from excise.server.drawing import FORGET, INK, RETAIN, draw
 from excise.simulations.bench.engine import FORGOTTEN, SEARCH, SEARCHED
-from excise.simulations.bench.fashion_models import SPEC, TRAINED_ON
+from excise.simulations.bench.fashion_models import RETRAININGS, SPEC, TRAINED_ON
 from excise.simulations.bench.intervals import interval, judged
 
 RACE_GOAL, SEARCH_GOAL, MEMORY_GOAL = 5.0, 3.0, 4.0
@@ -211,7 +211,8 @@ def _samples(seeds: Sequence[Results]) -> Rows:
         *_paragraph(
             "Mean and 95 % interval over the seeds. Targets are calibrated on half of the class's unseen images; the attack "
             'compares with the other half. The images are drawn at random, so the targets are those of `level = "retain"` '
-            "(docs/method.md); beside it the default for devices and patients. 1 % are some twenty images."
+            "(docs/method.md); beside it the default for devices and patients. 1 % are some twenty images. Retrained: the "
+            f"mean of {RETRAININGS} models."
         ),
         "",
         "| share | | forget accuracy | membership AUC | others | forget, resurfaced | AUC, resurfaced |",

@@ -25,7 +25,10 @@ Images = tuple[Tensor, Tensor]
 SPEC = ModelSpec(name="allcnn", classes=10, size=28, width=0.25, mean=0.2860, std=0.3530)
 TRAINING = TrainingSettings(rounds=6, batch_size=128, learning_rate=0.1, augment=False)
 TRAINED_ON = 20_000
-"""Images of the training file that are used: fifteen models are trained, on two cores."""
+"""Images of the training file that are used: a dozen models are trained a seed, on two cores."""
+RETRAININGS = 3
+"""Models retrained without a share of a class. What one of them has on the class is one draw: a dozen models that were trained
+on all of it, or nearly, have accuracies from 0.79 to 0.88 on it."""
 
 
 def take(images: Images, which: Tensor | slice) -> Images:
@@ -69,6 +72,7 @@ class Task:
     Attributes
     ----------
     original, retrained : models trained with and without it
+    others : further retrained models, from other initial weights and in another order
     forget, retain : training images
     forget_test, retain_test : images that were never trained on, of the forgotten class and of the others
     """
@@ -79,6 +83,7 @@ class Task:
     retain: Images
     forget_test: Images
     retain_test: Images
+    others: tuple[nn.Module, ...] = ()
 
     @classmethod
     def of_class(cls, c: int, train: Images, test: Images, home: Path, seed: int, progress: Progress) -> Self:
@@ -97,8 +102,10 @@ class Task:
         forgotten[rows] = True
         forget, retain = take(train, forgotten), take(train, ~forgotten)
         original = load(trained("original", train, home, seed, progress))
-        retrained = load(trained(f"without-{share:g}-of-class-{c}", retain, home, seed, progress))
-        return cls(original, retrained, forget, retain, take(test, test[1] == c), take(test, test[1] != c))
+        name, seeds = f"without-{share:g}-of-class-{c}", [seed + 1000 * i for i in range(RETRAININGS)]
+        retrained, *others = [load(trained(name, retain, home, each, progress)) for each in seeds]
+        unseen = take(test, test[1] == c), take(test, test[1] != c)
+        return cls(original, retrained, forget, retain, *unseen, tuple(others))
 
     def scores(self, model: nn.Module) -> tuple[float, float]:
         """Accuracy on unseen images of the class, and of the others."""

@@ -77,25 +77,33 @@ def of_samples(task: Task, settings: UnlearningSettings, seed: int) -> dict[str,
 
     Half of the class's unseen images calibrate the targets, the other half are what the membership attack compares with.
     The forget images are a random part of the class, which is what ``level = "retain"`` is for; beside it the other level.
+    Scores of the retrained model are the means of several.
     """
     unseen, compared = take(task.forget_test, slice(0, None, 2)), take(task.forget_test, slice(1, None, 2))
-    models = {"original": task.original, "retrained": task.retrained}
+    models = {"original": [task.original], "retrained": [task.retrained, *task.others]}
     levels: dict[str, Literal["retain", "unseen"]] = {"excise": "retain", 'excise, level = "unseen"': "unseen"}
     for name, level in levels.items():
         target = settings.target.model_copy(update={"level": level})
         tried = settings.model_copy(update={"target": target})
-        models[name] = unlearn(task.original, task.forget, task.retain, unseen, tried, seed).model
+        models[name] = [unlearn(task.original, task.forget, task.retain, unseen, tried, seed).model]
     scores: dict[str, dict[str, float]] = {}
-    for name, model in models.items():
-        scores[name] = {
-            "forget": score(model, task.forget),
-            "auc": _auc(model, task.forget, compared),
-            "retain_test": score(model, task.retain_test),
-        }
-        if name != "original":
-            later = after_an_epoch(model, task.retain, seed)
-            scores[name] |= {"forget_later": score(later, task.forget), "auc_later": _auc(later, task.forget, compared)}
+    for name, alike in models.items():
+        each = [_of_sample(model, task, compared, None if name == "original" else seed) for model in alike]
+        scores[name] = {key: sum(one[key] for one in each) / len(each) for key in each[0]}
     return scores
+
+
+def _of_sample(model: nn.Module, task: Task, compared: Images, seed: int | None) -> dict[str, float]:
+    """Scores of one model; with `seed` after one more epoch on retain images as well."""
+    found = {
+        "forget": score(model, task.forget),
+        "auc": _auc(model, task.forget, compared),
+        "retain_test": score(model, task.retain_test),
+    }
+    if seed is not None:
+        later = after_an_epoch(model, task.retain, seed)
+        found |= {"forget_later": score(later, task.forget), "auc_later": _auc(later, task.forget, compared)}
+    return found
 
 
 def after_an_epoch(model: nn.Module, retain: Images, seed: int) -> nn.Module:

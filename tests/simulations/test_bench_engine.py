@@ -14,6 +14,7 @@ from torch import Generator
 from excise.client.unlearning.inference import predict
 from excise.common.models import ModelSpec
 from excise.common.settings import PRESETS, LocalSettings, SearchSettings, UnlearningSettings
+from excise.common.weights import digest, snapshot
 from excise.simulations.bench import engine, fashion_models, forgetting, race
 from excise.simulations.bench.composing import composing
 from excise.simulations.bench.engine_page import goals, write_engine_page
@@ -54,8 +55,9 @@ def test_a_share_of_a_class_is_left_out_of_the_retrained_model(tmp_path: Path) -
     torch.testing.assert_close(whole, train[0].flatten(1).sum(1).sort().values)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         f"original-0-{fashion_models.recipe(60)}.safetensors",
-        f"without-0.5-of-class-1-0-{fashion_models.recipe(50)}.safetensors",
+        *(f"without-0.5-of-class-1-{seed}-{fashion_models.recipe(50)}.safetensors" for seed in (0, 1000, 2000)),
     ]
+    assert len({digest(snapshot(model)) for model in (task.retrained, *task.others)}) == 3
     seen: list[str] = []
     again = Task.of_share(0.5, 1, train, test, tmp_path, 0, seen.append)
     assert seen == []  # nothing is trained twice
@@ -131,11 +133,15 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         )
         train, test = images(300, 0), images(60, 1)
         found = engine.run_engine(train, test, classes, samples, home, 1, quiet, composed=(1,))
-        (kept,) = home.glob("seed-0-*.json")
-        marked = json.loads(kept.read_text()) | {"marked": True}
-        kept.write_text(json.dumps(marked))
+        kept = sorted(home.glob("*-0-*.json"))
+        assert [path.name.split("-")[0] for path in kept] == ["class", "samples", "speed"]
+        for path in kept:
+            path.write_text(json.dumps(json.loads(path.read_text()) | {f"marked {path.name}": True}))
         again = engine.run_engine(train, test, classes, samples, home, 1, quiet, composed=())
-    assert again["seeds"] == [marked]  # a seed that is done is not measured again
+    (seed,) = again["seeds"]  # a seed that is done is not measured again
+    assert [
+        f"marked {path.name}" in part for path, part in zip(kept, (seed["class"], seed["samples"], seed), strict=True)
+    ] == [True] * 3
     return found
 
 
