@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -247,7 +248,7 @@ def _print_results(results: dict[str, Any], request: ForgetRequest, folder: Path
     from excise.server.report import cost_line, kept_line, measured, signed, three
     from excise.server.verdict import site_names, site_score, summary_rows, verdict
 
-    table = Table(title=f"{request.id}: {request.where}")
+    table = Table(title=escape(f"{request.id}: {request.where}"))
     for column in ("", "original", "retrained", "unlearned", "gap", "ideal"):
         table.add_column(column, justify="left" if not column else "right")
     for row in summary_rows(results):
@@ -270,7 +271,7 @@ def _print_results(results: dict[str, Any], request: ForgetRequest, folder: Path
     terminal.print("[bold]Acceptance rule met[/]" if outcome.accepted else "[bold]Acceptance rule not met[/]")
     for check in outcome.checks:
         mark = "[green]✓[/]" if check.passed else "[red]✗[/]"
-        terminal.print(f"  {mark} {check.rule}: measured {measured(check)} {check.note}")
+        terminal.print(f"  {mark} {escape(f'{check.rule}: measured {measured(check)} {check.note}')}")
     terminal.print(f"Report:        {folder / 'report.html'}\nRevised model: {folder / 'model.safetensors'}", soft_wrap=True)
 
 

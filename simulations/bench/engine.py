@@ -48,12 +48,12 @@ def run_engine(
         task = Task.of_class(FORGOTTEN, train, test, home, seed, progress)
         settings = [one.model_dump_json() for one in (classes, PRESETS["published"], SEARCH)]
         speed = _path(home, "speed", seed, len(train[1]), REPEATS, SEARCHED, *settings)
-        of_class = _path(home, "class", seed, len(train[1]), classes.model_dump_json())
+        whole = _path(home, "class", seed, len(train[1]), classes.model_dump_json())
         shares = _path(home, "samples", seed, len(train[1]), SHARES, RETRAININGS, samples.model_dump_json())
         results["seeds"].append(
             {
                 **_kept(speed, _speed, task, classes, seed, progress),
-                "class": _kept(of_class, _class, task, train, classes, home, seed, progress),
+                "class": _kept(whole, _class, task, train, classes, home, seed, progress),
                 "samples": _kept(shares, _samples, train, test, samples, home, seed, progress),
             }
         )
