@@ -1,4 +1,4 @@
-"""The Flower client app of a site: unpack the message, call `client/rounds.py`, pack the reply.
+"""The Flower client app of a site: unpack the message, call its round of `client/rounds`, pack the reply.
 
 Flower would send an exception's text to the coordinator, and a handler that returns None wedges its node. So every handler
 catches everything, writes the details into the site's own log under an incident number, and answers with a code alone.
@@ -17,6 +17,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from excise.client import rounds
+from excise.client.rounds.model import SiteFailure
 from excise.client.site import Site, open_site
 from excise.common import messages
 from excise.common.errors import ConfigError, DataError, MessageError, RequestError, SiteError, StorageError
@@ -28,11 +29,11 @@ M = TypeVar("M", bound=messages.Message)
 def make_app(locate: Callable[[Context], Path]) -> ClientApp:
     """Build the client app of sites whose `site.toml` is found by `locate`."""
     app = ClientApp()
-    app.query("status")(_handler(locate, messages.StatusQuery, rounds.status))
-    app.query("reference")(_handler(locate, messages.ReferenceQuery, rounds.reference))
-    app.train("fit")(_handler(locate, messages.FitInstruction, rounds.fit))
-    app.train("unlearn")(_handler(locate, messages.UnlearnInstruction, rounds.unlearn))
-    app.evaluate("audit")(_handler(locate, messages.AuditQuery, rounds.evaluate))
+    app.query("status")(_handler(locate, messages.StatusQuery, rounds.status.answer))
+    app.query("reference")(_handler(locate, messages.ReferenceQuery, rounds.reference.answer))
+    app.train("fit")(_handler(locate, messages.FitInstruction, rounds.fit.answer))
+    app.train("unlearn")(_handler(locate, messages.UnlearnInstruction, rounds.unlearn.answer))
+    app.evaluate("audit")(_handler(locate, messages.AuditQuery, rounds.audit.answer))
     return app
 
 
@@ -58,7 +59,7 @@ def _failure(error: Exception) -> messages.Failure:
 
 
 def _code(error: Exception) -> SiteError:
-    if isinstance(error, rounds.SiteFailure):
+    if isinstance(error, SiteFailure):
         return error.code
     for kind, code in (
         (MessageError, SiteError.BAD_MESSAGE),

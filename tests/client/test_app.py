@@ -14,7 +14,8 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from excise.client import app, rounds
+from excise.client import app
+from excise.client.rounds.model import SiteFailure
 from excise.client.site import open_site
 from excise.common import messages as m
 from excise.common.errors import ConfigError, DataError, MessageError, RequestError, SiteError, StorageError
@@ -124,7 +125,7 @@ def test_no_answer_names_a_patient(ask: Callable[..., RecordDict], caplog: pytes
         (StorageError(CANARY), "storage"),
         (MemoryError(CANARY), "out_of_memory"),
         (torch.OutOfMemoryError(CANARY), "out_of_memory"),
-        (rounds.SiteFailure(SiteError.DIVERGED, CANARY), "diverged"),
+        (SiteFailure(SiteError.DIVERGED, CANARY), "diverged"),
         (ValueError(CANARY), "internal"),
         (type("Unprintable", (Exception,), {"__str__": lambda _: 1 / 0})(), "internal"),
     ],

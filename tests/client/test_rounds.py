@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from excise.client import preparation, rounds
 from excise.client.audit import loss_profile
 from excise.client.config import ComputeSettings
-from excise.client.rounds import SiteFailure
+from excise.client.rounds.losses import evenly_spread
+from excise.client.rounds.model import SiteFailure
 from excise.client.site import Site, open_site
 from excise.client.unlearning.inference import predict
 from excise.client.unlearning.labels import boundary_losses
@@ -88,18 +89,18 @@ def _unlearn(
 
 
 def _bring_teacher(site: Site) -> None:
-    rounds.reference(site, ReferenceQuery(model=SPEC, teacher=_weights(), request=REQUEST, points=8))
+    rounds.reference.answer(site, ReferenceQuery(model=SPEC, teacher=_weights(), request=REQUEST, points=8))
 
 
 # --- status --------------------------------------------------------------------------------------------------------------
 
 
 def test_status_counts_every_image_once(site: Site) -> None:
-    whole = rounds.status(site, StatusQuery())
+    whole = rounds.status.answer(site, StatusQuery())
     assert (whole.site, whole.classes, whole.skipped) == ("site-1", CLASSES, 0)
     assert whole.train + whole.reference + whole.held_out == 40
     assert whole.forget == whole.excluded == 0
-    asked = rounds.status(site, StatusQuery(request=REQUEST))
+    asked = rounds.status.answer(site, StatusQuery(request=REQUEST))
     assert asked.train == whole.train
     assert asked.forget + asked.excluded == 14  # every third of forty
     assert asked.forget + asked.retain == asked.train
@@ -112,7 +113,7 @@ def test_status_counts_every_image_once(site: Site) -> None:
 
 def test_reference_keeps_the_teacher_and_tells_its_losses(site: Site) -> None:
     teacher = _weights()
-    reply = rounds.reference(site, ReferenceQuery(model=SPEC, teacher=teacher, request=REQUEST, points=4))
+    reply = rounds.reference.answer(site, ReferenceQuery(model=SPEC, teacher=teacher, request=REQUEST, points=4))
     kept = site.config.state / "teachers" / f"{w.digest(teacher)}.safetensors"
     assert w.digest(w.load_weights(kept)) == w.digest(teacher)
     sets = site.select(REQUEST)
@@ -131,7 +132,7 @@ def test_classes_are_told_apart_where_each_has_enough_images(site: Site) -> None
     counts = {part: site.y_N[getattr(sets, part)].bincount(minlength=2).tolist() for part in ("reference", "held_out")}
     query = ReferenceQuery(model=SPEC, teacher=_weights(), request=REQUEST, points=4)
     for min_count in range(1, 9):
-        told = rounds.reference(_with_min_count(site, min_count), query)
+        told = rounds.reference.answer(_with_min_count(site, min_count), query)
         # Audits tell of the two sets apart, so each must be told, or told by class, by itself.
         large = {part: n for part, n in counts.items() if sum(n) >= min_count}
         by_class = [part for part, n in large.items() if min(n) >= min_count]
@@ -145,7 +146,7 @@ def test_classes_are_told_apart_where_each_has_enough_images(site: Site) -> None
 @pytest.mark.parametrize("trained", [False, True])
 def test_reference_says_nothing_of_few_images(site: Site, trained: bool) -> None:
     query = ReferenceQuery(model=SPEC, teacher=_weights(), request=REQUEST, points=4, trained=trained)
-    reply = rounds.reference(_with_min_count(site, 30), query)
+    reply = rounds.reference.answer(_with_min_count(site, 30), query)
     assert (reply.profiles, reply.patients, reply.passes) == ({}, {}, 0)
     assert list((site.config.state / "teachers").iterdir())  # the teacher is needed all the same
 
@@ -160,21 +161,21 @@ def _fit(without: ForgetRequest | None = None, weights: w.Weights | None = None,
 
 
 def test_fit_trains_on_what_remains(site: Site) -> None:
-    status = rounds.status(site, StatusQuery(request=REQUEST))
-    update, without = rounds.fit(site, _fit()), rounds.fit(site, _fit(REQUEST))
+    status = rounds.status.answer(site, StatusQuery(request=REQUEST))
+    update, without = rounds.fit.answer(site, _fit()), rounds.fit.answer(site, _fit(REQUEST))
     assert update.passes == status.train
     assert without.passes == status.retain
     assert update.weights_in == w.digest(_weights())
     assert set(update.delta) == set(w.floating(_weights()))
     assert w.norm(update.delta) > 0
     assert math.isfinite(update.metrics["loss"])
-    assert w.digest(rounds.fit(site, _fit()).delta) == w.digest(update.delta)
+    assert w.digest(rounds.fit.answer(site, _fit()).delta) == w.digest(update.delta)
 
 
 def test_fit_with_nothing_left_is_bad_data(site: Site) -> None:
     everything = REQUEST.model_copy(update={"where": 'PatientID matches "*"'})
     with pytest.raises(DataError, match="no training image is left"):
-        rounds.fit(site, _fit(everything))
+        rounds.fit.answer(site, _fit(everything))
 
 
 def test_diverged_training_is_told_as_such(site: Site) -> None:
@@ -183,7 +184,7 @@ def test_diverged_training_is_told_as_such(site: Site) -> None:
         for name, tensor in _weights().items()
     }
     with pytest.raises(SiteFailure) as caught:
-        rounds.fit(site, _fit(weights=weights))
+        rounds.fit.answer(site, _fit(weights=weights))
     assert caught.value.code is SiteError.DIVERGED
 
 
@@ -191,7 +192,7 @@ def test_unlearning_that_diverges_is_told_as_such(site: Site) -> None:
     teacher = {name: tensor * math.nan if name.startswith("head") else tensor for name, tensor in _weights().items()}
     _bring_teacher(site)
     with pytest.raises(SiteFailure) as caught:
-        rounds.unlearn(site, _unlearn(weights=teacher))
+        rounds.unlearn.answer(site, _unlearn(weights=teacher))
     assert caught.value.code is SiteError.DIVERGED
 
 
@@ -200,13 +201,13 @@ def test_unlearning_that_diverges_is_told_as_such(site: Site) -> None:
 
 def test_unlearn_needs_the_teacher(site: Site) -> None:
     with pytest.raises(SiteFailure) as caught:
-        rounds.unlearn(site, _unlearn())
+        rounds.unlearn.answer(site, _unlearn())
     assert caught.value.code is SiteError.TEACHER_MISSING
 
 
 def test_unlearn_searches_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     _bring_teacher(site)
-    first = rounds.unlearn(site, _unlearn())
+    first = rounds.unlearn.answer(site, _unlearn())
     assert first.ascent
     assert first.metrics.keys() == {"forget_loss", "retain_loss", "gradient_norm", "step_sum", "crossing_rate", "path_length"}
     assert 0 <= first.metrics["crossing_rate"] <= 1
@@ -217,24 +218,26 @@ def test_unlearn_searches_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
         raise AssertionError("searched twice")
 
     monkeypatch.setattr(preparation, "boundary_search", search_again)
-    second = rounds.unlearn(site, _unlearn(round_index=1))
+    second = rounds.unlearn.answer(site, _unlearn(round_index=1))
     steps = SETTINGS.local.steps * (SETTINGS.local.forget_batch + SETTINGS.local.retain_batch)
     assert second.passes == steps < first.passes
-    repeated = rounds.unlearn(site, _unlearn())
+    repeated = rounds.unlearn.answer(site, _unlearn())
     assert w.digest(repeated.delta) == w.digest(first.delta)  # what came from the disk is what was computed
 
 
 def test_the_overshoot_is_corrected_by_the_model_that_came(site: Site) -> None:
     _bring_teacher(site)
     within = SETTINGS.model_copy(update={"target": TargetSettings(band=0.02)})
-    assert "overshoot" not in rounds.unlearn(site, _unlearn(settings=within)).metrics  # the teacher itself needs the whole
-    assert "overshoot" not in rounds.unlearn(site, _unlearn(round_index=1)).metrics  # nor where no band is set
+    assert (
+        "overshoot" not in rounds.unlearn.answer(site, _unlearn(settings=within)).metrics
+    )  # the teacher itself needs the whole
+    assert "overshoot" not in rounds.unlearn.answer(site, _unlearn(round_index=1)).metrics  # nor where no band is set
     guessing = {name: tensor * 0 if name.startswith("head") else tensor for name, tensor in _weights().items()}
-    update = rounds.unlearn(site, _unlearn(settings=within, round_index=1, weights=guessing))
+    update = rounds.unlearn.answer(site, _unlearn(settings=within, round_index=1, weights=guessing))
     forget = len(site.select(REQUEST).forget)
     assert update.metrics["overshoot"] == pytest.approx(1 / within.target.overshoot)  # 0.5 is far below exp(−0.5)
     assert update.passes == within.local.steps * (within.local.forget_batch + within.local.retain_batch) + forget
-    few = rounds.unlearn(_with_min_count(site, forget + 1), _unlearn(settings=within, round_index=1, weights=guessing))
+    few = rounds.unlearn.answer(_with_min_count(site, forget + 1), _unlearn(settings=within, round_index=1, weights=guessing))
     assert "overshoot" not in few.metrics
 
 
@@ -249,17 +252,17 @@ def test_the_overshoot_is_corrected_by_the_model_that_came(site: Site) -> None:
 )
 def test_another_question_is_prepared_anew(site: Site, changed: dict[str, object]) -> None:
     _bring_teacher(site)
-    rounds.unlearn(site, _unlearn())
-    rounds.unlearn(site, _unlearn(**changed))  # type: ignore[arg-type]
+    rounds.unlearn.answer(site, _unlearn())
+    rounds.unlearn.answer(site, _unlearn(**changed))  # type: ignore[arg-type]
     assert len(list((site.config.state / "preparations").iterdir())) == 2
 
 
 def test_other_targets_off_the_same_paths_share_the_search(site: Site) -> None:
     _bring_teacher(site)
-    rounds.unlearn(site, _unlearn())
+    rounds.unlearn.answer(site, _unlearn())
     other = SETTINGS.model_copy(update={"psi": 0.6, "target": TargetSettings(band=0.5, tau=2.0)})
     steps = SETTINGS.local.steps * (SETTINGS.local.forget_batch + SETTINGS.local.retain_batch)
-    assert rounds.unlearn(site, _unlearn(settings=other)).passes == steps
+    assert rounds.unlearn.answer(site, _unlearn(settings=other)).passes == steps
 
 
 @pytest.fixture
@@ -271,7 +274,7 @@ def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         targets.append(forget.targets_NC)
         return unlearn_locally(student, forget, *rest)
 
-    monkeypatch.setattr(rounds, "unlearn_locally", watched)
+    monkeypatch.setattr(rounds.unlearn, "unlearn_locally", watched)
     return targets
 
 
@@ -281,7 +284,7 @@ def test_the_corrected_overshoot_is_that_of_the_targets(site: Site, trained_on: 
     y_N = site.y_N[site.select(REQUEST).forget]
     for band in (0.0, 0.001):
         settings = SETTINGS.model_copy(update={"target": TargetSettings(band=band)})
-        rounds.unlearn(site, _unlearn(settings=settings, round_index=1, weights=guessing))
+        rounds.unlearn.answer(site, _unlearn(settings=settings, round_index=1, weights=guessing))
     whole, corrected = (-targets_NC.gather(1, y_N[:, None]).log().sort(dim=0).values for targets_NC in trained_on)
     torch.testing.assert_close(corrected, whole / 1.8**2, atol=1e-4, rtol=1e-3)  # 1/1.8 of the reference, in place of 1.8
 
@@ -289,27 +292,27 @@ def test_the_corrected_overshoot_is_that_of_the_targets(site: Site, trained_on: 
 def test_targets_follow_the_losses_of_their_class(site: Site, trained_on: list[Tensor]) -> None:
     _bring_teacher(site)
     y_N = site.y_N[site.select(REQUEST).forget]
-    rounds.unlearn(site, replace(_unlearn(), reference={"all": (0.1, 0.1), "1": (0.4, 0.4)}))
+    rounds.unlearn.answer(site, replace(_unlearn(), reference={"all": (0.1, 0.1), "1": (0.4, 0.4)}))
     losses_N = -trained_on[0].gather(1, y_N[:, None])[:, 0].log()
     torch.testing.assert_close(losses_N, 1.8 * torch.where(y_N == 1, 0.4, 0.1))
     with pytest.raises(MessageError, match="without those of 'all' classes"):
-        rounds.unlearn(site, replace(_unlearn(), reference={"1": (0.4, 0.4)}))
+        rounds.unlearn.answer(site, replace(_unlearn(), reference={"1": (0.4, 0.4)}))
 
 
 def test_retain_images_tell_what_to_expect_of_the_forget_images(site: Site, trained_on: list[Tensor]) -> None:
-    plain = rounds.reference(site, ReferenceQuery(model=SPEC, teacher=_weights(), request=REQUEST, points=4))
+    plain = rounds.reference.answer(site, ReferenceQuery(model=SPEC, teacher=_weights(), request=REQUEST, points=4))
     assert not any(key.startswith("trained") for key in plain.profiles)
     asked = ReferenceQuery(model=SPEC, teacher=_weights(), request=REQUEST, points=4, trained=True)
-    told = rounds.reference(site, asked)
+    told = rounds.reference.answer(site, asked)
     assert told.profiles.items() > plain.profiles.items()
     assert len(told.profiles["trained/all"]) == 4
     assert told.passes > plain.passes
-    few = rounds.reference(_with_min_count(site, len(site.select(REQUEST).retain) + 1), asked)
+    few = rounds.reference.answer(_with_min_count(site, len(site.select(REQUEST).retain) + 1), asked)
     assert few.profiles == {}
     y_N = site.y_N[site.select(REQUEST).forget]
     harder, easier = (0.001, 0.002, 0.003), (7.0, 8.0, 9.0)  # than all retain images, than none
     for trained in (harder, easier):
-        rounds.unlearn(site, replace(_unlearn(), trained={"all": trained}))
+        rounds.unlearn.answer(site, replace(_unlearn(), trained={"all": trained}))
     losses = [-targets_NC.gather(1, y_N[:, None]).log() for targets_NC in trained_on]
     torch.testing.assert_close(losses[0], torch.full_like(losses[0], 1.8 * 0.9))  # the largest unseen loss, overshot
     torch.testing.assert_close(losses[1], torch.full_like(losses[1], 1.8 * 0.1))
@@ -319,27 +322,27 @@ def test_a_stricter_site_does_not_tell_what_a_laxer_one_kept(site: Site) -> None
     _bring_teacher(site)
     strict = _with_min_count(site, len(site.select(REQUEST).forget))
     crossing = SETTINGS.model_copy(update={"search": SearchSettings(max_steps=4, stop="crossed")})
-    assert rounds.unlearn(site, _unlearn(settings=crossing)).ascent
-    assert rounds.unlearn(strict, _unlearn(settings=crossing)).ascent == ()  # of fewer than all: some crossed at once
+    assert rounds.unlearn.answer(site, _unlearn(settings=crossing)).ascent
+    assert rounds.unlearn.answer(strict, _unlearn(settings=crossing)).ascent == ()  # of fewer than all: some crossed at once
 
 
 def test_a_corrected_label_is_prepared_anew(site: Site) -> None:
     _bring_teacher(site)
-    rounds.unlearn(site, _unlearn())
+    rounds.unlearn.answer(site, _unlearn())
     changed = site.select(REQUEST).forget[0]
     rows = list(site.scan.rows)
     rows[changed] = replace(rows[changed], label=1 - rows[changed].label)
-    rounds.unlearn(replace(site, scan=replace(site.scan, rows=rows)), _unlearn())
+    rounds.unlearn.answer(replace(site, scan=replace(site.scan, rows=rows)), _unlearn())
     assert len(list((site.config.state / "preparations").iterdir())) == 2
 
 
 def test_a_site_that_computes_in_bfloat16_sends_float32(site: Site) -> None:
     cast = replace(site, config=site.config.model_copy(update={"compute": ComputeSettings(precision="bfloat16")}))
     _bring_teacher(cast)
-    plain, lower = rounds.unlearn(site, _unlearn()), rounds.unlearn(cast, _unlearn(a_k=0.6))
+    plain, lower = rounds.unlearn.answer(site, _unlearn()), rounds.unlearn.answer(cast, _unlearn(a_k=0.6))
     assert {x.dtype for x in lower.delta.values()} == {torch.float32}
     assert lower.delta.keys() == plain.delta.keys()
-    fitted, rounded = rounds.fit(site, _fit()), rounds.fit(cast, _fit())
+    fitted, rounded = rounds.fit.answer(site, _fit()), rounds.fit.answer(cast, _fit())
     assert w.norm(w.difference(fitted.delta, rounded.delta)) < 0.6 * w.norm(fitted.delta)  # early steps are all noise
     assert w.digest(fitted.delta) != w.digest(rounded.delta)
 
@@ -354,9 +357,9 @@ def test_a_sample_of_a_class_is_searched_and_is_the_same_in_every_round(site: Si
         used.append(forget)
         return unlearn_locally(student, forget, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rounds, "unlearn_locally", watch)
-    first = rounds.unlearn(small, _unlearn(settings=few, request=whole_class))
-    rounds.unlearn(small, _unlearn(settings=few, request=whole_class, round_index=1))
+    monkeypatch.setattr(rounds.unlearn, "unlearn_locally", watch)
+    first = rounds.unlearn.answer(small, _unlearn(settings=few, request=whole_class))
+    rounds.unlearn.answer(small, _unlearn(settings=few, request=whole_class, round_index=1))
     assert torch.equal(used[0].x, used[1].x)
     assert torch.equal(used[0].targets_NC, used[1].targets_NC)
     rows = site.select(whole_class).forget
@@ -364,7 +367,7 @@ def test_a_sample_of_a_class_is_searched_and_is_the_same_in_every_round(site: Si
     assert [sum(bool(torch.equal(x, site.x[row])) for row in rows) for x in used[0].x] == [1, 1, 1]
     assert {"forget_loss", "crossing_rate"} <= first.metrics.keys()
     # Beside a number over all images, one over all but two would tell those of the two.
-    rounds.unlearn(small, _unlearn(settings=_sampling(len(rows) - 2), request=whole_class))
+    rounds.unlearn.answer(small, _unlearn(settings=_sampling(len(rows) - 2), request=whole_class))
     assert len(used[-1].x) == len(rows)
 
 
@@ -375,13 +378,13 @@ def _sampling(most: int) -> UnlearningSettings:
 def test_a_sample_cannot_stand_for_what_is_to_be_forgotten_itself(site: Site) -> None:
     _bring_teacher(site)
     with pytest.raises(MessageError, match="not of whole classes"):
-        rounds.unlearn(site, _unlearn(settings=_sampling(3)))
+        rounds.unlearn.answer(site, _unlearn(settings=_sampling(3)))
 
 
 @pytest.mark.parametrize(("a_k", "absent"), [(0.0, "forget_loss"), (1.0, "retain_loss")])
 def test_a_term_without_weight_is_not_measured(site: Site, a_k: float, absent: str) -> None:
     _bring_teacher(site)
-    update = rounds.unlearn(site, _unlearn(a_k=a_k))
+    update = rounds.unlearn.answer(site, _unlearn(a_k=a_k))
     assert absent not in update.metrics
     assert bool(update.ascent) == (a_k > 0)
 
@@ -391,7 +394,7 @@ def test_forget_images_of_one_class_leave_the_statistics_alone(site: Site, where
     _bring_teacher(site)
     settings = SETTINGS.model_copy(update={"local": LocalSettings(rounds=2, steps=2, retain_batch=2)})
     request = REQUEST.model_copy(update={"where": where})
-    update = rounds.unlearn(site, _unlearn(request=request, settings=settings))
+    update = rounds.unlearn.answer(site, _unlearn(request=request, settings=settings))
     statistics = [delta for name, delta in update.delta.items() if "running" in name]
     assert any(bool((delta != 0).any()) for delta in statistics) == moves
 
@@ -399,12 +402,12 @@ def test_forget_images_of_one_class_leave_the_statistics_alone(site: Site, where
 def test_unlearn_says_nothing_of_few_images(site: Site) -> None:
     _bring_teacher(site)
     few = len(site.select(REQUEST).forget) + 1
-    update = rounds.unlearn(_with_min_count(site, few), _unlearn())
+    update = rounds.unlearn.answer(_with_min_count(site, few), _unlearn())
     assert update.metrics.keys() == {"retain_loss", "gradient_norm", "step_sum"}
     assert update.ascent == ()
-    update = rounds.unlearn(_with_min_count(site, 41), _unlearn())
+    update = rounds.unlearn.answer(_with_min_count(site, 41), _unlearn())
     assert update.metrics.keys() == {"gradient_norm", "step_sum"}
-    assert rounds.fit(_with_min_count(site, 41), _fit()).metrics == {}
+    assert rounds.fit.answer(_with_min_count(site, 41), _fit()).metrics == {}
 
 
 # --- audit ---------------------------------------------------------------------------------------------------------------
@@ -415,7 +418,7 @@ def _audit(model: ModelSpec = SPEC) -> AuditQuery:
 
 
 def test_audit_scores_every_set(site: Site) -> None:
-    reply, sets = rounds.evaluate(site, _audit()).of("a"), site.select(REQUEST)
+    reply, sets = rounds.audit.answer(site, _audit()).of("a"), site.select(REQUEST)
     for name in ("forget", "retain", "reference", "held_out"):
         index = getattr(sets, name)
         assert reply.metrics[f"{name}_images"] == len(index)
@@ -424,7 +427,7 @@ def test_audit_scores_every_set(site: Site) -> None:
     for key, profile in reply.profiles.items():
         name, c = key.split("/")
         images = int((site.y_N[getattr(sets, name)] == int(c)).sum())
-        assert len(profile) == images <= rounds.PROFILE_POINTS  # min_count is 1 at this site
+        assert len(profile) == images <= rounds.audit.PROFILE_POINTS  # min_count is 1 at this site
         assert list(profile) == sorted(profile)
 
 
@@ -432,18 +435,18 @@ def test_audit_leaves_out_small_sets(site: Site) -> None:
     sets = site.select(REQUEST)
     assert len(sets.held_out) < len(sets.retain)
     min_count = max(len(sets.held_out), len(sets.forget)) + 1
-    reply = rounds.evaluate(_with_min_count(site, min_count), _audit()).of("a")
+    reply = rounds.audit.answer(_with_min_count(site, min_count), _audit()).of("a")
     assert {key.split("_")[0] for key in reply.metrics} == {"retain"}
     assert reply.profiles == {}
-    nothing = rounds.evaluate(_with_min_count(site, 41), _audit())
+    nothing = rounds.audit.answer(_with_min_count(site, 41), _audit())
     assert (nothing.metrics, nothing.profiles) == ({}, {})
 
 
 def test_audit_keeps_candidates_apart(site: Site) -> None:
     deployed, zero = _weights(), {name: torch.zeros_like(x) for name, x in _weights().items()}
-    both = rounds.evaluate(site, replace(_audit(), candidates={"deployed": deployed, "zero": zero}))
+    both = rounds.audit.answer(site, replace(_audit(), candidates={"deployed": deployed, "zero": zero}))
     for name, weights in (("deployed", deployed), ("zero", zero)):
-        alone = rounds.evaluate(site, replace(_audit(), candidates={"a": weights}))
+        alone = rounds.audit.answer(site, replace(_audit(), candidates={"a": weights}))
         assert both.of(name) == alone.of("a")
     assert both.of("deployed") != both.of("zero")
 
@@ -451,7 +454,7 @@ def test_audit_keeps_candidates_apart(site: Site) -> None:
 @pytest.mark.parametrize(("min_count", "few"), [(1, True), (3, True), (39, False)])
 def test_a_brief_audit_and_a_full_one_differ_by_enough_images_or_by_none(site: Site, min_count: int, few: bool) -> None:
     site, sets = _with_min_count(site, min_count), site.select(REQUEST)
-    full, brief = (rounds.evaluate(site, replace(_audit(), brief=brief)) for brief in (False, True))
+    full, brief = (rounds.audit.answer(site, replace(_audit(), brief=brief)) for brief in (False, True))
     kept = brief.passes - len(sets.forget) - len(sets.reference)
     assert (kept < len(sets.retain)) is few
     assert kept == (len(sets.reference) if few else len(sets.retain))
@@ -462,7 +465,7 @@ def test_a_brief_audit_and_a_full_one_differ_by_enough_images_or_by_none(site: S
 
 
 def test_no_reference_no_judging(site: Site) -> None:
-    assert len(rounds._some(site.select(REQUEST).retain, 0, site.y_N, 1)) == 0
+    assert len(evenly_spread(site.select(REQUEST).retain, 0, site.y_N, 1)) == 0
 
 
 def _parts(*wheres: str) -> AuditQuery:
@@ -472,7 +475,7 @@ def _parts(*wheres: str) -> AuditQuery:
 
 def test_each_part_of_a_joined_request_is_scored(site: Site) -> None:
     query = _parts(*(f"StationName = MR7 and class = {name}" for name in CLASSES))
-    told = rounds.evaluate(site, query).of("a")
+    told = rounds.audit.answer(site, query).of("a")
     images = [len(site.select(part).forget) for part in query.parts]
     assert min(images) > 0
     assert [told.metrics[f"part{i}_images"] for i in range(2)] == images
@@ -486,10 +489,10 @@ def test_parts_are_not_told_when_any_combination_is_small(site: Site) -> None:
     images = [len(site.select(part).forget) for part in _parts(small, large).parts]
     assert 0 < images[0] < images[1]
     for min_count, said in ((images[0], True), (images[0] + 1, False)):
-        told = rounds.evaluate(_with_min_count(site, min_count), _parts(small, large)).of("a").metrics
+        told = rounds.audit.answer(_with_min_count(site, min_count), _parts(small, large)).of("a").metrics
         assert any(key.startswith("part") for key in told) is said
     beyond = images[1] - images[0] + 1  # the large one without the small one
-    told = rounds.evaluate(_with_min_count(site, min(beyond, 40)), _parts(small, large)).of("a").metrics
+    told = rounds.audit.answer(_with_min_count(site, min(beyond, 40)), _parts(small, large)).of("a").metrics
     assert not any(key.startswith("part") for key in told)
 
 
@@ -502,10 +505,10 @@ OTHERS = [SPEC.model_copy(update=update) for update in ({"classes": 3}, {"channe
 def test_a_model_for_other_data_is_bad_data(site: Site, spec: ModelSpec) -> None:
     teacher = _weights(spec)
     for call in (
-        lambda: rounds.reference(site, ReferenceQuery(model=spec, teacher=teacher, request=REQUEST, points=4)),
-        lambda: rounds.fit(site, _fit(model=spec)),
-        lambda: rounds.unlearn(site, _unlearn(model=spec)),
-        lambda: rounds.evaluate(site, _audit(spec)),
+        lambda: rounds.reference.answer(site, ReferenceQuery(model=spec, teacher=teacher, request=REQUEST, points=4)),
+        lambda: rounds.fit.answer(site, _fit(model=spec)),
+        lambda: rounds.unlearn.answer(site, _unlearn(model=spec)),
+        lambda: rounds.audit.answer(site, _audit(spec)),
     ):
         with pytest.raises(DataError, match="the model wants"):
             call()
@@ -517,7 +520,7 @@ def test_a_model_for_volumes_is_bad_data(site: Site) -> None:
     with pytest.raises(
         DataError, match=r"the model wants \(2, False, 1, 16, 3\) classes, multi_label, channels, pixels, dimensions; we have"
     ):
-        rounds.evaluate(site, replace(_audit(), model=volumes))
+        rounds.audit.answer(site, replace(_audit(), model=volumes))
 
 
 def test_weights_that_do_not_fit_are_a_bad_message(site: Site) -> None:
@@ -526,9 +529,9 @@ def test_weights_that_do_not_fit_are_a_bad_message(site: Site) -> None:
     lacking = dict(list(_weights().items())[1:])
     for bad in (wide, lacking, {}):
         for call in (
-            lambda bad=bad: rounds.fit(site, _fit(weights=bad)),
-            lambda bad=bad: rounds.unlearn(site, _unlearn(weights=bad)),
-            lambda bad=bad: rounds.evaluate(site, replace(_audit(), candidates={"a": bad})),
+            lambda bad=bad: rounds.fit.answer(site, _fit(weights=bad)),
+            lambda bad=bad: rounds.unlearn.answer(site, _unlearn(weights=bad)),
+            lambda bad=bad: rounds.audit.answer(site, replace(_audit(), candidates={"a": bad})),
         ):
             with pytest.raises(MessageError, match="do not fit the model 'allcnn'"):
                 call()
@@ -545,6 +548,6 @@ def test_a_site_with_nothing_to_prepare_goes_through_every_round(site: Site) -> 
     _bring_teacher(site)
     settings = SETTINGS.model_copy(update={"local": SETTINGS.local.model_copy(update={"distil": 0.0})})
     for round_index in (0, 1):  # the second round must not look for a file that holds nothing
-        update = rounds.unlearn(site, _unlearn(round_index=round_index, settings=settings, a_k=0.0))
+        update = rounds.unlearn.answer(site, _unlearn(round_index=round_index, settings=settings, a_k=0.0))
         assert update.passes > 0
         assert update.ascent == ()

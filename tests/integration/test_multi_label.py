@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from excise.client import rounds
 from excise.client.preparation import forgotten_classes
-from excise.client.rounds import _reference_of, evaluate, reference, status
+from excise.client.rounds.unlearn import _reference_of
 from excise.client.site import open_site
 from excise.common.errors import ConfigError, DataError, QuorumError, RequestError
 from excise.common.messages import AuditQuery, ReferenceQuery, StatusQuery
@@ -124,9 +125,9 @@ def test_a_class_request_forgets_the_labels_it_names_and_must_name_some(
     site = open_site(sites.configs[0])
     if named is None:
         with pytest.raises(RequestError, match="none of the labels it names"):
-            status(site, StatusQuery(request=plan.request))
+            rounds.status.answer(site, StatusQuery(request=plan.request))
     else:
-        status(site, StatusQuery(request=plan.request))
+        rounds.status.answer(site, StatusQuery(request=plan.request))
         forget = site.select(plan.request).forget
         assert len(forget) > 0
         assert list(forgotten_classes(site, site.y_N[forget], plan.request)) == named
@@ -147,13 +148,15 @@ def test_a_rare_label_is_told_of_nowhere(tmp_path: Path) -> None:
     )
     site = open_site(sites.configs[0])
     weights = snapshot(build_model(plan.model))
-    audit = evaluate(site, AuditQuery(model=plan.model, candidates={"a": weights}, request=plan.request)).of("a")
+    audit = rounds.audit.answer(site, AuditQuery(model=plan.model, candidates={"a": weights}, request=plan.request)).of("a")
     sets = site.select(plan.request)
     few = int(site.y_N[sets.forget][:, 2].sum())
     assert 0 < few < 10
     assert audit.metrics["forget_scored"] == int(site.y_N[sets.forget][:, 1].sum())  # of the common label alone
     assert not [key for key in (*audit.metrics, *audit.profiles) if key.startswith("forget") and key[-1] in "45"]
-    told = reference(site, ReferenceQuery(model=plan.model, teacher=weights, request=plan.request, points=4)).profiles
+    told = rounds.reference.answer(
+        site, ReferenceQuery(model=plan.model, teacher=weights, request=plan.request, points=4)
+    ).profiles
     assert {"unseen/0", "unseen/1"} <= told.keys()
     assumed = _reference_of({"all": (9.0,) * 4, "0": (1.0,) * 4, "2": (3.0,) * 4, "1": (5.0,) * 4}, site.y_N)
     assert assumed[4].tolist() == [2.0] * 4  # a side nobody told of is as that side of the other labels on average

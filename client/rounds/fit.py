@@ -1,0 +1,30 @@
+"""One round of ordinary federated training."""
+
+from __future__ import annotations
+
+import time
+
+from torch import Generator
+
+from excise.client.compute import device_of, to_device
+from excise.client.rounds.model import check_model, load_model
+from excise.client.rounds.update import make_update
+from excise.client.site import Site
+from excise.client.training import train_locally
+from excise.common.errors import DataError
+from excise.common.messages import FitInstruction, SiteUpdate
+
+
+def answer(site: Site, instruction: FitInstruction) -> SiteUpdate:
+    """Ordinary local training on the training images, without those of `instruction.without`."""
+    began = time.perf_counter()
+    check_model(site, instruction.model)
+    index = site.select(instruction.without).retain
+    if len(index) == 0:
+        raise DataError("no training image is left")
+    model, device = load_model(site, instruction.model, instruction.weights), device_of(site.config)
+    generator = Generator().manual_seed(instruction.seed)
+    x, y_N = to_device(site.x[index], device), to_device(site.y_N[index], device)
+    loss, passes = train_locally(model, x, y_N, instruction.training, instruction.round_index, generator)
+    told = {"loss": loss} if len(index) >= site.config.policy.min_count else {}
+    return make_update(instruction.weights, model, passes, began, told)

@@ -1,0 +1,32 @@
+"""Who is there, and how many images does a request concern?"""
+
+from __future__ import annotations
+
+from excise.client.preparation import forgotten_classes
+from excise.client.site import Site
+from excise.common.messages import SiteStatus, StatusQuery
+
+
+def answer(site: Site, query: StatusQuery) -> SiteStatus:
+    """Count the images of each set; refuse here, before anything is trained, what cannot be carried out on these images.
+
+    Raises
+    ------
+    RequestError : a request of kind class matches images without the labels it names
+    """
+    sets = site.select(query.request)
+    for request in (query.request, *query.parts):
+        if request:
+            forgotten_classes(site, site.y_N[site.select(request).forget], request)
+    return SiteStatus(
+        site=site.config.name,
+        train=len(sets.forget) + len(sets.retain),
+        forget=len(sets.forget),
+        excluded=len(sets.excluded),
+        reference=len(sets.reference),
+        held_out=len(sets.held_out),
+        skipped=len(site.scan.problems),
+        forgotten=site.forgotten,
+        parts=tuple(float(len(site.select(part).forget)) for part in query.parts),
+        classes=site.config.data.classes,
+    )
