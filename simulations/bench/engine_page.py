@@ -61,8 +61,8 @@ def write_engine_page(page: Path, results: Results, settings: UnlearningSettings
         *(f"| {goal} | {told} | {reached} |" for goal, told, reached in goals(results)),
         "",
         *_paragraph(
-            "Speed and the class itself: every seed. The rest: the mean; *undecided* where its interval lies on both "
-            "sides of the limit. The settings for a class were chosen on seed 0 of this very task; the other seeds "
+            "Speed, the class itself and its coming back: every seed. The rest: the mean; *undecided* where its interval lies "
+            "on both sides of the limit. The settings for a class were chosen on seed 0 of this very task; the other seeds "
             "were not looked at before. Those for samples come from brain-mri "
             '([ADR 10](../adr/0010-self-correcting-overshoot.md)); that they take `level = "retain"` here was settled '
             "before anything was measured with it on these seeds. Label shift and batch norm were settled on seeds 5 and 6 of "
@@ -105,17 +105,17 @@ def goals(results: Results) -> Iterator[tuple[str, str, str]]:
         gaps = [ours["retain_test"] - retrained["retain_test"] for ours, retrained in scores]
         goal = f"class, {name}: others at least −{RETAIN_GOAL:g} from retrained"
         yield goal, interval(gaps), judged(gaps, -RETAIN_GOAL, math.inf)
+    back = [_came_back(seed["class"][name]) - _came_back(seed["class"]["retrained"]) for seed in seeds for name in _ours(seed)]
+    goal = f"class: an epoch on retain images brings back at most {RESURFACING_GOAL:g} more than in the retrained model"
+    yield goal, f"{max(back):.3f}".replace("-", "−"), _yes(max(back) <= RESURFACING_GOAL)
     for share in seeds[0]["samples"]:
         for key, what in (("forget", "forget accuracy"), ("auc", "membership AUC")):
             gaps = [seed["samples"][share]["excise"][key] - seed["samples"][share]["retrained"][key] for seed in seeds]
             goal = f"{float(share):.0%} of the class: {what} within {SAMPLES_GOAL:g} of retrained"
             yield goal, interval(gaps), judged(gaps, -SAMPLES_GOAL, SAMPLES_GOAL)
-    moved = [_moved_more(seed, share, key) for seed in seeds for share in seed["samples"] for key in ("forget", "auc")]
-    moved += [
-        _came_back(seed["class"][name]) - _came_back(seed["class"]["retrained"]) for seed in seeds for name in _ours(seed)
-    ]
-    goal = f"an epoch on retain images brings back at most {RESURFACING_GOAL:g} more than in the retrained model, always"
-    yield goal, f"{max(moved):.3f}".replace("-", "−"), _yes(max(moved) <= RESURFACING_GOAL)
+            moved = [_moved_more(seed, share, key) for seed in seeds]
+            goal = f"{float(share):.0%} of the class: such an epoch raises {what} at most {RESURFACING_GOAL:g} more"
+            yield goal, interval(moved), judged(moved, -math.inf, RESURFACING_GOAL)
 
 
 def _yes(reached: bool) -> str:

@@ -72,7 +72,7 @@ class Task:
     Attributes
     ----------
     original, retrained : models trained with and without it
-    others : further retrained models, from other initial weights and in another order
+    retrained_again : further retrained models, from other initial weights and in another order
     forget, retain : training images
     forget_test, retain_test : images that were never trained on, of the forgotten class and of the others
     """
@@ -83,7 +83,7 @@ class Task:
     retain: Images
     forget_test: Images
     retain_test: Images
-    others: tuple[nn.Module, ...] = ()
+    retrained_again: tuple[nn.Module, ...] = ()
 
     @classmethod
     def of_class(cls, c: int, train: Images, test: Images, home: Path, seed: int, progress: Progress) -> Self:
@@ -103,9 +103,9 @@ class Task:
         forget, retain = take(train, forgotten), take(train, ~forgotten)
         original = load(trained("original", train, home, seed, progress))
         name, seeds = f"without-{share:g}-of-class-{c}", [seed + 1000 * i for i in range(RETRAININGS)]
-        retrained, *others = [load(trained(name, retain, home, each, progress)) for each in seeds]
+        retrained, *again = [load(trained(name, retain, home, each, progress)) for each in seeds]
         unseen = take(test, test[1] == c), take(test, test[1] != c)
-        return cls(original, retrained, forget, retain, *unseen, tuple(others))
+        return cls(original, retrained, forget, retain, *unseen, tuple(again))
 
     def scores(self, model: nn.Module) -> tuple[float, float]:
         """Accuracy on unseen images of the class, and of the others."""

@@ -80,7 +80,7 @@ def of_samples(task: Task, settings: UnlearningSettings, seed: int) -> dict[str,
     Scores of the retrained model are the means of several.
     """
     unseen, compared = take(task.forget_test, slice(0, None, 2)), take(task.forget_test, slice(1, None, 2))
-    models = {"original": [task.original], "retrained": [task.retrained, *task.others]}
+    models = {"original": [task.original], "retrained": [task.retrained, *task.retrained_again]}
     levels: dict[str, Literal["retain", "unseen"]] = {"excise": "retain", 'excise, level = "unseen"': "unseen"}
     for name, level in levels.items():
         target = settings.target.model_copy(update={"level": level})

@@ -57,7 +57,7 @@ def test_a_share_of_a_class_is_left_out_of_the_retrained_model(tmp_path: Path) -
         f"original-0-{fashion_models.recipe(60)}.safetensors",
         *(f"without-0.5-of-class-1-{seed}-{fashion_models.recipe(50)}.safetensors" for seed in (0, 1000, 2000)),
     ]
-    assert len({digest(snapshot(model)) for model in (task.retrained, *task.others)}) == 3
+    assert len({digest(snapshot(model)) for model in (task.retrained, *task.retrained_again)}) == 3
     seen: list[str] = []
     again = Task.of_share(0.5, 1, train, test, tmp_path, 0, seen.append)
     assert seen == []  # nothing is trained twice
@@ -178,7 +178,7 @@ def scores(forget: float, retain: float, resurfaced: float) -> dict[str, float]:
 
 
 def made_up(
-    seconds: float, retain: float, auc: float, resurfaced: float, models: float, as_good: bool = True
+    seconds: float, retain: float, auc: float, resurfaced: float, models: float, as_good: bool = True, later: float = 0.5
 ) -> dict[str, Any]:
     finish = {"passes": 1, "forget": 0.0, "retain": 0.9}
     sample = {"forget": 0.8, "auc": 0.5, "retain_test": 0.9, "forget_later": 0.8, "auc_later": 0.5}
@@ -187,27 +187,28 @@ def made_up(
         "race": {"published": finish | {"seconds": 10.0}, "excise": ours, "whole": ours, "as_good": as_good},
         "search": {"naive": 10.0, "excise": seconds, "alike": 1.0},
         "class": {"retrained": scores(0.0, 0.9, 0.0), "in one place": scores(0.005, retain, resurfaced)},
-        "samples": {"0.1": {"retrained": sample, "excise": sample | {"auc": auc, "auc_later": auc}}},
+        "samples": {"0.1": {"retrained": sample, "excise": sample | {"auc": auc, "auc_later": max(auc, later)}}},
     }
     return {"seeds": [seed], "composing": [{"sites": 1000, "seconds": 1.0, "models": models}]}
 
 
 def test_goals_that_are_reached_and_goals_that_are_not() -> None:
-    assert [reached for _, _, reached in goals(made_up(1.0, 0.896, 0.52, 0.02, 3.9))] == ["yes"] * 8
-    missed = [told for told, _, reached in goals(made_up(4.0, 0.894, 0.54, 0.03, 4.1)) if reached == "**no**"]
+    assert [reached for _, _, reached in goals(made_up(1.0, 0.896, 0.52, 0.02, 3.9))] == ["yes"] * 10
+    missed = [told for told, _, reached in goals(made_up(4.0, 0.894, 0.54, 0.03, 4.1, later=0.57)) if reached == "**no**"]
     assert missed == [
         "as good as the published procedure, at least 5 times as fast",
         "search at least 3 times as fast as its naive form",
         "composing 1,000 sites below 4 models of memory",
         "class, in one place: others at least −0.005 from retrained",
+        "class: an epoch on retain images brings back at most 0.02 more than in the retrained model",
         "10% of the class: membership AUC within 0.03 of retrained",
-        "an epoch on retain images brings back at most 0.02 more than in the retrained model, always",
+        "10% of the class: such an epoch raises membership AUC at most 0.02 more",
     ]
 
 
 def test_a_race_that_was_not_won_does_not_count() -> None:
     lost = made_up(1.0, 0.896, 0.52, 0.02, 3.9, as_good=False)
-    assert [reached for _, _, reached in goals(lost)] == ["**no**"] + ["yes"] * 7
+    assert [reached for _, _, reached in goals(lost)] == ["**no**"] + ["yes"] * 9
 
 
 def test_an_interval_on_both_sides_of_a_limit_decides_nothing() -> None:
