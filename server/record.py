@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,7 +60,7 @@ class RunFolder:
         line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind, **_without_nan(details)})
         with storage_errors(self.path / "events.jsonl"):
             self.path.mkdir(parents=True, exist_ok=True)
-            with (self.path / "events.jsonl").open("a") as file:
+            with open(self.path / "events.jsonl", "a", opener=_private) as file:
                 file.write(line + "\n")
 
     def save_phase(self, name: str, phase: Phase) -> None:
@@ -82,6 +83,11 @@ class RunFolder:
 
     def _checkpoint(self, name: str) -> Path:
         return self.path / "checkpoints" / f"{name}.safetensors"
+
+
+def _private(path: str, flags: int) -> int:
+    """Open for this user alone, as all else in the folder is."""
+    return os.open(path, flags, 0o600)
 
 
 def _without_nan(value: Any) -> Any:

@@ -230,7 +230,7 @@ def _site_row(results: Results, site: str) -> dict[str, Any]:
     held_out = [site_score(results, model, site, "held_out_accuracy") for model in models]
     return {
         "name": site,
-        "counts": [number(counts.get(key)) for key in ("forget", "retain", "held_out", "skipped")],
+        "counts": [number(counts.get(key)) for key in ("forget", "retain", "held_out", "excluded", "skipped")],
         "held_out": held_out,
         "change": held_out[2] - held_out[0],
         "forget": [site_score(results, model, site, "forget_accuracy") for model in models],

@@ -15,11 +15,11 @@ from excise.client.preparation import forgotten_classes
 from excise.client.rounds.unlearn import _reference_of
 from excise.client.site import open_site
 from excise.common.errors import ConfigError, DataError, QuorumError, RequestError
-from excise.common.messages import AuditQuery, ReferenceQuery, StatusQuery
+from excise.common.messages import AuditQuery, ReferenceQuery, StatusQuery, UnlearnInstruction
 from excise.common.models import build_model
 from excise.common.weights import snapshot
 from excise.simulations.run import Simulation, new_run_folder, simulate
-from tests.scenarios import SIDE, prepared, quiet, run, scenario
+from tests.scenarios import SIDE, asked_of, prepared, quiet, run, scenario
 
 Json = dict[str, Any]
 NAMES = ("bright", "striped")
@@ -68,6 +68,20 @@ def test_samples_with_labels_are_forgotten_and_reported(tmp_path: Path) -> None:
     assert told == {f"held_out_accuracy_class_{s}" for s in range(4)}  # both sides of both labels
     assert abs(after["membership_auc"] - 0.5) < 0.3
     assert "An image has any number of labels" in (done.folder / "report.html").read_text()
+
+
+def test_retain_images_calibrate_each_side_of_each_label(tmp_path: Path) -> None:
+    write_npz(tmp_path)
+    plan, sites = prepared(
+        tmp_path,
+        model={"name": "allcnn", "size": SIDE, "width": 0.05, "multi_label": True},
+        unlearning={"target": {"level": "retain"}},
+    )
+    asked = asked_of(plan, sites, tmp_path / "run", UnlearnInstruction)
+    assert len(asked) == 6  # three sites, two rounds
+    for instruction in asked:
+        assert set(instruction.trained) == set(instruction.reference) == {"all", "0", "1", "2", "3"}
+        assert instruction.trained != instruction.reference
 
 
 def test_one_label_is_forgotten_and_the_other_is_kept(tmp_path: Path) -> None:

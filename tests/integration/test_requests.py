@@ -7,15 +7,24 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tomli_w
+import torch
 from typer.testing import CliRunner
 
 from excise import cli
+from excise.client.site import open_site
+from excise.client.table import Split
+from excise.client.unlearning.inference import predict
 from excise.common.errors import ConfigError, DataError, NothingToForget
+from excise.common.models import build_model
+from excise.common.weights import load_weights
+from excise.server.record import REVISED
 from excise.simulations.run import new_run_folder, simulate
 from excise.simulations.scenario import later_scenario, read_scenario
 from tests.scenarios import (
+    SIDE,
     prepared,
     quiet,
     run,
@@ -48,6 +57,48 @@ def test_requests_are_carried_out_together(tmp_path: Path) -> None:
         n * models["unlearned"]["forget_accuracy"] for n, models in zip(images, results["requests"].values(), strict=True)
     )
     assert pooled / sum(images) == pytest.approx(results["unlearned"]["pooled"]["forget_accuracy"])
+
+
+def test_two_classes_are_forgotten_together_and_neither_becomes_the_other(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 120, (240, SIDE, SIDE))
+    labels = np.arange(240) % 4
+    for image, label in zip(images, labels, strict=True):
+        image[label * 4 : label * 4 + 4] += 100
+    np.savez(tmp_path / "images.npz", images=images.astype(np.uint8), labels=labels, patients=np.arange(240) // 4)
+    requests = [{"id": f"class-{c}", "kind": "class", "where": f"class = {c}", "reason": "test"} for c in (0, 3)]
+    training: Json = {"rounds": 8, "batch_size": 8, "learning_rate": 0.1, "augment": False}
+    changes: Json = {"policy": {"min_count": 1}, "requests": requests, "training": training}
+    plan, sites = prepared(tmp_path, **changes, unlearning={"preset": "classes", "local": {"rounds": 3, "steps": 20}})
+    results = run(plan, sites, tmp_path / "run")
+    before, after = (results[model]["pooled"] for model in ("original", "unlearned"))
+    assert before["forget_accuracy"] > 0.8
+    assert after["forget_accuracy"] < 0.05
+    assert {name: models["unlearned"]["forget_accuracy"] < 0.05 for name, models in results["requests"].items()} == {
+        "class-0": True,
+        "class-3": True,
+    }
+    assert after["held_out_accuracy"] > 0.8  # of the two classes that stay
+    weights = load_weights(tmp_path / "run" / REVISED)
+    model = build_model(plan.model)
+    model.load_state_dict(weights)
+    x = torch.from_numpy(images[np.isin(labels, (0, 3))][:, None] / 255).float()
+    assert set(predict(model.eval(), x).argmax(1).tolist()) <= {1, 2}
+
+
+def test_a_class_is_forgotten_where_the_request_says(tmp_path: Path) -> None:
+    asked = {"kind": "class", "where": "class = 1 and site = site-2"}
+    plan, sites = prepared(tmp_path, request=asked, unlearning={"preset": "classes", "local": {"rounds": 2, "steps": 2}})
+    results = run(plan, sites, tmp_path / "run")
+    held = {
+        name: [row.label for row in open_site(path).scan.rows if row.split is Split.TRAIN]
+        for name, path in zip(("site-1", "site-2", "site-3"), sites.configs, strict=True)
+    }
+    assert {site: counts["forget"] for site, counts in results["sites"].items()} == {
+        "site-1": 0,
+        "site-2": held["site-2"].count(1),
+        "site-3": 0,
+    }
+    assert results["sites"]["site-1"]["retain"] == len(held["site-1"])  # the class stays where it was not asked for
 
 
 def test_a_later_request_begins_from_the_revised_model(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def test_events_are_appended_one_a_line(tmp_path: Path) -> None:
     assert [event["event"] for event in events] == ["started", "finished"]
     assert events[0]["request"] == "r"
     assert all(event["at"].endswith("+00:00") for event in events)
+    assert (folder.path / "events.jsonl").stat().st_mode & 0o777 == 0o600
 
 
 def not_json(name: str) -> NoReturn:

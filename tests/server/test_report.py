@@ -54,7 +54,14 @@ def made_up_results(retrained: bool = True) -> dict[str, Any]:
         "request": "scanner-7-retired",
         "seed": 0,
         "sites": {
-            site: {"train": 450, "forget": 120 if i == 1 else 0, "retain": 330, "held_out": 150, "skipped": i}
+            site: {
+                "train": 450,
+                "forget": 120 if i == 1 else 0,
+                "retain": 330,
+                "held_out": 150,
+                "excluded": 31,
+                "skipped": i,
+            }
             for i, site in enumerate(SITES)
         },
     }
@@ -140,6 +147,11 @@ def test_page_holds_every_section_and_picture(page: str) -> None:
         assert said in unescape(page)
     assert "What this does not prove" in page
     assert page.count("Device tags and their intensity response are simulated.") == 2
+
+
+def test_a_site_is_told_with_its_images(page: str) -> None:
+    row = next(part for part in page.split("<tr>") if f'<th scope="row">{SITES[1]}</th>' in part)
+    assert re.findall(r"<td[^>]*>(.*?)</td>", row)[:5] == ["120", "330", "150", "31", "1"]
 
 
 def test_page_is_self_contained(page: str) -> None:
