@@ -264,14 +264,14 @@ def _print_results(results: dict[str, Any], request: ForgetRequest, folder: Path
     terminal.print(sites)
     if "candidates" in results:
         _print_candidates(results["candidates"])
-    terminal.print(cost_line(results))
+    _tell(cost_line(results))
     if kept := kept_line(results):
-        terminal.print(kept)
+        _tell(kept)
     outcome = verdict(results, request)
     terminal.print("[bold]Acceptance rule met[/]" if outcome.accepted else "[bold]Acceptance rule not met[/]")
     for check in outcome.checks:
         mark = "[green]✓[/]" if check.passed else "[red]✗[/]"
-        terminal.print(f"  {mark} {escape(f'{check.rule}: measured {measured(check)} {check.note}')}")
+        terminal.print(f"  {mark} {escape(f'{check.rule}: measured {measured(check)} {check.note}')}", soft_wrap=True)
     terminal.print(f"Report:        {folder / 'report.html'}\nRevised model: {folder / 'model.safetensors'}", soft_wrap=True)
 
 
