@@ -13,7 +13,7 @@ from excise.common.settings import PRESETS, SearchSettings, UnlearningSettings
 from excise.server.record import RunFolder
 from excise.simulations.bench.composing import composing
 from excise.simulations.bench.fashion_models import RETRAININGS, Images, Progress, Task, recipe
-from excise.simulations.bench.forgetting import Spread, of_class, of_samples, over_sites
+from excise.simulations.bench.forgetting import SCORES, Spread, of_class, of_samples, over_sites
 from excise.simulations.bench.race import compare_searches, race, run
 
 FORGOTTEN = 0
@@ -49,7 +49,7 @@ def run_engine(
         settings = [one.model_dump_json() for one in (classes, PRESETS["published"], SEARCH)]
         speed = _path(home, "speed", seed, len(train[1]), REPEATS, SEARCHED, *settings)
         whole = _path(home, "class", seed, len(train[1]), classes.model_dump_json())
-        shares = _path(home, "samples", seed, len(train[1]), SHARES, RETRAININGS, samples.model_dump_json())
+        shares = _path(home, "samples", seed, len(train[1]), SHARES, RETRAININGS, SCORES, samples.model_dump_json())
         results["seeds"].append(
             {
                 **_kept(speed, _speed, task, classes, seed, progress),

@@ -30,6 +30,8 @@ from excise.simulations.sites import make_sites
 
 SITES = 8
 Spread = Literal["iid", "forget-on-one-site"]
+SCORES = ("forget", "unseen", "auc", "retain_test")
+"""Of forgotten images: accuracy on them, on unseen images of their class and of the others, and the membership test's AUC."""
 LATER_RATE = 0.01
 """Step size of the retain-only epoch after unlearning, a tenth of training's."""
 
@@ -88,21 +90,22 @@ def of_samples(task: Task, settings: UnlearningSettings, seed: int) -> dict[str,
         models[name] = [unlearn(task.original, task.forget, task.retain, unseen, tried, seed).model]
     scores: dict[str, dict[str, float]] = {}
     for name, alike in models.items():
-        each = [_of_sample(model, task, compared, None if name == "original" else seed) for model in alike]
+        each = [_of_sample(model, task, compared, seed) for model in alike]
         scores[name] = {key: sum(one[key] for one in each) / len(each) for key in each[0]}
     return scores
 
 
-def _of_sample(model: nn.Module, task: Task, compared: Images, seed: int | None) -> dict[str, float]:
-    """Scores of one model; with `seed` after one more epoch on retain images as well."""
-    found = {
-        "forget": score(model, task.forget),
-        "auc": _auc(model, task.forget, compared),
-        "retain_test": score(model, task.retain_test),
-    }
-    if seed is not None:
-        later = after_an_epoch(model, task.retain, seed)
-        found |= {"forget_later": score(later, task.forget), "auc_later": _auc(later, task.forget, compared)}
+def _of_sample(model: nn.Module, task: Task, compared: Images, seed: int) -> dict[str, float]:
+    """`SCORES` of one model, and as ``<score>_later`` those after one more epoch on retain images."""
+    found: dict[str, float] = {}
+    for name, one in (("", model), ("_later", after_an_epoch(model, task.retain, seed))):
+        scores = (
+            score(one, task.forget),
+            score(one, compared),
+            _auc(one, task.forget, compared),
+            score(one, task.retain_test),
+        )
+        found |= {f"{key}{name}": value for key, value in zip(SCORES, scores, strict=True)}
     return found
 
 
