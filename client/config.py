@@ -35,6 +35,11 @@ class DataSettings(Settings):
     dims: Literal[2, 3] = 2
     """Spatial dimensions: 2 images, 3 volumes (`npz` only)."""
     channels: Literal[1, 3] = 1
+    """1: grey images; 3: colour. DICOM files of the other kind are skipped."""
+    frames: Literal["skip", "first", "middle"] = "skip"
+    """What becomes of a DICOM file of several frames."""
+    ct_window: tuple[float, float] = (40.0, 400.0)
+    """Centre and width for CT, Hounsfield units; the same at every site. Other modalities have windows of their own."""
     patient_column: str = "patient"
     """Column of `csv` labels that names the patient; when absent every image is its own patient."""
 

@@ -1,15 +1,16 @@
-"""Prepared images: square or cubic, of one size, float32 in [0, 1], cached beside the site's data.
+"""Prepared images: square or cubic, of one size, float32 in [0, 1], cached in the site's state.
 
-The cache key covers the source's stamp (names, sizes, times), the preparation settings and the pipeline's version, so a
-change of any of them prepares anew. Images that fail to load become problems and leave the table.
+Settings and versions of the preparation make up the cache's name, and each image has a stamp of its file, so what has changed
+is prepared anew, and nothing else. Images that fail to load become problems and leave the table.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +18,47 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from excise.client.cache import ImageCache, Prepared
 from excise.client.config import DataSettings, SiteConfig
-from excise.client.sources import Source, open_source
-from excise.client.table import Problem, Scan
+from excise.client.dicom.pixels import PIPELINE
+from excise.client.parallel import in_parallel
+from excise.client.sources import open_source
+from excise.client.table import Problem, Row, Scan
 from excise.common.errors import DataError
-from excise.common.files import write_atomically
 
 PREPARATION = "square-1"
-"""Part of the cache key: raise it when `prepare` changes."""
+"""Part of the cache's name: raise it when `prepare` changes."""
+BATCH = 128
+"""Images that one process prepares at once, and that one commit keeps."""
+PARALLEL_FROM = 1024
+"""Images below which other processes would not have started before this one is done."""
+FATAL = "image ends the process that decodes it"
+Progress = Callable[[int, int], None]
+"""Called with images prepared so far and images to prepare."""
+
+
+class Images:
+    """The prepared images of a site's rows, read from disk as they are asked for."""
+
+    def __init__(self, records: NDArray[np.float32], places: NDArray[np.int64]) -> None:
+        self._records, self._places = records, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, channels, size, size[, size])."""
+        return torch.Size((len(self._places), *self._records.shape[1:]))
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        """Images of these rows, float32 (n, channels, size, size[, size]) in [0, 1]: a copy in memory."""
+        places = self._places[rows.numpy() if isinstance(rows, Tensor) else rows]
+        return torch.from_numpy(np.array(self._records[places]))
+
+    def only(self, rows: Sequence[int]) -> Images:
+        """The images of these rows alone."""
+        return Images(self._records, self._places[np.asarray(rows, dtype=np.int64)])
 
 
 def prepare(image: NDArray[np.float32], size: int, channels: int, dims: int = 2) -> NDArray[np.float32]:
@@ -55,41 +89,75 @@ def prepare(image: NDArray[np.float32], size: int, channels: int, dims: int = 2)
     return x[0].clamp(0, 1).numpy()
 
 
-def load_images(config: SiteConfig) -> tuple[Scan, Tensor]:
-    """Scan the site's data and return its usable rows with their prepared images, float32 (N, channels, size, size[, size]).
+def image_cache(config: SiteConfig) -> ImageCache:
+    """The cache of the site's images as its settings want them prepared.
+
+    Raises
+    ------
+    StorageError : it cannot be written
+    """
+    data = config.data
+    settings = data.model_dump_json(include={"source", "size", "dims", "channels", "frames", "ct_window"})
+    name = hashlib.sha256(f"{PREPARATION}|{PIPELINE}|{settings}".encode()).hexdigest()[:24]
+    return ImageCache(config.state / "images" / name, (data.channels, *[data.size] * data.dims))
+
+
+def load_images(config: SiteConfig, progress: Progress = lambda *_: None) -> tuple[Scan, Images]:
+    """The site's usable rows and their images; what is new or has changed is decoded and prepared first.
 
     Raises
     ------
     DataError : the source cannot be used, or no image is left
     StorageError : the cache cannot be written
     """
-    source = open_source(config)
-    cache = config.state / "images" / _key(source, config.data)
-    if not cache.with_suffix(".json").exists():
-        _write_cache(cache, source, config.data)
-    bad = {int(i): reason for i, reason in json.loads(cache.with_suffix(".json").read_text()).items()}
-    rows = [row for i, row in enumerate(source.scan.rows) if i not in bad]
-    problems = [*source.scan.problems, *(Problem(source.scan.rows[i].item, reason) for i, reason in bad.items())]
-    if not rows:
-        raise DataError(f"no usable image in {config.data.path}; {len(problems)} skipped, the first: {problems[:1]}")
-    return Scan(rows, problems), torch.from_numpy(np.load(cache.with_suffix(".npy")))
+    source, data, cache = open_source(config), config.data, image_cache(config)
+    rows, stamps, known = source.scan.rows, source.stamps, cache.known()
+    stale = [i for i, row in enumerate(rows) if row.item not in known or known[row.item].stamp != stamps[i]]
+    cache.purge(known.keys() - {row.item for row in rows})  # what left the site's data leaves its cache
+    if stale:
+        workers = None if source.parallel and len(stale) >= PARALLEL_FROM else 0
+        work, done = partial(_prepared, source.read, data), 0
+        for batch, made in in_parallel(work, _batches([(i, source.places[i]) for i in stale]), (None, "", FATAL), workers):
+            cache.add(Prepared(rows[i].item, stamps[i], *one) for (i, _), one in zip(batch, made, strict=True))
+            progress(done := done + len(batch), len(stale))
+        known = cache.known()
+    kept: list[Row] = []
+    places: list[int] = []
+    problems = list(source.scan.problems)
+    no_copies, first = data.source == "dicom", dict[str, str]()  # other sources have no names that copies come under
+    for row in rows:
+        place, pixels, reason = known[row.item].place, known[row.item].pixels, known[row.item].reason
+        if no_copies and place is not None and (other := first.setdefault(pixels, row.item)) != row.item:
+            reason = f"pixels are those of {other}"
+        if reason or place is None:
+            problems.append(Problem(row.item, reason or "not prepared"))
+        else:
+            kept.append(row)
+            places.append(place)
+    if not kept:
+        raise DataError(f"no usable image in {data.path}; {len(problems)} skipped, the first: {problems[:1]}")
+    return Scan(kept, problems), Images(cache.images(), np.array(places, dtype=np.int64))
 
 
-def _key(source: Source, data: DataSettings) -> str:
-    text = f"{PREPARATION}|{data.size}|{data.dims}|{data.channels}|{source.stamp}|{[row.item for row in source.scan.rows]}"
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+_Made = tuple[NDArray[np.float32] | None, str, str | None]
+"""A prepared image, the SHA-256 of what it was made of, and why there is none."""
 
 
-def _write_cache(cache: Path, source: Source, data: DataSettings) -> None:
-    """Write the images, then the list of failures: the list's presence says that the images are whole."""
-    images, bad = [], {}
-    for i in range(len(source.scan.rows)):
+def _prepared(read: Callable[[Any], NDArray[np.float32]], data: DataSettings, batch: Sequence[tuple[int, Any]]) -> list[_Made]:
+    """Read and prepare the images at the places of a batch."""
+    made: list[_Made] = []
+    for _, place in batch:
         try:
-            images.append(prepare(source.load(i), data.size, data.channels, data.dims))
+            image = read(place)
         except DataError as error:
-            bad[i] = str(error)
-    stacked = np.stack(images) if images else np.zeros((0, data.channels, *[data.size] * data.dims), np.float32)
-    buffer = io.BytesIO()
-    np.save(buffer, stacked)
-    write_atomically(cache.with_suffix(".npy"), buffer.getvalue())
-    write_atomically(cache.with_suffix(".json"), json.dumps(bad))
+            made.append((None, "", str(error)))
+            continue
+        pixels = hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
+        made.append((prepare(image, data.size, data.channels, data.dims), pixels, None))
+    return made
+
+
+def _batches(items: Sequence[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
+    left = iter(items)
+    while batch := list(islice(left, BATCH)):
+        yield batch

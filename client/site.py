@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from excise.client.config import SiteConfig, read_site_config
-from excise.client.images import load_images
+from excise.client.images import Images, load_images
 from excise.client.selection import Selection, select
 from excise.client.table import Scan
 from excise.common.errors import ConfigError, DataError
@@ -20,13 +20,13 @@ from excise.common.request import ForgetRequest
 
 @dataclass(frozen=True)
 class Site:
-    """A site's data in memory.
+    """A site's data.
 
     Attributes
     ----------
     config : its `site.toml`
     scan : usable rows and what was skipped
-    x : images, float32 in [0, 1], (N, channels, size, size[, size])
+    x : images, float32 in [0, 1], (N, channels, size, size[, size]), read from disk as they are asked for
     y_N : classes, int64 (N,); when an image has any number of labels zeros and ones, float32 (N, L)
     lists : named lists that predicates may refer to; they never leave the site
     forgotten : images that are left out because an earlier request forgot them
@@ -34,7 +34,7 @@ class Site:
 
     config: SiteConfig
     scan: Scan
-    x: Tensor
+    x: Images
     y_N: Tensor
     lists: dict[str, frozenset[str]]
     forgotten: int = 0
@@ -64,7 +64,7 @@ def open_site(site_toml: Path) -> Site:
     kept = [i for i, row in enumerate(scan.rows) if not any(p.matches(row.fields, lists) for p in predicates)]
     forgotten = len(scan.rows) - len(kept)
     if forgotten:
-        scan, x = Scan([scan.rows[i] for i in kept], scan.problems), x[kept]
+        scan, x = Scan([scan.rows[i] for i in kept], scan.problems), x.only(kept)
     return Site(config, scan, x, _labels(scan, config), lists, forgotten)
 
 

@@ -6,8 +6,10 @@ are kept, not raised: one bad file must not stop a site. What makes the whole so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from excise.client.config import SEPARATOR, DataSettings, SiteConfig
-from excise.client.dicom.index import read_headers, read_labels
-from excise.client.dicom.pixels import PIPELINE, decode
+from excise.client.dicom.index import Index
+from excise.client.dicom.pixels import Rules, decode
+from excise.client.labels import read_labels
 from excise.client.table import Problem, Row, Scan, split_of
 from excise.common.errors import DataError
 from excise.common.predicate import Value
-
-Loader = Callable[[int], NDArray[np.float32]]
-"""Loads the image of a row, by its number. Raises `DataError` when it cannot."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,32 @@ class Source:
     Attributes
     ----------
     scan : usable rows and problems
-    load : loads the image of a row
-    stamp : changes when the images change; part of the cache key
+    places : where the image of each row is: a path, or a number
+    read : reads the image at a place; raises `DataError` when it cannot
+    stamps : one for each row, changes when its image changes
+    parallel : whether `read` and places may go to another process
     """
 
     scan: Scan
-    load: Loader
-    stamp: str
+    places: Sequence[Any]
+    read: Callable[[Any], NDArray[np.float32]]
+    stamps: Sequence[str]
+    parallel: bool = True
+
+    @property
+    def stamp(self) -> str:
+        """Changes when any image changes, comes or goes."""
+        items = "|".join(f"{row.item}:{stamp}" for row, stamp in zip(self.scan.rows, self.stamps, strict=True))
+        return hashlib.sha256(items.encode("utf-8", "surrogateescape")).hexdigest()
+
+    def load(self, row: int) -> NDArray[np.float32]:
+        """The image of a row.
+
+        Raises
+        ------
+        DataError : it cannot be read
+        """
+        return self.read(self.places[row])
 
 
 def open_source(config: SiteConfig) -> Source:
@@ -52,26 +71,43 @@ def open_source(config: SiteConfig) -> Source:
     return _READERS[config.data.source](config)
 
 
+def index_of(config: SiteConfig) -> Index:
+    """The index of the site's DICOM folder."""
+    return Index(config.state / "index.sqlite", config.data.path)
+
+
+def rules_of(data: DataSettings) -> Rules:
+    """What the site wants of its DICOM files."""
+    return Rules(colour=data.channels == 3, frames=data.frames, ct_window=data.ct_window)
+
+
 def _dicom(config: SiteConfig) -> Source:
-    headers, problems = read_headers(config.data.path)
+    """As the last scan found it; the folder is walked only when there was none yet: every message opens a site anew."""
+    index = index_of(config)
+    if not index.whole:
+        index.scan()
     labels = read_labels(_labels_path(config.data), "SOPInstanceUID")
+    problems = index.problems()
     rows: list[Row] = []
-    paths: list[Path] = []
-    for header in headers:
-        uid = str(header.fields["SOPInstanceUID"])
+    places: list[Path] = []
+    stamps: list[str] = []
+    found: set[str] = set()
+    for path, stamp, header in index.headers():
+        uid = str(header["SOPInstanceUID"])
+        found.add(uid)
         if uid not in labels:
             problems.append(Problem(uid, "image without a label"))
             continue
         # PatientID is unique only together with its issuer (PS3.3 C.7.1.1).
-        patient = f"{header.fields['PatientID']}@{header.fields['IssuerOfPatientID'] or ''}"
+        patient = f"{header['PatientID']}@{header['IssuerOfPatientID'] or ''}"
         named = named_labels(labels[uid]["label"], config.data.multi_label)
-        row = _row(config, uid, str(header.fields["PatientID"]), named, problems, dict(header.fields), patient)
+        row = _row(config, uid, str(header["PatientID"]), named, problems, header, patient)
         if row:
             rows.append(row)
-            paths.append(header.path)
-    found = {str(header.fields["SOPInstanceUID"]) for header in headers}
+            places.append(path)
+            stamps.append(stamp)
     problems += [Problem(uid, "label without an image") for uid in labels if uid not in found]
-    return Source(Scan(rows, problems), lambda i: decode(paths[i]), f"{PIPELINE}|{_stamp(paths)}")
+    return Source(Scan(rows, problems), places, partial(decode, rules=rules_of(config.data)), stamps)
 
 
 def _image_folder(config: SiteConfig) -> Source:
@@ -89,7 +125,7 @@ def _image_folder(config: SiteConfig) -> Source:
         if row:
             rows.append(row)
             paths.append(path)
-    return Source(Scan(rows, problems), lambda i: _load_picture(paths[i], config.data.channels), _stamp(paths))
+    return Source(Scan(rows, problems), paths, partial(_load_picture, channels=config.data.channels), list(map(_stamp, paths)))
 
 
 def _csv(config: SiteConfig) -> Source:
@@ -118,7 +154,7 @@ def _csv(config: SiteConfig) -> Source:
         if row:
             rows.append(row)
             paths.append(path)
-    return Source(Scan(rows, problems), lambda i: _load_picture(paths[i], data.channels), _stamp(paths))
+    return Source(Scan(rows, problems), paths, partial(_load_picture, channels=data.channels), list(map(_stamp, paths)))
 
 
 def read_npz(path: Path, multi_label: bool = False) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any] | None]:
@@ -191,7 +227,8 @@ def _npz(config: SiteConfig) -> Source:
         if row:
             rows.append(row)
             kept.append(i)
-    return Source(Scan(rows, problems), lambda i: _from_array(images[kept[i]]), _stamp([config.data.path]))
+    stamps = [_stamp(config.data.path)] * len(rows)
+    return Source(Scan(rows, problems), kept, lambda i: _from_array(images[i]), stamps, parallel=False)
 
 
 def _from_array(image: NDArray[Any]) -> NDArray[np.float32]:
@@ -214,13 +251,31 @@ def named_labels(text: str, multi_label: bool) -> list[str]:
     return [name for part in text.split(SEPARATOR) if (name := part.strip())] if multi_label else [text]
 
 
+class _Joined(Mapping[str, Value]):
+    """Our own fields of an image before those of its header, without a copy: there may be a hundred thousand of them."""
+
+    __slots__ = ("others", "own")
+
+    def __init__(self, own: Mapping[str, Value], others: Mapping[str, Value]) -> None:
+        self.own, self.others = own, others
+
+    def __getitem__(self, name: str) -> Value:
+        return self.own[name] if name in self.own else self.others[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self.own, **self.others})
+
+    def __len__(self) -> int:
+        return len({**self.own, **self.others})
+
+
 def _row(
     config: SiteConfig,
     item: str,
     patient: str,
     named: Sequence[str],
     problems: list[Problem],
-    fields: dict[str, Value],
+    fields: Mapping[str, Value],
     key: str | None = None,
 ) -> Row | None:
     """A row, split by `key` (without one, by `patient`); None and a problem when a class or label is unknown."""
@@ -231,7 +286,7 @@ def _row(
             problems.append(Problem(item, f"label '{name}' is none of the {kind} {', '.join(classes)}"))
             return None
     told: Value = tuple(named) if config.data.multi_label else named[0]
-    fields |= {"site": config.name, "class": told, "patient": patient, "item": item}
+    fields = _Joined({"site": config.name, "class": told, "patient": patient, "item": item}, fields)
     key, numbers = key or patient, sorted({classes.index(name) for name in named})
     return Row(item, key, tuple(numbers) if config.data.multi_label else numbers[0], split_of(key, config.split), fields)
 
@@ -255,5 +310,6 @@ def _load_picture(path: Path, channels: int) -> NDArray[np.float32]:
     raise DataError(f"image of mode {mode}; expected 8 or 16 bits per channel")
 
 
-def _stamp(paths: Sequence[Path]) -> str:
-    return "|".join(f"{path}:{(stat := path.stat()).st_size}:{stat.st_mtime_ns}" for path in paths)
+def _stamp(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_size}:{stat.st_mtime_ns}"

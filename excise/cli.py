@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from excise import __version__
+from excise.client.cli import site
 from excise.common.errors import ExciseError
 from excise.simulations.cli import app as simulations
 
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 app.registered_commands += simulations.registered_commands
 app.registered_groups += simulations.registered_groups
+app.add_typer(site, name="site")
 
 
 def _tell_version(wanted: bool) -> None:

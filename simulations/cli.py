@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from excise.common.errors import ConfigError, ExciseError, Interrupted
+from excise.common.terminal import progress, tell, terminal
 
 if TYPE_CHECKING:
     from excise.common.request import ForgetRequest
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 bench = typer.Typer(no_args_is_help=True, help="Benchmarks: each writes a result page and a picture.")
 app.add_typer(bench, name="bench")
-terminal = Console(stderr=True)  # standard output is for --json alone
 
 
 class BackendName(StrEnum):
@@ -90,13 +88,13 @@ def simulate(
     folder = resume or new_run_folder(out, chosen)
     home = cache or cache_folder()
     try:
-        with _progress() as report:
+        with progress(TITLES) as report:
             done = run_simulation(chosen, folder, home, "flower" if backend is BackendName.FLOWER else "inprocess", report)
     except Interrupted:
-        _tell(f"Stopped. Every finished round is kept; go on with: {_resuming(folder)}")
+        tell(f"Stopped. Every finished round is kept; go on with: {_resuming(folder)}")
         raise
     except ExciseError:
-        _tell(f"The run folder is {folder}; once the cause is mended: {_resuming(folder)}")
+        tell(f"The run folder is {folder}; once the cause is mended: {_resuming(folder)}")
         raise
     _print_results(done.results, done.plan.request, folder)
     if as_json:
@@ -128,7 +126,7 @@ def bench_demo(
     for seed in [*range(seeds), *range(FRESH, FRESH + fresh)]:
         terminal.print(f"seed {seed}")
         seeded = scenario.model_copy(update={"seed": seed})
-        with _progress() as report:
+        with progress(TITLES) as report:
             kept = home / name / f"seed-{seed}-{recipe(seeded)}"
             results[seed] = run_seed(seeded, kept, cache_folder(), engine, report, only_ours=seed >= seeds)
     further = {seed: result for seed, result in results.items() if seed >= seeds}
@@ -150,8 +148,8 @@ def bench_engine(
     from excise.simulations.fashion import read_fashion
 
     train, test = take(read_fashion("train"), slice(TRAINED_ON)), read_fashion("t10k")
-    with _status() as tell:
-        results = run_engine(train, test, PRESETS["classes"], PRESETS["samples"], home, seeds, tell)
+    with _status() as said:
+        results = run_engine(train, test, PRESETS["classes"], PRESETS["samples"], home, seeds, said)
     write_engine_page(page, results, PRESETS["classes"])
     terminal.print(f"Result page: {page}")
 
@@ -170,9 +168,9 @@ def bench_profile(
     from excise.simulations.fashion import read_fashion
 
     train, test = take(read_fashion("train"), slice(TRAINED_ON)), read_fashion("t10k")
-    with _status() as tell:
-        task = Task.of_class(FORGOTTEN, train, test, home, 0, tell)
-        tell("profiling")
+    with _status() as said:
+        task = Task.of_class(FORGOTTEN, train, test, home, 0, said)
+        said("profiling")
         profiles = profile_engine(task, SEARCH, PRESETS["classes"], images)
     write_profile_page(page, profiles, images)
     terminal.print(f"Result page: {page}")
@@ -191,51 +189,6 @@ def _status() -> Iterator[Callable[[str], None]]:
         return
     with terminal.status("beginning") as status:
         yield status.update
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    columns = (
-        TextColumn("{task.description:<34}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    if not terminal.is_terminal:
-        yield _lines()
-        return
-    bars: dict[str, TaskID] = {}
-    with Progress(*columns, console=terminal) as progress:
-
-        def report(phase: str, done: int, total: int, note: str) -> None:
-            if phase not in bars:
-                bars[phase] = progress.add_task(TITLES.get(phase, phase), total=total)
-            progress.update(bars[phase], completed=done, total=total, description=_title(phase, note))
-
-        yield report
-
-
-def _title(phase: str, note: str) -> str:
-    return TITLES.get(phase, phase) + (f": {note}" if note and note != "done" else "")
-
-
-def _lines() -> Callable[[str, int, int, str], None]:
-    """Progress for a log: a line when a phase begins, and at each quarter of it."""
-    told: dict[str, int] = {}
-
-    def report(phase: str, done: int, total: int, note: str) -> None:
-        quarter = 4 * done // max(total, 1)
-        if quarter > told.get(phase, -1) or done == 0:  # a phase may begin again: another candidate, another variant
-            told[phase] = quarter
-            _tell(f"{_title(phase, note)}: {done} of {total}")
-
-    return report
-
-
-def _tell(line: str) -> None:
-    """One line as it is: not wrapped, so that it can be copied, and brackets in a path are no markup."""
-    terminal.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _resuming(folder: Path) -> str:
@@ -264,9 +217,9 @@ def _print_results(results: dict[str, Any], request: ForgetRequest, folder: Path
     terminal.print(sites)
     if "candidates" in results:
         _print_candidates(results["candidates"])
-    _tell(cost_line(results))
+    tell(cost_line(results))
     if kept := kept_line(results):
-        _tell(kept)
+        tell(kept)
     outcome = verdict(results, request)
     terminal.print("[bold]Acceptance rule met[/]" if outcome.accepted else "[bold]Acceptance rule not met[/]")
     for check in outcome.checks:

@@ -19,7 +19,7 @@ import numpy as np
 import tomli_w
 
 from excise.client.config import SEPARATOR, DataSettings, SiteConfig
-from excise.client.dicom.index import read_labels
+from excise.client.labels import read_labels
 from excise.client.sources import named_labels, open_source, read_npz
 from excise.client.table import Row
 from excise.common.errors import DataError

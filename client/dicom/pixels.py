@@ -1,65 +1,201 @@
 """From one DICOM file to one image in [0, 1].
 
-The order is the standard's (PS3.3 C.11.1, C.7.6.3.1.2): stored values → modality LUT or rescale → window → MONOCHROME1
-inverted → [0, 1]. pydicom does not invert MONOCHROME1 by itself. Values stay at full depth until the end.
+The order is the standard's (PS3.3 C.11.1, C.7.6.3.1.2): stored values → modality LUT or rescale → VOI → MONOCHROME1 inverted →
+[0, 1]. Values stay at full depth until the end; pydicom does not invert MONOCHROME1 by itself. What VOI means hangs on the
+modality:
+
+    CT              a fixed window in Hounsfield units, the same at every site
+    CR, DX, MG      the file's VOI LUT, else its window (linear, linear exact or sigmoid)
+    all others      the file's window
+    without either  the image's own range, without its padding
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels.processing import apply_modality_lut
+from pydicom.pixels import get_decoder, pixel_array
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+from pydicom.uid import UID
 
 from excise.common.errors import DataError
 
-PIPELINE = "pixels-1"
+PIPELINE = "pixels-2"
 """Part of the cache key: raise it when decoding changes."""
+WITH_VOI_LUT = ("CR", "DX", "MG")
+"""Modalities whose vendors put the look of an image into a VOI LUT (PS3.3 C.11.2)."""
+DEFERRED = 64 * 2**20
+"""Bytes above which pixel data is not read with the header: a file of many frames may be larger than memory."""
+Frames = Literal["skip", "first", "middle"]
+Grey = NDArray[np.float64]
 
 
-def decode(path: Path) -> NDArray[np.float32]:
-    """Decode a single-frame grey image to float32 in [0, 1], shape (rows, columns).
+@dataclass(frozen=True)
+class Rules:
+    """What is wanted of every file; the same at every site.
+
+    Attributes
+    ----------
+    colour : colour images alone, as RGB; else grey images alone
+    frames : what becomes of a file of several frames: nothing, or one of them
+    ct_window : centre and width, Hounsfield units
+    """
+
+    colour: bool = False
+    frames: Frames = "skip"
+    ct_window: tuple[float, float] = (40.0, 400.0)
+
+
+def decode(path: Path, rules: Rules = Rules()) -> NDArray[np.float32]:
+    """Decode one image to float32 in [0, 1], shape (rows, columns), of colour (rows, columns, 3).
 
     Raises
     ------
-    DataError : the file is truncated, has no usable pixels, or is of a kind that is not supported; says which
+    DataError : the file is truncated, has no usable pixels, or is of a kind that is not wanted; says which
     """
     try:
-        dataset = pydicom.dcmread(path)
-        stored = dataset.pixel_array
+        dataset = pydicom.dcmread(path, defer_size=DEFERRED)
+        frames = int(dataset.get("NumberOfFrames") or 1)
     except InvalidDicomError as error:
         raise DataError("not a DICOM file") from error
-    except Exception as error:  # pydicom and its decoders raise many kinds; the scan must go on, with the reason kept
-        raise DataError(f"pixels cannot be decoded ({type(error).__name__}): {error}") from error
-    if dataset.get("NumberOfFrames", 1) not in (1, None):
-        raise DataError(f"multi-frame image with {dataset.NumberOfFrames} frames; expected one")
-    if dataset.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
-        raise DataError(f"{dataset.PhotometricInterpretation} image; expected grey (MONOCHROME1 or MONOCHROME2)")
-    if stored.ndim != 2 or stored.size == 0:
-        raise DataError(f"image of shape {stored.shape}; expected rows × columns")
+    except Exception as error:  # pydicom raises many kinds; the scan must go on, with the reason kept
+        raise DataError(f"header cannot be read ({type(error).__name__}): {error}") from error
+    kind = str(dataset.get("PhotometricInterpretation", ""))
+    if not kind or "Rows" not in dataset:
+        raise DataError(f"holds no image, but a {_named(dataset.get('SOPClassUID')) or 'file without an SOP class'}")
+    grey = kind in ("MONOCHROME1", "MONOCHROME2")
+    if grey == rules.colour:
+        wanted = "colour; set data.channels = 1" if rules.colour else "grey (MONOCHROME1 or 2); set data.channels = 3"
+        raise DataError(f"{kind} image; expected {wanted} for such images")
+    if frames > 1 and rules.frames == "skip":
+        raise DataError(f"multi-frame image with {frames} frames; expected one. To use one of them set data.frames")
+    stored = _stored(path, dataset, frames, frames // 2 if rules.frames == "middle" else 0)
+    if stored.size == 0 or stored.ndim != (2 if grey or kind == "PALETTE COLOR" else 3):
+        raise DataError(f"image of shape {stored.shape}; expected rows × columns, of colour × 3")
     try:
-        values = apply_modality_lut(stored, dataset).astype(np.float64)
-        low, high = _window(dataset, values)
-    except Exception as error:  # a rescale or a window that is empty or no number raises many kinds too
-        raise DataError(f"rescale or window cannot be used ({type(error).__name__}): {error}") from error
-    if not np.isfinite(values).all():
-        raise DataError("rescaled values are not finite")
-    image = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        image = 1 - image
+        image = _grey(stored, dataset, rules) if grey else _colour(stored, dataset, kind)
+    except DataError:
+        raise
+    except Exception as error:  # a rescale, a window or a palette that is empty or no number raises many kinds too
+        raise DataError(f"rescale, window or palette cannot be used ({type(error).__name__}): {error}") from error
     return image.astype(np.float32)
 
 
-def _window(dataset: Dataset, values: NDArray[np.float64]) -> tuple[float, float]:
-    """The rescaled values that become 0 and 1: the file's window (PS3.3 C.11.2.1.2), or the image's own range."""
+def _stored(path: Path, dataset: Dataset, frames: int, frame: int) -> NDArray[np.generic]:
+    """Stored values of one frame; YBR becomes RGB. Of several frames only this one is read and decoded."""
+    try:
+        return pixel_array(path if frames > 1 else dataset, index=frame)
+    except Exception as error:  # the decoders raise many kinds
+        uid = dataset.file_meta.get("TransferSyntaxUID")
+        told = f"pixels of {_named(uid) or 'no'} transfer syntax cannot be decoded ({type(error).__name__}): {error}"
+        raise DataError(told + _to_install(uid)) from error
+
+
+def _to_install(uid: UID | None) -> str:
+    """What more could decode a transfer syntax, were it installed."""
+    try:
+        missing = get_decoder(uid).missing_dependencies if uid else []
+    except NotImplementedError:
+        missing = []
+    return f"; not installed: {', '.join(missing)}" if missing else ""
+
+
+def _named(uid: UID | None) -> str:
+    """The standard's name of a UID; the UID itself where it has none."""
+    return uid.name if uid else ""
+
+
+def _colour(stored: NDArray[np.generic], dataset: Dataset, kind: str) -> NDArray[np.float64]:
+    if kind == "PALETTE COLOR":
+        stored = apply_color_lut(stored, dataset)[..., :3]
+        return stored.astype(np.float64) / np.iinfo(stored.dtype).max
+    return stored.astype(np.float64) / (2 ** int(dataset.BitsStored) - 1)
+
+
+def _grey(stored: NDArray[np.generic], dataset: Dataset, rules: Rules) -> Grey:
+    values = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise DataError("rescaled values are not finite")
+    padding = _padding(stored, dataset)
+    image = np.clip(_voi(values, dataset, rules, padding), 0, 1)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        image = 1 - image
+    if padding is not None:
+        image[padding] = 0  # the collimated or circular surround is no anatomy, black in either interpretation
+    return image
+
+
+def _voi(values: Grey, dataset: Dataset, rules: Rules, padding: NDArray[np.bool_] | None) -> Grey:
+    """Values of interest to [0, 1], not clipped."""
+    modality = str(dataset.get("Modality", ""))
+    if modality == "CT":
+        return _linear(values, *rules.ct_window)
+    if modality in WITH_VOI_LUT and "VOILUTSequence" in dataset:
+        return _voi_lut(values, dataset.VOILUTSequence[0])
     first = [np.atleast_1d(dataset.get(key))[0] for key in ("WindowCenter", "WindowWidth")]
     if all(value not in (None, "") for value in first):  # scanners leave them empty
-        center, width = map(float, first)
-        if width >= 1 and math.isfinite(center) and math.isfinite(width):
-            return center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
-    return float(values.min()), float(values.max())
+        centre, width = map(float, first)
+        window = _WINDOWS.get(str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper())
+        if window is None:
+            raise DataError(f"VOI LUT function {dataset.VOILUTFunction}; the standard has {', '.join(_WINDOWS)}")
+        if math.isfinite(centre) and math.isfinite(width) and width >= (1 if window is _linear else 1e-9):
+            return window(values, centre, width)
+    inside = values if padding is None or padding.all() else values[~padding]
+    low, high = float(inside.min()), float(inside.max())
+    return (values - low) / max(high - low, 1e-9)
+
+
+def _linear(values: Grey, centre: float, width: float) -> Grey:
+    """PS3.3 C.11.2.1.2.1: black up to c − 0.5 − (w−1)/2, white above c − 0.5 + (w−1)/2."""
+    return (values - (centre - 0.5 - (width - 1) / 2)) / max(width - 1, 1e-9)
+
+
+def _linear_exact(values: Grey, centre: float, width: float) -> Grey:
+    """PS3.3 C.11.2.1.3.2."""
+    return (values - centre) / width + 0.5
+
+
+def _sigmoid(values: Grey, centre: float, width: float) -> Grey:
+    """PS3.3 C.11.2.1.3.1."""
+    return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -500, 500)))
+
+
+_WINDOWS: dict[str, Callable[[Grey, float, float], Grey]] = {
+    "LINEAR": _linear,
+    "LINEAR_EXACT": _linear_exact,
+    "SIGMOID": _sigmoid,
+}
+
+
+def _voi_lut(values: Grey, item: Dataset) -> Grey:
+    """PS3.3 C.11.2.1.1: the table's entries, whose number of bits says what is white."""
+    entries, first, bits = (int(n) for n in item.LUTDescriptor)
+    entries = entries or 65536  # 0 stands for 2^16
+    if first > 32767 and values.min() < 0:
+        first -= 65536  # written unsigned, meant signed as the values are
+    data = item.LUTData
+    table = np.frombuffer(data, "<u2") if isinstance(data, bytes) else np.asarray(data)
+    if len(table) < entries:  # 8-bit entries, packed two to a word
+        table = np.frombuffer(np.asarray(table, "<u2").tobytes(), np.uint8)
+    index = np.clip(values - first, 0, entries - 1).astype(np.int64)
+    looked_up: Grey = table[index].astype(np.float64) / (2**bits - 1)
+    return looked_up
+
+
+def _padding(stored: NDArray[np.generic], dataset: Dataset) -> NDArray[np.bool_] | None:
+    """Pixels that pad the image to a rectangle (PS3.3 C.7.5.1.1.2), bool; None where the file names none."""
+    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
+    if value is None:
+        return None
+    low, high = sorted((int(value), int(value if limit is None else limit)))
+    padding: NDArray[np.bool_] = (stored >= low) & (stored <= high)
+    return padding if padding.any() else None

@@ -8,17 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from excise.client import images
-from excise.client.config import DataSettings, SiteConfig
-from excise.client.images import load_images, prepare
+from excise.client.config import DataSettings, SiteConfig, read_site_config
+from excise.client.images import image_cache, load_images, prepare
+from excise.client.table import Problem
 from excise.common.errors import DataError, StorageError
-from tests.dicoms import CLASSES
+from tests.dicoms import CLASSES, write_dicom, write_hospital
 
 _side = st.integers(1, 40)
 _shapes = st.tuples(_side, _side) | st.tuples(_side, _side, st.just(3))
@@ -112,7 +115,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 def test_images_stand_in_the_order_of_the_rows(config: SiteConfig) -> None:
     scan, x = load_images(config)
     assert [row.item for row in scan.rows] == ["clear/0.png", "clear/2.png", "ill/1.png", "ill/3.png"]
-    np.testing.assert_allclose(x[:, 0, 8, 8].numpy(), np.array([40, 120, 80, 160]) / 255, atol=1e-6)
+    np.testing.assert_allclose(x[:][:, 0, 8, 8].numpy(), np.array([40, 120, 80, 160]) / 255, atol=1e-6)
 
 
 def test_the_cache_is_used_again(config: SiteConfig, prepared: list[int]) -> None:
@@ -121,7 +124,7 @@ def test_the_cache_is_used_again(config: SiteConfig, prepared: list[int]) -> Non
     scan, second = load_images(config)
     assert len(prepared) == 4
     assert len(scan.rows) == 4
-    np.testing.assert_array_equal(first.numpy(), second.numpy())
+    np.testing.assert_array_equal(first[:].numpy(), second[:].numpy())
 
 
 def test_another_size_channel_or_version_prepares_anew(
@@ -136,14 +139,14 @@ def test_another_size_channel_or_version_prepares_anew(
     assert len(prepared) == 16
 
 
-def test_a_change_of_a_file_prepares_anew(config: SiteConfig, prepared: list[int]) -> None:
+def test_a_file_that_changed_is_prepared_anew_and_no_other(config: SiteConfig, prepared: list[int]) -> None:
     load_images(config)
     path = config.data.path / "ill" / "3.png"
     Image.fromarray(np.full((20, 20), 255, np.uint8)).save(path)
     os.utime(path, ns=(1, 1))
     _, x = load_images(config)
-    assert len(prepared) == 8
-    assert x[3].min() > 0.999
+    assert len(prepared) == 5
+    assert x[torch.tensor([3])].min() > 0.999
 
 
 def test_an_unreadable_image_leaves_the_table_with_its_reason(config: SiteConfig) -> None:
@@ -151,7 +154,7 @@ def test_an_unreadable_image_leaves_the_table_with_its_reason(config: SiteConfig
     for _ in range(2):  # the second time out of the cache
         scan, x = load_images(config)
         assert [row.item for row in scan.rows] == ["clear/0.png", "ill/1.png", "ill/3.png"]
-        np.testing.assert_allclose(x[:, 0, 8, 8].numpy(), np.array([40, 80, 160]) / 255, atol=1e-6)
+        np.testing.assert_allclose(x[:][:, 0, 8, 8].numpy(), np.array([40, 80, 160]) / 255, atol=1e-6)
         (problem,) = scan.problems
         assert problem.item == "clear/2.png"
         assert "not a readable image" in problem.reason
@@ -171,24 +174,63 @@ def test_no_image_at_all(config: SiteConfig) -> None:
         load_images(config)
 
 
-@pytest.mark.parametrize("failing", [1, 2])  # the images, then the list that says they are whole
-def test_a_full_disk_leaves_no_half_cache(
-    config: SiteConfig, prepared: list[int], monkeypatch: pytest.MonkeyPatch, failing: int
+def test_a_full_disk_leaves_what_was_kept_before(
+    config: SiteConfig, prepared: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = 0
+    monkeypatch.setattr(images, "BATCH", 2)
+    synced = 0
 
     def full(_: int) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == failing:
+        nonlocal synced
+        synced += 1
+        if synced == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
         with pytest.raises(StorageError, match=r"No space left on device\. Free space"):
             load_images(config)
-    assert not list(config.state.rglob("*.json"))
-    assert not [path for path in config.state.rglob("*") if path.name.startswith(".")]
+    assert len(prepared) == 4
     scan, x = load_images(config)
-    assert len(prepared) == 8
+    assert len(prepared) == 6
     assert len(scan.rows) == len(x) == 4
+    np.testing.assert_allclose(x[:][:, 0, 8, 8].numpy(), np.array([40, 120, 80, 160]) / 255, atol=1e-6)
+
+
+def test_progress_is_told(config: SiteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "BATCH", 3)
+    told: list[tuple[int, int]] = []
+    load_images(config, lambda *done: told.append(done))
+    load_images(config, lambda *done: told.append(done))
+    assert told == [(3, 4), (4, 4)]
+
+
+def test_images_that_left_the_site_leave_the_cache(config: SiteConfig) -> None:
+    load_images(config)
+    (config.data.path / "ill" / "3.png").unlink()
+    load_images(config)
+    assert set(image_cache(config).known()) == {"clear/0.png", "clear/2.png", "ill/1.png"}
+    (records,) = (config.state / "images").glob("*.images")
+    values = np.fromfile(records, "<f4").reshape(4, -1)
+    assert (values.max(1) > 0).tolist() == [True, True, True, False]
+
+
+def test_several_processes_prepare_what_one_prepares(config: SiteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, alone = load_images(config)
+    monkeypatch.setattr(images, "BATCH", 1)
+    monkeypatch.setattr(images, "PARALLEL_FROM", 1)
+    scan, together = load_images(config.model_copy(update={"state": config.state / "other"}))
+    assert len(scan.rows) == 4
+    assert torch.equal(alone[:], together[:])
+
+
+def test_a_copy_under_another_uid_is_left_out(tmp_path: Path) -> None:
+    site = write_hospital(tmp_path, patients=6)
+    pixels = pydicom.dcmread(tmp_path / "images" / "1.2.3.2.dcm").pixel_array
+    copied = {"WindowCenter": "2000", "WindowWidth": "4000", "StationName": "MR9"}
+    write_dicom(tmp_path / "images" / "z.dcm", pixels, "1.2.9", "P9", **copied)
+    labels = tmp_path / "labels.csv"
+    labels.write_text(labels.read_text() + f"1.2.9,{CLASSES[0]}\n")
+    scan, x = load_images(read_site_config(site))
+    assert len(scan.rows) == len(x) == 6
+    assert scan.problems == [Problem("1.2.9", "pixels are those of 1.2.3.2")]

@@ -539,8 +539,8 @@ def test_weights_that_do_not_fit_are_a_bad_message(site: Site) -> None:
 
 def test_images_are_as_the_files_say(site: Site) -> None:
     assert site.x.shape == (40, 1, 16, 16)
-    assert site.x.dtype == torch.float32
-    bright = site.x.mean((1, 2, 3)).numpy()
+    assert site.x[:].dtype == torch.float32
+    bright = site.x[:].mean((1, 2, 3)).numpy()
     assert np.all((bright > 0.4) == (site.y_N.numpy() == 1))
 
 

@@ -26,24 +26,6 @@ from tests.scenarios import (
 )
 
 
-@pytest.fixture
-def excise(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Runs the command in a folder of its own; returns exit code, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["excise", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        code = ended.value.code
-        assert code is None or isinstance(code, int)
-        return (code or 0, *capfd.readouterr())
-
-    return call
-
-
 def test_json_is_all_of_standard_output(tmp_path: Path, excise: Callable[..., Any]) -> None:
     code, out, err = excise("simulate", "--json", "--backend", "inprocess", "--scenario", scenario_file(tmp_path))
     assert code == 0, err

@@ -1,18 +1,34 @@
-"""Headers and labels: everything usable is found, everything else has its reason, and the scan always goes on."""
+"""The index: everything usable is found, everything else has its reason, and the scan always goes on."""
 
 from __future__ import annotations
 
+import os
+import sqlite3
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from excise.client.dicom.index import read_headers, read_labels
-from excise.common.errors import DataError
+from excise.client.dicom import index
+from excise.client.dicom.headers import Header
+from excise.client.dicom.index import CHANGED, Index, Scanned
+from excise.client.table import Problem
+from excise.common.errors import DataError, StorageError
 from excise.common.predicate import FIELDS
 from tests.dicoms import write_dicom
 
 PIXELS = np.zeros((8, 8), np.uint16)
+
+
+def index_of(folder: Path) -> Index:
+    return Index(folder.parent / f"{folder.name}.sqlite", folder)
+
+
+def scanned(folder: Path) -> tuple[list[tuple[Path, str, Header]], list[Problem]]:
+    """What a scan finds."""
+    found = index_of(folder)
+    found.scan(workers=0)
+    return list(found.headers()), found.problems()
 
 
 def test_reads_the_headers_below_a_folder_in_the_order_of_their_paths(tmp_path: Path) -> None:
@@ -21,13 +37,13 @@ def test_reads_the_headers_below_a_folder_in_the_order_of_their_paths(tmp_path: 
     write_dicom(tmp_path / "c" / "IM0003", PIXELS, "1.3")  # many archives give no ending
     (tmp_path / "DICOMDIR").write_text("a table of contents, not an image")
     (tmp_path / "notes.txt").write_text("not an image")
-    headers, problems = read_headers(tmp_path)
-    assert [header.path.name for header in headers] == ["1.dcm", "2.dcm", "IM0003"]
+    headers, problems = scanned(tmp_path)
+    assert [path.name for path, _, _ in headers] == ["1.dcm", "2.dcm", "IM0003"]
     assert [problem.item for problem in problems] == ["notes.txt"]
-    assert headers[1].fields["StationName"] == "MR7"
-    assert headers[1].fields["StudyDate"] == "20200101"
-    assert headers[0].fields["StationName"] is None
-    assert set(headers[0].fields) == {name for name in FIELDS if name[0].isupper()}
+    assert headers[1][2]["StationName"] == "MR7"
+    assert headers[1][2]["StudyDate"] == "20200101"
+    assert headers[0][2]["StationName"] is None
+    assert set(headers[0][2]) == {name for name in FIELDS if name[0].isupper()}
 
 
 def test_values_are_read_as_text(tmp_path: Path) -> None:
@@ -41,12 +57,12 @@ def test_values_are_read_as_text(tmp_path: Path) -> None:
         SpecificCharacterSet="ISO_IR 192",
         InstitutionName="Charité",
     )
-    (header,), _ = read_headers(tmp_path)
-    assert header.fields["SoftwareVersions"] == "VB17\\Patch 3"
-    assert header.fields["MagneticFieldStrength"] == "1.50"
-    assert header.fields["KVP"] is None
-    assert header.fields["StationName"] is None
-    assert header.fields["InstitutionName"] == "Charité"
+    ((_, _, header),), _ = scanned(tmp_path)
+    assert header["SoftwareVersions"] == "VB17\\Patch 3"
+    assert header["MagneticFieldStrength"] == "1.50"
+    assert header["KVP"] is None
+    assert header["StationName"] is None
+    assert header["InstitutionName"] == "Charité"
 
 
 @pytest.mark.parametrize(
@@ -59,16 +75,16 @@ def test_what_the_split_needs_must_be_there(tmp_path: Path, uid: str, patient: s
         path = write_dicom(path, PIXELS, "1.2", patient, SOPInstanceUID="1.999")
         path.write_bytes(path.read_bytes().replace(b"UI\x06\x001.999\0", b"UI\x06\0\0\0\0\0\0\0"))
     write_dicom(tmp_path / "b.dcm", PIXELS, "1.3")
-    headers, problems = read_headers(tmp_path)
-    assert [header.path.name for header in headers] == ["b.dcm"]
+    headers, problems = scanned(tmp_path)
+    assert [path.name for path, _, _ in headers] == ["b.dcm"]
     assert [(problem.item, problem.reason) for problem in problems] == [("a.dcm", reason)]
 
 
 def test_a_copy_of_an_image_is_left_out(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         write_dicom(tmp_path / f"{name}.dcm", PIXELS, "1.7")
-    headers, problems = read_headers(tmp_path)
-    assert [header.path.name for header in headers] == ["a.dcm"]
+    headers, problems = scanned(tmp_path)
+    assert [path.name for path, _, _ in headers] == ["a.dcm"]
     assert [problem.item for problem in problems] == ["b.dcm", "c.dcm"]
     assert all(problem.reason == "SOPInstanceUID occurs already in a.dcm" for problem in problems)
 
@@ -79,8 +95,8 @@ def test_broken_files_become_problems_and_the_scan_goes_on(tmp_path: Path) -> No
     (tmp_path / "empty.dcm").write_bytes(b"")
     (tmp_path / "text.dcm").write_text("no DICOM at all " * 20)
     (tmp_path / "folder.dcm").mkdir()
-    headers, problems = read_headers(tmp_path)
-    assert [header.path.name for header in headers] == ["z.dcm"]
+    headers, problems = scanned(tmp_path)
+    assert [path.name for path, _, _ in headers] == ["z.dcm"]
     assert {problem.item for problem in problems} == {"cut.dcm", "empty.dcm", "text.dcm"}
     assert all(problem.reason for problem in problems)
 
@@ -89,7 +105,7 @@ def test_broken_files_become_problems_and_the_scan_goes_on(tmp_path: Path) -> No
 def test_a_header_cut_anywhere_never_raises(tmp_path: Path, cut: int) -> None:
     path = write_dicom(tmp_path / "a.dcm", PIXELS)
     path.write_bytes(path.read_bytes()[:cut])
-    headers, problems = read_headers(tmp_path)
+    headers, problems = scanned(tmp_path)
     assert len(headers) + len(problems) == 1
 
 
@@ -97,7 +113,7 @@ def test_a_value_that_cannot_be_parsed_becomes_a_problem(tmp_path: Path) -> None
     path = write_dicom(tmp_path / "a.dcm", PIXELS, StationName="MR7")
     station = b"\x08\x00\x10\x10"
     path.write_bytes(path.read_bytes().replace(station + b"SH", station + b"ZZ"))  # no value representation of PS3.5 §6.2
-    headers, problems = read_headers(tmp_path)
+    headers, problems = scanned(tmp_path)
     assert not headers
     assert "header cannot be read" in problems[0].reason
 
@@ -105,51 +121,174 @@ def test_a_value_that_cannot_be_parsed_becomes_a_problem(tmp_path: Path) -> None
 def test_a_number_that_is_no_number_is_kept_as_text(tmp_path: Path) -> None:
     path = write_dicom(tmp_path / "a.dcm", PIXELS, MagneticFieldStrength="123456")
     path.write_bytes(path.read_bytes().replace(b"123456", b"ab-cde"))
-    (header,), _ = read_headers(tmp_path)
-    assert header.fields["MagneticFieldStrength"] == "ab-cde"
+    ((_, _, header),), _ = scanned(tmp_path)
+    assert header["MagneticFieldStrength"] == "ab-cde"
 
 
 def test_an_empty_folder_has_nothing_and_a_missing_one_is_an_error(tmp_path: Path) -> None:
-    assert read_headers(tmp_path) == ([], [])
+    assert scanned(tmp_path) == ([], [])
     with pytest.raises(DataError, match="no DICOM folder at"):
-        read_headers(tmp_path / "none")
+        scanned(tmp_path / "none")
 
 
-def _labels(tmp_path: Path, text: str | bytes) -> Path:
-    path = tmp_path / "labels.csv"
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return path
+# ---- again ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mark", ["", "\ufeff"])
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_reads_labels(tmp_path: Path, mark: str, end: str) -> None:
-    path = _labels(tmp_path, mark + end.join(["uid,label,note", '1.2,ill,"a, b"', "", "1.3,clear,"]))
-    assert read_labels(path, "uid") == {
-        "1.2": {"uid": "1.2", "label": "ill", "note": "a, b"},
-        "1.3": {"uid": "1.3", "label": "clear", "note": ""},
-    }
+def test_only_new_and_changed_files_are_read_again(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    for number, name in enumerate("abc"):
+        write_dicom(folder / name, PIXELS, f"1.{number}")
+    found = index_of(folder)
+    assert not found.whole
+    assert found.scan(workers=0) == Scanned(found=3, read=3, gone=0)
+    assert found.whole
+    assert found.scan(workers=0) == Scanned(found=3, read=0, gone=0)
+    write_dicom(folder / "b", PIXELS, "1.1", StationName="MR7")
+    os.utime(folder / "b", ns=(1, 1))
+    (folder / "c").unlink()
+    write_dicom(folder / "d", PIXELS, "1.4")
+    assert Index(found.database, folder).scan(workers=0) == Scanned(found=3, read=2, gone=1)
+    assert {path.name: header["StationName"] for path, _, header in found.headers()} == {"a": None, "b": "MR7", "d": None}
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("uid,class\n1,a\n", r"lacks the column label; it has \['uid', 'class'\]"),
-        ("", "lacks the column label, uid"),
-        ("uid,label\n1,a\n2,b\n1,b\n", "names one uid twice, in line 4"),
-        ("uid,label\n1,a\n2\n", "too few or too many values in line 3"),
-        ("uid,label\n1,a,b\n", "too few or too many values in line 2"),
-        (b"uid,label\n1,\xff\xfe\n", "no readable labels"),
-        ("uid,label\n1," + "x" * 200_000, "no readable labels"),
-    ],
-)
-def test_labels_that_cannot_be_used_say_why(tmp_path: Path, text: str | bytes, reason: str) -> None:
-    with pytest.raises(DataError, match=reason):
-        read_labels(_labels(tmp_path, text), "uid")
+def test_a_scan_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "images"
+    for i in range(7):
+        write_dicom(folder / f"{i}", PIXELS, f"1.{i}")
+    monkeypatch.setattr(index, "BATCH", 3)
+    found = index_of(folder)
+
+    def killed(_: int, read: int) -> None:
+        if read >= 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        found.scan(killed, workers=0)
+    assert not found.whole
+    assert found.scan(workers=0) == Scanned(found=7, read=4, gone=0)
+    assert len(list(found.headers())) == 7
 
 
-def test_labels_that_are_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no readable labels at"):
-        read_labels(tmp_path / "none.csv", "uid")
-    with pytest.raises(DataError, match="no readable labels at"):
-        read_labels(tmp_path, "uid")
+def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "images"
+    for i in range(9):
+        write_dicom(folder / f"{i}", PIXELS, f"1.{i}")
+    (folder / "broken").write_bytes(b"broken")
+    monkeypatch.setattr(index, "BATCH", 2)
+    alone, together = Index(tmp_path / "alone.sqlite", folder), Index(tmp_path / "together.sqlite", folder)
+    told: list[tuple[int, int]] = []
+    assert alone.scan(workers=0) == together.scan(lambda *done: told.append(done), workers=2)
+    assert told[-1] == (10, 10)
+    assert [dict(header) for _, _, header in alone.headers()] == [dict(header) for _, _, header in together.headers()]
+    assert alone.problems() == together.problems() == [Problem("broken", "not a DICOM file")]
+
+
+def fatal(_: Path, files: list[index._File]) -> list[index.Values | str]:
+    """Reads headers until it meets a file that ends the process."""
+    if any(file.path.endswith(b"fatal") for file in files):
+        os._exit(1)
+    return ["read" for _ in files]
+
+
+def test_a_file_that_ends_its_reader_is_left_out_and_the_scan_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c.fatal", "d", "e", "f", "g"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / name).write_text(name)
+    monkeypatch.setattr(index, "BATCH", 2)
+    monkeypatch.setattr(index, "_read", fatal)
+    found = index_of(tmp_path / "images")
+    assert found.scan(workers=1) == Scanned(found=7, read=7, gone=0)
+    reasons = {problem.item: problem.reason for problem in found.problems()}
+    assert reasons == dict.fromkeys("abdefg", "read") | {"c.fatal": index.FATAL}
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "images"
+    write_dicom(folder / "a", PIXELS, "1.1")
+    found = index_of(folder)
+    read = index.read_headers
+    monkeypatch.setattr(index, "read_headers", lambda paths: (write_dicom(folder / "a", PIXELS[:4], "1.2"), read(paths))[1])
+    found.scan(workers=0)
+    assert found.problems() == [Problem("a", CHANGED)]
+    monkeypatch.setattr(index, "read_headers", read)
+    assert found.scan(workers=0) == Scanned(found=1, read=1, gone=0)
+    assert [header["SOPInstanceUID"] for _, _, header in found.headers()] == ["1.2"]
+
+
+def test_names_need_not_be_unicode(tmp_path: Path) -> None:
+    folder = tmp_path / "im ages.of é"
+    name = os.fsdecode(b"caf\xe9 . dcm")
+    write_dicom(folder / name, PIXELS, "1.1")
+    (folder / os.fsdecode(b"\xff")).write_text("no image")
+    headers, problems = scanned(folder)
+    assert [path.name for path, _, _ in headers] == [name]
+    assert [problem.item for problem in problems] == ["\\udcff"]
+    str(problems).encode()  # can be printed
+
+
+def test_links_that_lead_nowhere_or_round_do_not_stop_a_scan(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    write_dicom(folder / "a", PIXELS, "1.1")
+    (folder / "nowhere").symlink_to(tmp_path / "none")
+    (folder / "round").symlink_to(folder)
+    headers, problems = scanned(folder)
+    assert [path.name for path, _, _ in headers] == ["a"]
+    assert problems == [Problem("nowhere", "file cannot be read: No such file or directory")]
+
+
+def test_a_folder_without_permission_becomes_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "images"
+    write_dicom(folder / "a", PIXELS, "1.1")
+    (folder / "closed").mkdir()
+    scandir = os.scandir  # as root, who runs the tests here and there, every folder is open
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    headers, problems = scanned(folder)
+    assert len(headers) == 1
+    assert problems == [Problem("closed", "folder cannot be read: Permission denied")]
+
+
+def test_an_index_of_another_folder_or_of_other_keywords_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        write_dicom(tmp_path / name / name, PIXELS, "1.1")
+    found = Index(tmp_path / "index.sqlite", tmp_path / "one")
+    found.scan(workers=0)
+    again = Index(tmp_path / "index.sqlite", tmp_path / "two")
+    assert not again.whole
+    assert list(again.headers()) == []
+    again.scan(workers=0)
+    monkeypatch.setattr(index, "KEYWORDS", (*index.KEYWORDS, "PatientAge"))
+    assert not Index(tmp_path / "index.sqlite", tmp_path / "two").whole
+
+
+def test_a_damaged_index_says_so(tmp_path: Path) -> None:
+    (tmp_path / "index.sqlite").write_bytes(b"no database at all " * 100)
+    with pytest.raises(DataError, match=r"is damaged .*: delete it"):
+        Index(tmp_path / "index.sqlite", tmp_path)
+
+
+def test_a_full_disk_is_told_and_what_was_read_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "images"
+    for i in range(4):
+        write_dicom(folder / f"{i}", PIXELS, f"1.{i}")
+    monkeypatch.setattr(index, "BATCH", 2)
+    put, kept = index._put, 0
+
+    def full(*arguments: object) -> None:
+        nonlocal kept
+        kept += 1
+        if kept > 2:
+            raise sqlite3.OperationalError("database or disk is full")
+        put(*arguments)  # type: ignore[arg-type]
+
+    found = index_of(folder)
+    monkeypatch.setattr(index, "_put", full)
+    with pytest.raises(StorageError, match="disk is full"):
+        found.scan(workers=0)
+    monkeypatch.setattr(index, "_put", put)
+    assert found.scan(workers=0) == Scanned(found=4, read=2, gone=0)
