@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from excise.client import rounds
+from excise.client.egress import Withheld, release
+from excise.client.policy import Forbidden, check
 from excise.client.rounds.model import SiteFailure
 from excise.client.site import Site, open_site
 from excise.common import messages
@@ -41,12 +44,15 @@ def _handler(
     locate: Callable[[Context], Path], expected: type[M], work: Callable[[Site, M], messages.Message]
 ) -> Callable[[Message, Context], Message]:
     def handle(message: Message, context: Context) -> Message:
-        reply: messages.Message
+        question: M | None = None
         try:
-            reply = work(open_site(locate(context)), expected.from_record(message.content))
+            question = expected.from_record(message.content)
+            site = open_site(locate(context))
+            check(question, site.config.policy, site.config.limits, datetime.now().astimezone())
+            reply = release(work(site, question), question, site.public_names)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must be answered, and its text must stay here
-            reply = _failure(error)
-        return Message(reply.to_record(), reply_to=message)
+            reply = release(_failure(error), question, frozenset())
+        return Message(reply, reply_to=message)
 
     return handle
 
@@ -59,7 +65,7 @@ def _failure(error: Exception) -> messages.Failure:
 
 
 def _code(error: Exception) -> SiteError:
-    if isinstance(error, SiteFailure):
+    if isinstance(error, SiteFailure | Forbidden | Withheld):
         return error.code
     for kind, code in (
         (MessageError, SiteError.BAD_MESSAGE),

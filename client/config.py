@@ -9,8 +9,9 @@ from typing import Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from excise.client.policy import LimitSettings, PolicySettings
 from excise.common.errors import ConfigError
-from excise.common.settings import PrivacySettings, Settings
+from excise.common.settings import Settings
 from excise.common.validation import explain
 
 SEPARATOR = "|"
@@ -103,7 +104,9 @@ class SiteConfig(Settings):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     data: DataSettings
     split: SplitSettings = SplitSettings()
-    policy: PrivacySettings = PrivacySettings()
+    policy: PolicySettings = PolicySettings()
+    """What is left out is not allowed: without a policy no request is carried out."""
+    limits: LimitSettings = LimitSettings()
     models: tuple[str, ...] = ()
     """Import paths of models that the coordinator may name beside those of excise: each runs code that is installed here."""
     forgotten: tuple[str, ...] = ()

@@ -39,6 +39,11 @@ class Site:
     lists: dict[str, frozenset[str]]
     forgotten: int = 0
 
+    @property
+    def public_names(self) -> frozenset[str]:
+        """Names that may leave: its own and those of its classes."""
+        return frozenset({self.config.name, *self.config.data.classes})
+
     def select(self, request: ForgetRequest | None) -> Selection:
         """Resolve a request over this site's rows."""
         return select(self.scan.rows, request, self.lists)

@@ -123,6 +123,11 @@ class SiteError(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     STORAGE = "storage"
     DIVERGED = "diverged"
+    FORBIDDEN = "forbidden"
+    NOT_APPROVED = "not_approved"
+    DENIED = "denied"
+    OUT_OF_TIME = "out_of_time"
+    EGRESS = "egress"
     INTERNAL = "internal"
 
 

@@ -20,10 +20,12 @@ import tomli_w
 
 from excise.client.config import SEPARATOR, DataSettings, SiteConfig
 from excise.client.labels import read_labels
+from excise.client.policy import PolicySettings
 from excise.client.sources import named_labels, open_source, read_npz
 from excise.client.table import Row
 from excise.common.errors import DataError
 from excise.common.files import write_atomically
+from excise.common.request import RequestKind
 from excise.simulations.hospitals import Recipe, build_hospitals, hospital_folders
 from excise.simulations.partition import Patient, deal
 from excise.simulations.scenario import Scenario
@@ -191,7 +193,13 @@ def _write_site(home: Path, name: str, scenario: Scenario, data: DataSettings) -
         name=name,
         data=data,
         split=split,
-        policy=scenario.policy,
+        policy=PolicySettings(
+            min_count=scenario.policy.min_count,
+            kinds=tuple(RequestKind),
+            approval=False,  # nobody is there to ask
+            training=True,
+            exact_counts=True,
+        ),
         compute=scenario.compute,
         models=(scenario.model.name,) if ":" in scenario.model.name else (),
         forgotten=scenario.forgotten,

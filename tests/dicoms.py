@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
+from excise.common.request import RequestKind
+
 CLASSES = ("clear", "ill")
 SECRET_SPLIT_KEY = "tests"
+OPEN_POLICY = {"kinds": [*RequestKind], "approval": False, "training": True, "exact_counts": True}
 
 
 def dataset(pixels: NDArray[Any], uid: str = "1.2.3", patient: str | None = "P1", **fields: Any) -> Dataset:
@@ -47,6 +50,7 @@ def write_dicom(path: Path, pixels: NDArray[Any], uid: str = "1.2.3", patient: s
 def write_site_toml(folder: Path, name: str = "site-1", **tables: dict[str, Any]) -> Path:
     """Write a `site.toml` whose table ``data`` has the test's classes unless told otherwise."""
     tables["data"] = {"path": "images", "classes": list(CLASSES), "size": 16} | tables.get("data", {})
+    tables["policy"] = OPEN_POLICY | tables.get("policy", {})
     tables["split"] = {"key": SECRET_SPLIT_KEY} | tables.get("split", {})
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "site.toml"

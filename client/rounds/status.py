@@ -18,15 +18,17 @@ def answer(site: Site, query: StatusQuery) -> SiteStatus:
     for request in (query.request, *query.parts):
         if request:
             forgotten_classes(site, site.y_N[site.select(request).forget], request)
+    told = site.config.policy.told
+    forget, retain = told(len(sets.forget)), told(len(sets.retain))
     return SiteStatus(
         site=site.config.name,
-        train=len(sets.forget) + len(sets.retain),
-        forget=len(sets.forget),
-        excluded=len(sets.excluded),
-        reference=len(sets.reference),
-        held_out=len(sets.held_out),
-        skipped=len(site.scan.problems),
-        forgotten=site.forgotten,
-        parts=tuple(float(len(site.select(part).forget)) for part in query.parts),
+        train=forget + retain,
+        forget=forget,
+        excluded=told(len(sets.excluded)),
+        reference=told(len(sets.reference)),
+        held_out=told(len(sets.held_out)),
+        skipped=told(len(site.scan.problems)),
+        forgotten=told(site.forgotten),
+        parts=tuple(float(told(len(site.select(part).forget))) for part in query.parts),
         classes=site.config.data.classes,
     )

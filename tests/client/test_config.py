@@ -49,7 +49,7 @@ def test_absolute_paths_stay(tmp_path: Path) -> None:
         (GOOD.replace("name", "nam"), "unknown key 'nam': did you mean 'name'?"),
         (GOOD.replace("labels =", "lables ="), r"unknown key 'data\.lables': did you mean 'labels'\?"),
         (GOOD + "[split]\nheld_ot = 0.1", r"unknown key 'split\.held_ot': did you mean 'held_out'\?"),
-        (GOOD + "[policy]\nxyz = 1", r"unknown key 'policy\.xyz': known: min_count"),
+        (GOOD + "[policy]\nxyz = 1", r"unknown key 'policy\.xyz': known: approval"),
         (GOOD.replace('name = "site-1"', ""), "missing key 'name'"),
         (GOOD.replace("path =", "# path ="), r"missing key 'data\.path'"),
         (GOOD.replace("site-1", "Site 1"), "name: .*got 'Site 1'"),

@@ -1,0 +1,114 @@
+"""What a site allows, checked before anything is done. Whatever is not allowed is refused: fail closed.
+
+The site owns its policy. What the coordinator asks for may be less than it, never more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, time
+
+from pydantic import Field, field_validator
+
+from excise import __version__
+from excise.common.errors import ExciseError, SiteError
+from excise.common.messages import AuditQuery, FitInstruction, Message, ReferenceQuery, StatusQuery, UnlearnInstruction
+from excise.common.request import ForgetRequest, RequestKind
+from excise.common.settings import PrivacySettings, Settings
+
+
+class PolicySettings(PrivacySettings):
+    """What may be asked of this site, and what may leave it."""
+
+    kinds: tuple[RequestKind, ...] = ()
+    """Kinds of requests that may be carried out; with none, none."""
+    approval: bool = True
+    """Whether a person has to approve each request here (`excise site approve`) before anything is done for it."""
+    training: bool = False
+    """Whether ordinary federated training may be asked for as well; simulations train their models that way."""
+    exact_counts: bool = False
+    """Whether numbers of images leave as they are; else the next multiple of `min_count`, so that neither a number nor the
+    difference of two tells of fewer images."""
+    profiles: bool = True
+    """Whether losses leave as means over groups of images. Calibrated targets and the membership test need them."""
+    hours: tuple[time, time] | None = None
+    """When rounds may be answered, local time, such as ``["20:00", "06:00"]``; at any time without."""
+    releases: tuple[str, ...] = (__version__,)
+    """Releases of excise that may run here."""
+
+    def told(self, images: int) -> int:
+        """A number of images as it may leave. 0 stays 0: a site without forget images has nothing to do for a request."""
+        return images if self.exact_counts else -(-images // self.min_count) * self.min_count
+
+    @field_validator("hours")
+    @classmethod
+    def _differ(cls, hours: tuple[time, time] | None) -> tuple[time, time] | None:
+        if hours and hours[0] == hours[1]:
+            raise ValueError("begins when it ends; leave `hours` out to allow any time")
+        return hours
+
+
+class LimitSettings(Settings):
+    """How much of its machine a site gives."""
+
+    rounds: int = Field(100, ge=1)
+    """Most unlearning rounds of one request."""
+    steps: int = Field(1000, ge=1)
+    """Most gradient steps of one round."""
+    seconds: float = Field(3600, gt=0)
+    """Most seconds of one round; it is then given up."""
+    gpu_share: float = Field(1.0, gt=0, le=1)
+    """Most of the GPU's memory, as a share."""
+
+
+class Forbidden(ExciseError):
+    """The site's policy does not allow what was asked. The code is all that the coordinator is told."""
+
+    def __init__(self, code: SiteError, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def check(message: Message, policy: PolicySettings, limits: LimitSettings, now: datetime) -> None:
+    """Refuse a message that the policy does not allow.
+
+    Raises
+    ------
+    Forbidden : says which clause
+    """
+    for refusal in _refusals(message, policy, limits, now):
+        raise Forbidden(SiteError.FORBIDDEN, f"{refusal} (policy of this site)")
+
+
+def requests_of(message: Message) -> tuple[ForgetRequest, ...]:
+    """Every request that a message names."""
+    if isinstance(message, FitInstruction):
+        return (message.without,) if message.without else ()
+    if isinstance(message, StatusQuery | AuditQuery):
+        return tuple(request for request in (message.request, *message.parts) if request)
+    return (message.request,) if isinstance(message, ReferenceQuery | UnlearnInstruction) else ()
+
+
+def _refusals(message: Message, policy: PolicySettings, limits: LimitSettings, now: datetime) -> Iterator[str]:
+    if __version__ not in policy.releases:
+        yield f"excise {__version__} may not run here, only {', '.join(policy.releases)}"
+    if policy.hours and not _within(now.time(), *policy.hours):
+        yield f"rounds are answered from {policy.hours[0]:%H:%M} to {policy.hours[1]:%H:%M}, it is {now:%H:%M}"
+    for request in requests_of(message):
+        if request.kind not in policy.kinds:
+            yield f"requests of kind '{request.kind}' are not carried out here, only {', '.join(policy.kinds) or 'none'}"
+    if isinstance(message, FitInstruction) and not policy.training:
+        yield "ordinary training is not allowed here"
+    if isinstance(message, ReferenceQuery) and not policy.profiles:
+        yield "losses do not leave here, which calibrated targets need"
+    if isinstance(message, UnlearnInstruction):
+        if message.round_index >= limits.rounds:
+            yield f"round {message.round_index + 1} of a request; at most {limits.rounds} are allowed here"
+        local = message.settings.local
+        if local.epochs is None and local.steps > limits.steps:
+            yield f"{local.steps} gradient steps in a round; at most {limits.steps} are allowed here"
+
+
+def _within(now: time, begins: time, ends: time) -> bool:
+    """Whether `now` lies between the two, which may have midnight between them."""
+    return begins <= now < ends if begins < ends else now >= begins or now < ends

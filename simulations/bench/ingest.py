@@ -1,0 +1,230 @@
+"""Ingest against the clock: headers and images per second, ours against a plain pydicom loop and against MONAI, and memory.
+
+Every figure is the median of several runs, the ways in turn, on files made for it: real transfer syntaxes, made-up pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import torch
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.pixels.processing import apply_modality_lut
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, MRImageStorage, RLELossless
+
+from excise.client.config import DataSettings, SiteConfig
+from excise.client.dicom.headers import KEYWORDS
+from excise.client.dicom.index import Index
+from excise.client.images import load_images, prepare
+
+SIDE, SIZE = 256, 64
+"""Pixels of a file's image, and of the prepared one."""
+SYNTAXES = {"uncompressed": ExplicitVRLittleEndian, "RLE": RLELossless, "JPEG 2000": JPEG2000Lossless}
+CLASSES = ("clear", "ill")
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Files or images per second, each the median of the runs."""
+
+    plain: float
+    excise: float
+    monai: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast ours is as the plain loop."""
+        return self.excise / self.plain
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """What indexing many headers took."""
+
+    files: int
+    seconds: float
+    again: float
+    """Seconds of a scan that finds nothing new."""
+    megabytes: float
+    """Largest resident memory of all its processes together, at most."""
+
+
+def write_files(folder: Path, count: int) -> SiteConfig:
+    """`count` grey 16-bit images, each transfer syntax in turn, and their labels."""
+    rng = np.random.default_rng(0)
+    x = np.linspace(0, 6, SIDE)
+    lines = ["SOPInstanceUID,label"]
+    for i in range(count):
+        waves = np.sin(x * (1 + i % 7))[:, None] * np.cos(x * (1 + i % 5))[None]
+        dataset = _dataset(f"1.2.826.0.1.{i + 1}", f"P{i // 4}")
+        dataset.PixelData = (1000 * (waves + 1) + rng.integers(0, 60, (SIDE, SIDE))).astype("<u2").tobytes()
+        syntax = list(SYNTAXES.values())[i % len(SYNTAXES)]
+        if syntax != ExplicitVRLittleEndian:
+            dataset.compress(syntax, generate_instance_uid=False)
+        path = folder / "dicom" / f"{i // 100}" / f"{i}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        dataset.save_as(path, enforce_file_format=True)
+        lines.append(f"{dataset.SOPInstanceUID},{CLASSES[i % 2]}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    data = DataSettings(path=folder / "dicom", labels=folder / "labels.csv", classes=CLASSES, size=SIZE)
+    return SiteConfig(name="bench", data=data, state=folder / "state")
+
+
+def _dataset(uid: str, patient: str) -> Dataset:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = MRImageStorage, uid
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = f"{uid}.1", f"{uid}.2"
+    dataset.StudyDate, dataset.AccessionNumber, dataset.StudyDescription = "20240102", "A1", "head"
+    dataset.PatientID, dataset.PatientName, dataset.PatientSex, dataset.Modality = patient, "made^up", "O", "MR"
+    dataset.Manufacturer, dataset.ManufacturerModelName, dataset.StationName = "EXCISE", "Bench", "MR1"
+    dataset.SoftwareVersions, dataset.ProtocolName, dataset.MagneticFieldStrength = "1.0", "t1", "3"
+    dataset.Rows = dataset.Columns = SIDE
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 0
+    return dataset
+
+
+# ---- headers ------------------------------------------------------------------------------------------------------------
+
+
+def headers(config: SiteConfig, repeats: int) -> Rates:
+    """Headers per second: reading every value that a predicate may ask for, and a whole scan into a new index."""
+    paths = sorted(path for path in config.data.path.rglob("*") if path.is_file())
+
+    def plain() -> None:
+        for path in paths:
+            dataset = pydicom.dcmread(path, stop_before_pixels=True)
+            [str(dataset.get(keyword)) for keyword in KEYWORDS]
+
+    def ours() -> None:
+        shutil.rmtree(config.state, ignore_errors=True)
+        Index(config.state / "index.sqlite", config.data.path).scan()
+
+    seconds = _in_turn([plain, ours], repeats)
+    return Rates(len(paths) / seconds[0], len(paths) / seconds[1])
+
+
+# ---- images -------------------------------------------------------------------------------------------------------------
+
+
+def images(config: SiteConfig, repeats: int, with_monai: bool) -> dict[str, Rates]:
+    """Images per second, ``cold``: nothing is kept; ``warm``: everything was prepared before. Ours includes the index."""
+    paths = sorted(path for path in config.data.path.rglob("*") if path.is_file())
+    monai_cache = config.state.parent / "monai"
+
+    def plain() -> None:
+        torch.stack([torch.from_numpy(_plainly(path)) for path in paths])
+
+    def ours() -> None:
+        load_images(config)[1][:]
+
+    def ours_cold() -> None:
+        shutil.rmtree(config.state, ignore_errors=True)
+        ours()
+
+    def monai_cold() -> None:
+        shutil.rmtree(monai_cache, ignore_errors=True)
+        _by_monai(paths, monai_cache)
+
+    cold = [plain, ours_cold, *([monai_cold] if with_monai else [])]
+    warm = [plain, ours, *([lambda: _by_monai(paths, monai_cache)] if with_monai else [])]
+    found = {}
+    for name, ways in (("cold", cold), ("warm", warm)):
+        rates = [len(paths) / seconds for seconds in _in_turn(ways, repeats)]
+        found[name] = Rates(*rates)
+    return found
+
+
+def _plainly(path: Path) -> np.ndarray:
+    dataset = pydicom.dcmread(path)
+    values = apply_modality_lut(dataset.pixel_array, dataset).astype(np.float32)
+    values = (values - values.min()) / max(float(values.max() - values.min()), 1e-9)
+    return prepare(values, SIZE, 1)
+
+
+def _by_monai(paths: list[Path], cache: Path) -> None:
+    from monai.data import PersistentDataset
+    from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Resized, ScaleIntensityd
+
+    steps = Compose(
+        [
+            LoadImaged("image", reader="PydicomReader"),
+            EnsureChannelFirstd("image"),
+            ScaleIntensityd("image"),
+            Resized("image", (SIZE, SIZE), mode="bilinear", anti_aliasing=True),
+        ]
+    )
+    kept = PersistentDataset([{"image": str(path)} for path in paths], steps, cache_dir=cache)
+    torch.stack([torch.as_tensor(kept[i]["image"]) for i in range(len(kept))])
+
+
+def _in_turn(ways: list[Callable[[], None]], repeats: int) -> list[float]:
+    """Median seconds of each way."""
+    seconds: list[list[float]] = [[] for _ in ways]
+    for _ in range(repeats):
+        for way, taken in zip(ways, seconds, strict=True):
+            began = time.perf_counter()
+            way()
+            taken.append(time.perf_counter() - began)
+    return list(map(statistics.median, seconds))
+
+
+# ---- memory -------------------------------------------------------------------------------------------------------------
+
+_INDEXING = """
+import json, resource, sys, time
+from pathlib import Path
+from excise.client.dicom.index import Index
+
+folder, database = map(Path, sys.argv[1:])
+seconds = []
+for _ in range(2):
+    began = time.perf_counter()
+    scanned = Index(database, folder).scan()
+    seconds.append(time.perf_counter() - began)
+    if not _:
+        files = scanned.read
+kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+# The largest child, as many times as there may be at once.
+import os
+kilobytes += (os.cpu_count() or 1) * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(json.dumps([files, *seconds, kilobytes / 1024]))
+"""
+
+
+def indexed(folder: Path, count: int) -> Indexed:
+    """Index `count` files without pixels, in a process of its own."""
+    write_headers(folder / "headers", count)
+    database = folder / "headers.sqlite"
+    done = subprocess.run(  # noqa: S603 - our own interpreter and text
+        [sys.executable, "-c", _INDEXING, str(folder / "headers"), str(database)], check=True, capture_output=True, text=True
+    )
+    return Indexed(*json.loads(done.stdout))
+
+
+def write_headers(folder: Path, count: int) -> None:
+    """`count` small files, each of its own image and every tenth of another patient."""
+    template = folder.parent / "template.dcm"
+    folder.mkdir(parents=True, exist_ok=True)
+    uid, patient = "1.2.826.0.1.9999999", "P999999"
+    made = _dataset(uid, patient)
+    made.save_as(template, enforce_file_format=True)
+    content = template.read_bytes()
+    for i in range(count):
+        at = folder / f"{i // 1000}"
+        at.mkdir(exist_ok=True)
+        other = content.replace(uid.encode(), f"1.2.826.0.1.{i + 1_000_000}".encode())
+        (at / f"{i}").write_bytes(other.replace(patient.encode(), f"P{100_000 + i // 10}".encode()))

@@ -1,0 +1,147 @@
+"""The gate: honest replies pass, and whatever is slipped into one keeps the whole of it at the site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from excise.client.egress import Withheld, release
+from excise.common import messages as m
+from excise.common.errors import SiteError
+from excise.common.models import ModelSpec
+from excise.common.request import ForgetRequest, RequestKind
+from excise.common.settings import TrainingSettings
+
+SPEC = ModelSpec(name="allcnn", classes=2, size=16, width=0.05)
+WEIGHTS = {"layer.weight": torch.zeros(2, 3), "layer.count": torch.zeros((), dtype=torch.int64)}
+REQUEST = ForgetRequest(id="d", kind=RequestKind.DEVICE, where="StationName = MR7", reason="r")
+PUBLIC = frozenset({"site-1", "clear", "no tumour"})
+CANARY = "DOE^JANE"
+
+STATUS = m.SiteStatus(
+    site="site-1",
+    train=30,
+    forget=10,
+    excluded=0,
+    reference=10,
+    held_out=10,
+    skipped=0,
+    forgotten=0,
+    classes=("clear", "no tumour"),
+    parts=(10.0,),
+)
+FIT = m.FitInstruction(model=SPEC, weights=WEIGHTS, training=TrainingSettings(), round_index=0, seed=0)
+UPDATE = m.SiteUpdate(
+    weights_in="0" * 64,
+    delta={"layer.weight": torch.ones(2, 3)},
+    passes=10,
+    seconds=0.5,
+    metrics={"loss": 0.1, "crossing_rate": 0.5},
+    ascent=(0.1, 0.2),
+)
+AUDIT = m.AuditQuery(model=SPEC, candidates={"deployed": WEIGHTS, "a.b": WEIGHTS}, request=REQUEST)
+AUDITED = m.AuditReply(
+    metrics={"deployed/held_out_accuracy": 0.5, "a.b/part0_accuracy_class_1": 0.5},
+    profiles={"deployed/forget/1": (0.1, 0.2)},
+    passes=4,
+)
+REFERENCE = m.ReferenceReply(
+    profiles={"unseen/all": (0.1,), "trained/1": (0.2,)}, patients={"unseen/all": 9.0, "trained/1": 9.0}, passes=1
+)
+ASKED_REFERENCE = m.ReferenceQuery(model=SPEC, teacher=WEIGHTS, request=REQUEST, points=4)
+FAILURE = m.Failure(code=SiteError.BAD_DATA, incident="0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    ("reply", "question"),
+    [
+        (STATUS, m.StatusQuery()),
+        (UPDATE, FIT),
+        (AUDITED, AUDIT),
+        (REFERENCE, ASKED_REFERENCE),
+        (FAILURE, None),
+        (FAILURE, FIT),
+    ],
+    ids=["status", "update", "audit", "reference", "failure to read", "failure"],
+)
+def test_an_honest_reply_leaves_as_it_is(reply: m.Message, question: m.Message | None) -> None:
+    assert release(reply, question, PUBLIC) == reply.to_record()
+
+
+@pytest.mark.parametrize(
+    ("reply", "question"),
+    [
+        (replace(STATUS, site=CANARY), m.StatusQuery()),
+        (replace(STATUS, classes=("clear", CANARY)), m.StatusQuery()),
+        (replace(STATUS, parts=(float("nan"),)), m.StatusQuery()),
+        (replace(FAILURE, code=CANARY), None),
+        (replace(FAILURE, incident=CANARY), None),
+        (replace(UPDATE, weights_in=CANARY), FIT),
+        (replace(UPDATE, metrics={CANARY: 1.0}), FIT),
+        (replace(UPDATE, metrics={"loss": float("inf")}), FIT),
+        (replace(UPDATE, ascent=(float("nan"),)), FIT),
+        (replace(UPDATE, delta={CANARY: torch.ones(2, 3)}), FIT),
+        (replace(UPDATE, delta={"layer.weight": torch.ones(2, 4)}), FIT),
+        (replace(UPDATE, delta={"layer.weight": torch.ones(2, 3, dtype=torch.float64)}), FIT),
+        (UPDATE, AUDIT),  # weights in answer to another question
+        (UPDATE, None),
+        (replace(AUDITED, metrics={"deployed/held_out_pixels": 1.0}), AUDIT),
+        (replace(AUDITED, metrics={f"{CANARY}/held_out_accuracy": 1.0}), AUDIT),
+        (replace(AUDITED, metrics={"aXb/held_out_accuracy": 1.0}), AUDIT),
+        (replace(AUDITED, profiles={"deployed/forget/P1": (1.0,)}), AUDIT),
+        (replace(REFERENCE, profiles={CANARY: (1.0,)}), ASKED_REFERENCE),
+        (replace(REFERENCE, patients={CANARY: 1.0}), ASKED_REFERENCE),
+    ],
+    ids=range(20),
+)
+def test_what_is_not_on_the_list_stays(reply: m.Message, question: m.Message | None) -> None:
+    with pytest.raises(Withheld) as withheld:
+        release(reply, question, PUBLIC)
+    assert CANARY not in str(withheld.value)
+    assert withheld.value.code is SiteError.EGRESS
+
+
+def _field(record: RecordDict) -> None:
+    config = record["message"]
+    assert isinstance(config, ConfigRecord)
+    config["note"] = CANARY
+
+
+def _kind(record: RecordDict) -> None:
+    config = record["message"]
+    assert isinstance(config, ConfigRecord)
+    config["kind"] = CANARY
+
+
+def _bytes(record: RecordDict) -> None:
+    config = record["message"]
+    assert isinstance(config, ConfigRecord)
+    config["passes"] = CANARY.encode()
+
+
+def _numbers(record: RecordDict) -> None:
+    record["extra"] = MetricRecord({"loss": 1.0})
+
+
+def _texts(record: RecordDict) -> None:
+    record["extra"] = ConfigRecord({"name": CANARY})
+
+
+def _arrays(record: RecordDict) -> None:
+    record["extra"] = ArrayRecord({"x": Array(np.zeros(3))})
+
+
+@pytest.mark.parametrize("slip", [_field, _kind, _bytes, _numbers, _texts, _arrays])
+def test_whoever_writes_the_record_the_gate_sees_it(
+    monkeypatch: pytest.MonkeyPatch, slip: Callable[[RecordDict], None]
+) -> None:
+    packed = UPDATE.to_record()
+    slip(packed)
+    monkeypatch.setattr(m.SiteUpdate, "to_record", lambda _: packed)
+    with pytest.raises(Withheld):
+        release(UPDATE, FIT, PUBLIC)
