@@ -19,7 +19,8 @@ from flwr.clientapp import ClientApp
 
 from excise.client import rounds
 from excise.client.egress import Withheld, release
-from excise.client.policy import Forbidden, check
+from excise.client.policy import Forbidden, check, check_approval
+from excise.client.requests import Requests
 from excise.client.rounds.model import SiteFailure
 from excise.client.site import Site, open_site
 from excise.common import messages
@@ -49,6 +50,8 @@ def _handler(
             question = expected.from_record(message.content)
             site = open_site(locate(context))
             check(question, site.config.policy, site.config.limits, datetime.now().astimezone())
+            if site.config.policy.approval:
+                check_approval(question, Requests(site.folder))
             reply = release(work(site, question), question, site.public_names)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must be answered, and its text must stay here
             reply = release(_failure(error), question, frozenset())

@@ -9,9 +9,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from excise.client.config import read_site_config
+from excise.client.requests import Requests, Standing
+from excise.common.chain import faults
+from excise.common.errors import ConfigError, DataError, RequestError, did_you_mean
+from excise.common.request import ForgetRequest
 from excise.common.terminal import progress, tell
 
 site = typer.Typer(no_args_is_help=True, help="A hospital's side: its images, and what may leave of them.")
@@ -46,11 +51,16 @@ def scan(
     _print_summary(summary)
     if problems:
         for item, reason in skipped:
-            results.print(f"{item}: {reason}", soft_wrap=True, markup=False, highlight=False)
+            _say(f"{item}: {reason}")
     elif skipped:
         for reason, count in Counter(reason for _, reason in skipped).most_common(5):
             tell(f"skipped {count}: {reason}")
         tell("Every skipped file and its reason: excise site scan --problems")
+
+
+def _say(text: str) -> None:
+    """A result as it is: neither wrapped nor read as markup."""
+    results.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 def _print_summary(summary: dict[str, dict[str, int]]) -> None:
@@ -67,3 +77,99 @@ def _print_summary(summary: dict[str, dict[str, int]]) -> None:
         for i, (value, count) in enumerate(counts.items()):
             table.add_row(name if i == 0 else "", value, f"{count:,}", end_section=i == len(counts) - 1)
     results.print(table)
+
+
+requests = typer.Typer(no_args_is_help=True, help="Forget requests that came to this site.")
+site.add_typer(requests, name="requests")
+RequestName = Annotated[str, typer.Argument(metavar="REQUEST", help="Its id, or a file of it (TOML).")]
+By = Annotated[str, typer.Option("--by", help="Who decides: a name that can be asked later.", prompt="Your name")]
+Note = Annotated[str, typer.Option("--note", help="Why.")]
+
+
+@requests.command("list")
+def list_requests(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> None:
+    """Every request that came, and what was decided of it."""
+    kept = Requests(site_toml.parent)
+    known = [(request, kept.standing(request)) for request in kept]
+    if as_json:
+        typer.echo(
+            json.dumps([{"id": one.id, "standing": standing, "digest": one.digest} for one, standing in known], indent=2)
+        )
+        return
+    table = Table()
+    for column in ("request", "kind", "standing", "where"):
+        table.add_column(column)
+    for request, standing in known:
+        table.add_row(request.id, request.kind, standing, escape(request.where))
+    results.print(table) if known else tell("No request came yet.")
+
+
+@requests.command("show")
+def show_request(name: RequestName, site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> None:
+    """One request as it came, and what was decided of it."""
+    kept = Requests(site_toml.parent)
+    request = _request(name, kept)
+    decision = kept.decision(request)
+    told = {"request": json.loads(request.to_json()), "digest": request.digest, "standing": kept.standing(request)}
+    if decision:
+        told["decision"] = {"by": decision.by, "note": decision.note, "at": decision.at}
+    if as_json:
+        typer.echo(json.dumps(told, indent=2))
+        return
+    _say(f"{request.to_toml().rstrip()}\ndigest   {request.digest}\nstanding {told['standing']}")
+    if decision:
+        _say(f"decided  {decision.at} by {decision.by}: {decision.note}")
+
+
+@site.command()
+def approve(name: RequestName, by: By, note: Note = "", site_toml: SiteToml = Path("site.toml")) -> None:
+    """Allow a request to be carried out here. The decision is signed with the site's key, and logged."""
+    _decide(name, Standing.APPROVED, by, note, site_toml)
+
+
+@site.command()
+def deny(name: RequestName, by: By, note: Note, site_toml: SiteToml = Path("site.toml")) -> None:
+    """Refuse a request. The decision is signed with the site's key, and logged."""
+    _decide(name, Standing.DENIED, by, note, site_toml)
+
+
+def _decide(name: str, standing: Standing, by: str, note: str, site_toml: Path) -> None:
+    config, kept = read_site_config(site_toml), Requests(site_toml.parent)
+    request = _request(name, kept)
+    if standing is Standing.APPROVED and request.kind not in config.policy.kinds:
+        raise ConfigError(
+            f"policy.kinds in {site_toml} does not allow requests of kind '{request.kind}'; add it there first, if it should"
+        )
+    decision = kept.decide(request, standing, by, note)
+    tell(f"'{request.id}' is {standing}: signed at {decision.at}, digest {request.digest[:12]}")
+
+
+def _request(name: str, kept: Requests) -> ForgetRequest:
+    """The request of this id, or of this file, which is then kept as if it had come."""
+    if name.endswith(".toml") or Path(name).is_file():
+        request = ForgetRequest.from_toml(Path(name))
+        kept.arrive(request)
+        return request
+    found = kept.get(name)
+    if found is None:
+        raise RequestError(
+            f"no request '{name}' came; {did_you_mean(name, [one.id for one in kept]) if any(kept) else 'none did yet'}"
+        )
+    return found
+
+
+audit = typer.Typer(no_args_is_help=True, help="The site's own log of what was asked and decided.")
+site.add_typer(audit, name="audit")
+
+
+@audit.command("verify")
+def verify_audit(site_toml: SiteToml = Path("site.toml")) -> None:
+    """Check that no line of the log was altered, removed or moved."""
+    log = site_toml.parent / "audit.jsonl"
+    if not log.exists():
+        raise DataError(f"no log at {log}: nothing was asked or decided yet")
+    found = faults(log)
+    if found:
+        listed = "; ".join(f"line {fault.line}: {fault.reason}" for fault in found)
+        raise DataError(f"{log} is not as it was written: {listed}")
+    tell(f"{log}: every line is as it was written")

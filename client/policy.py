@@ -11,6 +11,8 @@ from datetime import datetime, time
 from pydantic import Field, field_validator
 
 from excise import __version__
+from excise.client.requests import Requests, Standing
+from excise.common.chain import append
 from excise.common.errors import ExciseError, SiteError
 from excise.common.messages import AuditQuery, FitInstruction, Message, ReferenceQuery, StatusQuery, UnlearnInstruction
 from excise.common.request import ForgetRequest, RequestKind
@@ -80,8 +82,27 @@ def check(message: Message, policy: PolicySettings, limits: LimitSettings, now: 
         raise Forbidden(SiteError.FORBIDDEN, f"{refusal} (policy of this site)")
 
 
+def check_approval(message: Message, requests: Requests) -> None:
+    """Refuse a message about a request that no one has approved here; one that is new is kept for them to see.
+
+    Raises
+    ------
+    Forbidden : pending, or denied
+    RequestError : another request of this id came before
+    """
+    parts = message.parts if isinstance(message, StatusQuery | AuditQuery) else ()
+    for request in requests_of(message)[:1]:  # its parts are looked at with it
+        if requests.arrive(request, parts):
+            append(requests.log, "request arrived", request=request.id, digest=request.digest)
+        standing = requests.standing(request)
+        if standing is Standing.PENDING:
+            raise Forbidden(SiteError.NOT_APPROVED, f"'{request.id}' waits for excise site approve {request.id}")
+        if standing is Standing.DENIED:
+            raise Forbidden(SiteError.DENIED, f"'{request.id}' was denied here")
+
+
 def requests_of(message: Message) -> tuple[ForgetRequest, ...]:
-    """Every request that a message names."""
+    """Every request that a message names, first the one that joins others."""
     if isinstance(message, FitInstruction):
         return (message.without,) if message.without else ()
     if isinstance(message, StatusQuery | AuditQuery):

@@ -24,6 +24,7 @@ class Site:
 
     Attributes
     ----------
+    folder : where its `site.toml` is
     config : its `site.toml`
     scan : usable rows and what was skipped
     x : images, float32 in [0, 1], (N, channels, size, size[, size]), read from disk as they are asked for
@@ -32,6 +33,7 @@ class Site:
     forgotten : images that are left out because an earlier request forgot them
     """
 
+    folder: Path
     config: SiteConfig
     scan: Scan
     x: Images
@@ -70,7 +72,7 @@ def open_site(site_toml: Path) -> Site:
     forgotten = len(scan.rows) - len(kept)
     if forgotten:
         scan, x = Scan([scan.rows[i] for i in kept], scan.problems), x.only(kept)
-    return Site(config, scan, x, _labels(scan, config), lists, forgotten)
+    return Site(site_toml.parent, config, scan, x, _labels(scan, config), lists, forgotten)
 
 
 def _labels(scan: Scan, config: SiteConfig) -> Tensor:

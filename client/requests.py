@@ -1,0 +1,140 @@
+"""Forget requests at a site: those that came, and what its people decided, signed with the site's key.
+
+    requests/<id>/request.json    the request, as it came
+                  decision.json   approved or denied, by whom, when, why, signed
+                  parts.json      of a request that joins others: the digests of those
+
+A decision is of one exact request: its digest is what is signed. It stands beside site.toml, not in the state, which may be
+deleted at any time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from excise.common.chain import append
+from excise.common.errors import RequestError
+from excise.common.files import write_atomically
+from excise.common.request import ForgetRequest, joined
+from excise.common.signing import is_signed, public_hex, read_key, sign
+
+
+class Standing(StrEnum):
+    """What a site's people have decided of a request."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    DENIED = "denied"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided of the request of this `digest`."""
+
+    digest: str
+    standing: Standing
+    by: str
+    note: str
+    at: str
+
+    def text(self) -> bytes:
+        """What is signed: canonical JSON."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
+
+
+class Requests:
+    """The requests of one site.
+
+    Parameters
+    ----------
+    folder : of the site, where site.toml is
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.key, self.log = folder / "requests", folder / "keys" / "signing.pem", folder / "audit.jsonl"
+
+    def arrive(self, request: ForgetRequest, parts: Sequence[ForgetRequest] = ()) -> bool:
+        """Keep a request that came; whether it is new. Of a joined one its parts are kept too.
+
+        Raises
+        ------
+        RequestError : another request has this id, or it is not what its parts make
+        StorageError : it cannot be kept
+        """
+        if parts and joined(parts) != request:
+            raise RequestError(f"request '{request.id}' is not what its {len(parts)} parts make together")
+        for part in parts:
+            self.arrive(part)
+        known = self.get(request.id)
+        if known is not None and known != request:
+            raise RequestError(f"another request of the id '{request.id}' came before; one id is carried out once")
+        if parts:
+            digests = [part.digest for part in parts]
+            write_atomically(self.folder / request.id / "parts.json", json.dumps({"digest": request.digest, "parts": digests}))
+        if known is None:
+            write_atomically(self.folder / request.id / "request.json", request.to_json() + "\n")
+        return known is None
+
+    def get(self, request_id: str) -> ForgetRequest | None:
+        """The request of this id.
+
+        Raises
+        ------
+        RequestError : its file was damaged
+        """
+        path = self.folder / request_id / "request.json"
+        return ForgetRequest.from_json(path.read_text()) if path.exists() else None
+
+    def __iter__(self) -> Iterator[ForgetRequest]:
+        for path in sorted(self.folder.glob("*/request.json")):
+            yield ForgetRequest.from_json(path.read_text())
+
+    def decide(self, request: ForgetRequest, standing: Standing, by: str, note: str) -> Decision:
+        """Sign and keep a decision; a later one takes the place of an earlier.
+
+        Raises
+        ------
+        ConfigError : the site has no signing key
+        StorageError : it cannot be kept
+        """
+        key = read_key(self.key)
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        decision = Decision(request.digest, standing, by, note, at)
+        signed = asdict(decision) | {"key": public_hex(key), "signature": sign(key, decision.text())}
+        write_atomically(self.folder / request.id / "decision.json", json.dumps(signed, indent=2) + "\n")
+        append(self.log, f"request {standing}", request=request.id, digest=request.digest, by=by, note=note)
+        return decision
+
+    def decision(self, request: ForgetRequest) -> Decision | None:
+        """What was decided of exactly this request, when the site's own key signed it."""
+        path = self.folder / request.id / "decision.json"
+        if not path.exists():
+            return None
+        try:
+            signed = json.loads(path.read_text())
+            signature = str(signed.pop("signature"))
+            signed.pop("key")
+            decision = Decision(**signed | {"standing": Standing(signed["standing"])})
+        except (ValueError, KeyError, TypeError):
+            return None
+        ours = is_signed(decision.text(), signature, public_hex(read_key(self.key)))
+        return decision if ours and decision.digest == request.digest else None
+
+    def standing(self, request: ForgetRequest) -> Standing:
+        """Approved or denied, by a decision of its own or by those of all its parts; else pending."""
+        if own := self.decision(request):
+            return own.standing
+        path = self.folder / request.id / "parts.json"
+        told = json.loads(path.read_text()) if path.exists() else {}
+        if told.get("digest") != request.digest:
+            return Standing.PENDING
+        of_parts = [self.standing(part) for part in self if part.digest in told["parts"]]
+        if Standing.DENIED in of_parts:
+            return Standing.DENIED
+        whole = len(of_parts) == len(told["parts"]) and set(of_parts) == {Standing.APPROVED}
+        return Standing.APPROVED if whole else Standing.PENDING

@@ -1,0 +1,162 @@
+"""Requests at a site: nothing is done for one before its people said so, and nobody else can say it for them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import ConfigRecord, Message
+
+from excise.client import app
+from excise.client.requests import Requests, Standing
+from excise.common.chain import faults
+from excise.common.errors import ConfigError, RequestError
+from excise.common.messages import SiteStatus, StatusQuery
+from excise.common.request import ForgetRequest, RequestKind, joined
+from excise.common.signing import make_key, public_hex, read_key, sign
+from excise.simulations.local_grid import LocalGrid
+from tests.dicoms import write_hospital, write_site_toml
+
+DEVICE = ForgetRequest(id="mr7", kind=RequestKind.DEVICE, where="StationName = MR7", reason="retired")
+SECOND = ForgetRequest(id="mr1", kind=RequestKind.DEVICE, where="StationName = MR1", reason="retired too")
+
+
+@pytest.fixture
+def requests(tmp_path: Path) -> Requests:
+    made = Requests(tmp_path)
+    make_key(made.key)
+    return made
+
+
+def test_a_request_waits_until_it_is_decided(requests: Requests) -> None:
+    assert requests.arrive(DEVICE)
+    assert not requests.arrive(DEVICE)
+    assert requests.standing(DEVICE) is Standing.PENDING
+    requests.decide(DEVICE, Standing.APPROVED, "Dr. Noether", "fine")
+    assert requests.standing(DEVICE) is Standing.APPROVED
+    requests.decide(DEVICE, Standing.DENIED, "Dr. Noether", "on second thoughts")
+    assert requests.standing(DEVICE) is Standing.DENIED
+    assert list(requests) == [DEVICE]
+    events = [json.loads(line) for line in requests.log.read_text().splitlines()]
+    assert [(event["event"], event["by"]) for event in events] == [
+        ("request approved", "Dr. Noether"),
+        ("request denied", "Dr. Noether"),
+    ]
+    assert faults(requests.log) == []
+
+
+def test_another_request_of_the_same_id_is_refused(requests: Requests) -> None:
+    requests.arrive(DEVICE)
+    wider = DEVICE.model_copy(update={"where": 'StationName matches "*"'})
+    with pytest.raises(RequestError, match="another request of the id 'mr7'"):
+        requests.arrive(wider)
+    requests.decide(DEVICE, Standing.APPROVED, "N", "")
+    assert requests.standing(wider) is Standing.PENDING  # a decision is of one exact request
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda signed: signed | {"standing": "approved"},
+        lambda signed: signed | {"by": "somebody else"},
+        lambda signed: signed | {"signature": "00" * 64},
+        lambda signed: {"standing": "approved"},
+        lambda signed: [],
+    ],
+    ids=["standing", "name", "signature", "fields", "nothing"],
+)
+def test_a_decision_that_the_site_did_not_sign_is_none(requests: Requests, forge: Callable[[Any], Any]) -> None:
+    requests.arrive(DEVICE)
+    requests.decide(DEVICE, Standing.DENIED, "N", "")
+    path = requests.folder / "mr7" / "decision.json"
+    path.write_text(json.dumps(forge(json.loads(path.read_text()))))
+    assert requests.standing(DEVICE) is Standing.PENDING
+
+
+def test_a_decision_signed_with_another_key_is_none(requests: Requests, tmp_path: Path) -> None:
+    requests.arrive(DEVICE)
+    decision = requests.decide(DEVICE, Standing.APPROVED, "N", "")
+    foreign = make_key(tmp_path / "foreign.pem")
+    path = requests.folder / "mr7" / "decision.json"
+    signed = json.loads(path.read_text()) | {"signature": sign(foreign, decision.text()), "key": public_hex(foreign)}
+    path.write_text(json.dumps(signed))
+    assert requests.standing(DEVICE) is Standing.PENDING
+
+
+def test_a_joined_request_stands_as_its_parts_do(requests: Requests) -> None:
+    both = joined([DEVICE, SECOND])
+    assert requests.arrive(both, (DEVICE, SECOND))
+    assert {request.id for request in requests} == {"mr7", "mr1", both.id}
+    requests.decide(DEVICE, Standing.APPROVED, "N", "")
+    assert requests.standing(both) is Standing.PENDING
+    requests.decide(SECOND, Standing.APPROVED, "N", "")
+    assert requests.standing(both) is Standing.APPROVED
+    requests.decide(SECOND, Standing.DENIED, "N", "")
+    assert requests.standing(both) is Standing.DENIED
+    with pytest.raises(RequestError, match="not what its 1 parts make"):
+        requests.arrive(both, (DEVICE,))
+
+
+def test_nobody_decides_without_the_sites_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="make it with excise site init"):
+        Requests(tmp_path).decide(DEVICE, Standing.APPROVED, "N", "")
+
+
+# ---- through the app ----------------------------------------------------------------------------------------------------
+
+
+def ask(site_toml: Path, query: StatusQuery) -> ConfigRecord:
+    grid = LocalGrid(app.make_app(lambda _: site_toml), 1)
+    (node,) = grid.get_node_ids()
+    (reply,) = grid.send_and_receive([Message(query.to_record(), node, query.KIND)])
+    record = reply.content["message"]
+    assert isinstance(record, ConfigRecord)
+    return record
+
+
+def test_the_app_does_nothing_before_approval(tmp_path: Path, excise: Callable[..., Any]) -> None:
+    write_hospital(tmp_path)
+    site = write_site_toml(tmp_path, data={"labels": "labels.csv"}, policy={"approval": True})
+    make_key(tmp_path / "keys" / "signing.pem")
+    query = StatusQuery(request=DEVICE)
+    assert ask(site, query)["code"] == "not_approved"
+    code, out, _ = excise("site", "requests", "list", "--site", site, "--json")
+    assert (code, [(one["id"], one["standing"]) for one in json.loads(out)]) == (0, [("mr7", "pending")])
+    code, out, _ = excise("site", "requests", "show", "mr7", "--site", site)
+    assert code == 0
+    assert 'where = "StationName = MR7"' in out
+    assert DEVICE.digest in out
+    code, _, err = excise("site", "approve", "mr7", "--site", site, "--by", "Dr. [Noether]", "--note", "fine")
+    assert code == 0, err
+    assert ask(site, query)["kind"] == SiteStatus.KIND
+    code, _, err = excise("site", "deny", "mr7", "--site", site, "--by", "Dr. [Noether]", "--note", "no")
+    assert code == 0, err
+    assert ask(site, query)["code"] == "denied"
+    code, _, err = excise("site", "audit", "verify", "--site", site)
+    assert code == 0, err
+    assert "every line is as it was written" in err
+    log = tmp_path / "audit.jsonl"
+    log.write_text(log.read_text().replace('"mr7"', '"mr8"', 1))
+    code, _, err = excise("site", "audit", "verify", "--site", site)
+    assert code == 2
+    assert "line 1: the line was altered" in err
+
+
+def test_mistakes_on_the_command_line_are_told(tmp_path: Path, excise: Callable[..., Any]) -> None:
+    write_hospital(tmp_path)
+    site = write_site_toml(tmp_path, data={"labels": "labels.csv"}, policy={"kinds": ["patients"]})
+    make_key(tmp_path / "keys" / "signing.pem")
+    code, _, err = excise("site", "approve", "mr7", "--site", site, "--by", "N")
+    assert (code, "no request 'mr7' came; none did yet" in err) == (2, True)
+    (tmp_path / "mr7.toml").write_text(DEVICE.to_toml())
+    code, _, err = excise("site", "approve", tmp_path / "mr7.toml", "--site", site, "--by", "N")
+    assert code == 2
+    assert "does not allow requests of kind 'device'" in err
+    code, out, _ = excise("site", "requests", "list", "--site", site)
+    assert "mr7" in out  # it came, though it was not approved
+    code, _, err = excise("site", "requests", "show", "mr8", "--site", site)
+    assert "did you mean 'mr7'?" in err
+    assert read_key(tmp_path / "keys" / "signing.pem")
