@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -21,9 +22,60 @@ from excise.common.terminal import progress, tell
 
 site = typer.Typer(no_args_is_help=True, help="A hospital's side: its images, and what may leave of them.")
 results = Console()
+
+
+class Source(StrEnum):
+    """Kinds of places that images come from."""
+
+    DICOM = "dicom"
+    IMAGE_FOLDER = "image-folder"
+    CSV = "csv"
+    NPZ = "npz"
+
+
 TITLES = {"scan": "Looking through the folder", "prepare": "Preparing images"}
 SiteToml = Annotated[Path, typer.Option("--site", help="The site's configuration.", envvar="EXCISE_SITE")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@site.command()
+def init(
+    name: Annotated[str, typer.Option(help="Name of the site: letters, digits and hyphens.", prompt="Name of the site")],
+    path: Annotated[Path, typer.Option(help="Folder of the images, or the npz file.", prompt="Folder of the images")],
+    source: Annotated[Source, typer.Option(help="Kind of the images' source.", prompt="Kind")] = Source.DICOM,
+    labels: Annotated[
+        str, typer.Option(help="CSV of labels, for dicom and csv.", prompt="CSV of labels, for dicom and csv")
+    ] = "",
+    classes: Annotated[
+        str, typer.Option(help="Classes in the order that all sites share, parted by commas; read from the labels without.")
+    ] = "",
+    multi_label: Annotated[bool, typer.Option("--multi-label", help="An image has any number of labels.")] = False,
+    folder: Annotated[Path, typer.Option(help="Folder of the site, which is made.")] = Path(),
+) -> None:
+    """Make a site: a commented site.toml, which is yours, and its keys, which never leave. Asks for what is not given."""
+    from excise.client.setup import init as make_site
+
+    table = Path(labels).absolute() if labels else None
+    named = [one.strip() for one in classes.split(",") if one.strip()] or _classes_of(source, path, table, multi_label)
+    make_site(folder, name, source, path.absolute(), table, named, multi_label)
+    tell(f"{folder / 'site.toml'} is written: read it, it says what may leave. The keys are in {folder / 'keys'}.")
+    tell("Next: excise site scan, then excise site doctor")
+
+
+def _classes_of(source: Source, path: Path, labels: Path | None, multi_label: bool) -> list[str]:
+    """The classes that the site's own labels name, in the order of the alphabet."""
+    from excise.client.labels import read_labels
+    from excise.client.sources import named_labels
+
+    if source is Source.IMAGE_FOLDER:
+        found = {at.name for at in path.iterdir() if at.is_dir()} if path.is_dir() else set()
+    elif labels and source in (Source.DICOM, Source.CSV):
+        lines = read_labels(labels, "SOPInstanceUID" if source is Source.DICOM else "image")
+        found = {name for line in lines.values() for name in named_labels(line["label"], multi_label)}
+    else:
+        raise ConfigError("name the classes in the order that all sites share: --classes 'no tumour,tumour'")
+    tell(f"classes, as your own labels name them: {', '.join(sorted(found))}. Every site needs the same, in the same order.")
+    return sorted(found)
 
 
 @site.command()

@@ -7,6 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+
+from excise.client.config import read_site_config
+from excise.client.setup import make_node_key
 from tests.dicoms import CLASSES, write_hospital
 
 
@@ -44,3 +49,51 @@ def test_a_site_that_cannot_be_scanned_says_why(tmp_path: Path, excise: Callable
     code, _, err = excise("site", "scan", "--site", site)
     assert code == 2
     assert "no readable labels at" in err
+
+
+# ---- init -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_site_is_made_and_can_be_scanned(tmp_path: Path, excise: Callable[..., Any]) -> None:
+    write_hospital(tmp_path / "pacs", patients=12)
+    given = ["--name", "st-mary", "--path", tmp_path / "pacs" / "images", "--source", "dicom"]
+    code, _, err = excise("site", "init", *given, "--labels", tmp_path / "pacs" / "labels.csv", "--folder", "st mary")
+    assert code == 0, err
+    assert "classes, as your own labels name them: clear, ill" in err
+    site = tmp_path / "st mary" / "site.toml"
+    keys = site.parent / "keys"
+    assert {path.name: path.stat().st_mode & 0o777 for path in (site, *keys.iterdir())} == {
+        "site.toml": 0o600,
+        "signing.pem": 0o600,
+        "node": 0o600,
+        "node.pub": 0o600,
+    }
+    config = read_site_config(site)
+    assert (config.name, config.data.classes, config.policy.approval) == ("st-mary", ("clear", "ill"), True)
+    assert len(config.split.key) == 32
+    code, out, err = excise("site", "scan", "--site", site)
+    assert code == 0, err
+    assert "12 images of 12 patients" in out
+    before = {path: path.read_bytes() for path in keys.iterdir()}
+    code, _, err = excise("site", "init", *given, "--labels", tmp_path / "pacs" / "labels.csv", "--folder", "st mary")
+    assert (code, "exists already" in err) == (2, True)
+    assert before == {path: path.read_bytes() for path in keys.iterdir()}
+
+
+def test_flower_takes_the_nodes_key(tmp_path: Path) -> None:
+    make_node_key(tmp_path / "node")
+    private = load_ssh_private_key((tmp_path / "node").read_bytes(), password=None)
+    public = load_ssh_public_key((tmp_path / "node.pub").read_bytes())
+    assert isinstance(private, EllipticCurvePrivateKey)
+    assert isinstance(public, EllipticCurvePublicKey)
+    assert private.curve.name == "secp384r1"
+    assert private.public_key().public_numbers() == public.public_numbers()
+
+
+def test_what_cannot_be_a_site_writes_nothing(tmp_path: Path, excise: Callable[..., Any]) -> None:
+    bad_name = ["--name", "St. Mary's", "--path", "x", "--source", "npz", "--classes", "a,b", "--labels", ""]
+    code, _, err = excise("site", "init", *bad_name, "--folder", "a")
+    assert (code, "name" in err) == (2, True)
+    code, _, err = excise("site", "init", "--name", "m", "--path", "x", "--source", "npz", "--labels", "", "--folder", "a")
+    assert (code, "name the classes" in err) == (2, True)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -1,0 +1,112 @@
+"""Making a site: its commented `site.toml`, and its keys, which never leave."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from excise import __version__
+from excise.client.config import SiteConfig, read_site_config
+from excise.common.errors import ConfigError
+from excise.common.files import write_atomically
+from excise.common.request import RequestKind
+from excise.common.signing import make_key, write_secret
+
+NODE_KEY, SIGNING_KEY = "node", "signing.pem"
+"""Files in the folder ``keys``: Flower knows the site by the first; decisions are signed with the second."""
+
+
+def init(
+    folder: Path, name: str, source: str, path: Path, labels: Path | None, classes: Sequence[str], multi_label: bool = False
+) -> SiteConfig:
+    """Write ``folder/site.toml`` and the site's keys.
+
+    Raises
+    ------
+    ConfigError : there is a site already, or a value cannot be used; nothing was written
+    StorageError : a file cannot be written
+    """
+    toml = folder / "site.toml"
+    if toml.exists():
+        raise ConfigError(f"{toml} exists already: edit it, or choose another folder")
+    text = TEMPLATE.format(
+        name=json.dumps(name),
+        source=json.dumps(source),
+        path=json.dumps(str(path)),
+        labels=f"labels = {json.dumps(str(labels))}" if labels else '# labels = "labels.csv"',
+        classes=json.dumps(list(classes), ensure_ascii=False),
+        multi_label=json.dumps(multi_label),
+        kinds=json.dumps([*RequestKind]),
+        release=__version__,
+        split_key=secrets.token_hex(16),
+    )
+    write_atomically(toml, text)
+    try:
+        config = read_site_config(toml)
+    except ConfigError:
+        toml.unlink()
+        raise
+    for key, make in ((SIGNING_KEY, make_key), (NODE_KEY, make_node_key)):
+        if not (folder / "keys" / key).exists():
+            make(folder / "keys" / key)
+    return config
+
+
+def make_node_key(path: Path) -> None:
+    """A key that Flower accepts, ECDSA on P-384 in OpenSSH's form, and its public part beside it, to be registered.
+
+    Raises
+    ------
+    ConfigError : there is a key already; it is never overwritten
+    StorageError : it cannot be written
+    """
+    key = ec.generate_private_key(ec.SECP384R1())
+    write_secret(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    write_atomically(path.with_suffix(".pub"), public + b"\n")
+
+
+TEMPLATE = """\
+# A site of excise. You own this file: what it does not allow is not done, whatever the coordinator asks.
+name = {name}                  # letters, digits and hyphens; the coordinator's people see it
+
+[data]
+source = {source}              # dicom, image-folder, csv or npz
+path = {path}                  # relative to this file
+{labels}                       # dicom: SOPInstanceUID,label   csv: image,label and patient
+classes = {classes}            # the same, in the same order, at every site
+multi_label = {multi_label}    # whether an image has any number of labels, "a|b" in the table
+size = 32                      # pixels of the prepared image: what the model wants
+channels = 1                   # 1 grey, 3 colour; images of the other kind are skipped
+# frames = "middle"            # use one frame of multi-frame files; without it they are skipped
+# ct_window = [40, 400]        # centre and width, Hounsfield units; the same at every site
+
+[split]                        # shares of patients that are never trained on; adding data moves nobody
+reference = 0.2
+held_out = 0.2
+key = "{split_key}"  # decides who they are: keep it, and keep it secret
+
+[policy]                       # fail closed: what is left out is not allowed
+kinds = {kinds}
+approval = true                # a person approves each request: excise site approve
+min_count = 10                 # nothing that is measured on fewer images leaves; numbers of images are rounded up to it
+profiles = true                # means of losses over groups of images may leave; unlearning patients or devices needs them
+training = false               # ordinary federated training
+releases = ["{release}"]       # of excise that may run here
+# hours = ["20:00", "06:00"]   # when rounds are answered, local time
+
+[limits]
+rounds = 100                   # of one request
+steps = 1000                   # gradient steps of one round
+seconds = 3600                 # of one round
+gpu_share = 1.0                # of the GPU's memory
+
+[compute]
+precision = "float32"          # bfloat16, or auto: measured once on this machine, the faster one kept
+compile = false
+"""
