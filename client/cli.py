@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -120,14 +122,16 @@ def _print_summary(summary: dict[str, dict[str, int]]) -> None:
     results.print(
         f"{total['images']:,} images of {total['patients']:,} patients; {total['skipped']:,} skipped", highlight=False
     )
+    _print_counts({name: counts for name, counts in summary.items() if name != "total"})
+
+
+def _print_counts(counts_of: Mapping[str, Mapping[str, int]]) -> None:
     table = Table()
     for column in ("", "", "images"):
         table.add_column(column, justify="right" if column else "left")
-    for name, counts in summary.items():
-        if name == "total":
-            continue
+    for name, counts in counts_of.items():
         for i, (value, count) in enumerate(counts.items()):
-            table.add_row(name if i == 0 else "", value, f"{count:,}", end_section=i == len(counts) - 1)
+            table.add_row(name if i == 0 else "", escape(value), f"{count:,}", end_section=i == len(counts) - 1)
     results.print(table)
 
 
@@ -183,6 +187,45 @@ def approve(name: RequestName, by: By, note: Note = "", site_toml: SiteToml = Pa
 def deny(name: RequestName, by: By, note: Note, site_toml: SiteToml = Path("site.toml")) -> None:
     """Refuse a request. The decision is signed with the site's key, and logged."""
     _decide(name, Standing.DENIED, by, note, site_toml)
+
+
+@site.command("dry-run")
+def dry_run(
+    name: RequestName,
+    weights: Annotated[
+        Path | None, typer.Option("--model-weights", help="The deployed model; without it a new one of the same kind.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Its architecture.")] = "allcnn",
+    site_toml: SiteToml = Path("site.toml"),
+    as_json: AsJson = False,
+) -> None:
+    """Try a request here, alone: whom it concerns, and exactly what would leave. Nothing leaves."""
+    from excise.client.dryrun import dry_run as try_it
+    from excise.client.site import open_site
+    from excise.common.models import ModelSpec
+    from excise.common.weights import load_weights
+
+    opened = open_site(site_toml.absolute())
+    data = opened.config.data
+    spec = ModelSpec(
+        name=model,
+        classes=len(data.classes),
+        multi_label=data.multi_label,
+        channels=data.channels,
+        size=data.size,
+        dims=data.dims,
+    )
+    request = _request(name, Requests(site_toml.parent))
+    found = try_it(opened, request, spec, load_weights(weights) if weights else None, lambda what: tell(f"round: {what}"))
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=2))
+        return
+    images = sum(found.matched["split"].values())
+    _say(f"'{request.id}' matches {images:,} images here: {request.where}")
+    if images:
+        _print_counts(found.matched)
+    for message in found.leaving:
+        _say(f"\n{message.kind}: {message.size:,} bytes would leave\n{json.dumps(message.fields, indent=2)}")
 
 
 def _decide(name: str, standing: Standing, by: str, note: str, site_toml: Path) -> None:

@@ -55,7 +55,7 @@ def release(reply: m.Message, question: m.Message | None, public: frozenset[str]
         elif isinstance(part, MetricRecord):
             _check_names(reply.KIND, list(part), _METRICS, question)
             _check_numbers(name, list(part.values()))
-        elif isinstance(part, ConfigRecord) and name != "message":
+        elif name != "message":
             _check_names(reply.KIND, list(part), _PROFILES, question)
             for values in part.values():
                 _check_numbers(name, values)

@@ -117,7 +117,8 @@ def load_images(config: SiteConfig, progress: Progress = lambda *_: None) -> tup
     if stale:
         workers = None if source.parallel and len(stale) >= PARALLEL_FROM else 0
         work, done = partial(_prepared, source.read, data), 0
-        for batch, made in in_parallel(work, _batches([(i, source.places[i]) for i in stale]), (None, "", FATAL), workers):
+        fatal: _Made = (None, "", FATAL)
+        for batch, made in in_parallel(work, _batches([(i, source.places[i]) for i in stale]), fatal, workers):
             cache.add(Prepared(rows[i].item, stamps[i], *one) for (i, _), one in zip(batch, made, strict=True))
             progress(done := done + len(batch), len(stale))
         known = cache.known()
@@ -127,7 +128,7 @@ def load_images(config: SiteConfig, progress: Progress = lambda *_: None) -> tup
     no_copies, first = data.source == "dicom", dict[str, str]()  # other sources have no names that copies come under
     for row in rows:
         place, pixels, reason = known[row.item].place, known[row.item].pixels, known[row.item].reason
-        if no_copies and place is not None and (other := first.setdefault(pixels, row.item)) != row.item:
+        if no_copies and place is not None and (other := first.setdefault(str(pixels), row.item)) != row.item:
             reason = f"pixels are those of {other}"
         if reason or place is None:
             problems.append(Problem(row.item, reason or "not prepared"))

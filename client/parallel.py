@@ -75,6 +75,8 @@ def _until_one_ends(
 def _alone(work: Work[T, A], item: T, fatal: A) -> A:
     with ProcessPoolExecutor(1) as pool:
         try:
-            return pool.submit(work, [item]).result()[0]
+            (answer,) = pool.submit(work, [item]).result()
+            found: A = answer
+            return found
         except BrokenProcessPool:
             return fatal

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from excise.client.table import Row, Scan
 
@@ -18,8 +18,13 @@ def summarise(scan: Scan) -> dict[str, dict[str, int]]:
         "patients": len({row.patient for row in scan.rows}),
         "skipped": len(scan.problems),
     }
-    counts = {name: Counter(value for row in scan.rows for value in values(row)) for name, values in PARTS.items()}
-    return {"total": total} | {name: dict(count.most_common()) for name, count in counts.items()}
+    return {"total": total} | count(scan.rows)
+
+
+def count(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
+    """Numbers of `rows` by each of `PARTS`, most first."""
+    found = {name: Counter(value for row in rows for value in values(row)) for name, values in PARTS.items()}
+    return {name: dict(counts.most_common()) for name, counts in found.items()}
 
 
 def _field(keyword: str) -> Callable[[Row], list[str]]:

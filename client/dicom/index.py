@@ -147,7 +147,8 @@ class Index:
                         progress(found, read)
 
             batches = _batches(changed(), BATCH)
-            for files, answers in in_parallel(partial(_read, self.folder), batches, FATAL, workers):
+            fatal: Values | str = FATAL
+            for files, answers in in_parallel(partial(_read, self.folder), batches, fatal, workers):
                 for file, answer in zip(files, answers, strict=True):
                     _put(db, file if answer != CHANGED else replace(file, time=NEVER), answer, number)
                 db.commit()

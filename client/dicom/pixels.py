@@ -16,15 +16,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import get_decoder, pixel_array
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
 from excise.common.errors import DataError
@@ -37,6 +38,7 @@ DEFERRED = 64 * 2**20
 """Bytes above which pixel data is not read with the header: a file of many frames may be larger than memory."""
 Frames = Literal["skip", "first", "middle"]
 Grey = NDArray[np.float64]
+Stored = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def decode(path: Path, rules: Rules = Rules()) -> NDArray[np.float32]:
     return image.astype(np.float32)
 
 
-def _stored(path: Path, dataset: Dataset, frames: int, frame: int) -> NDArray[np.generic]:
+def _stored(path: Path, dataset: Dataset, frames: int, frame: int) -> Stored:
     """Stored values of one frame; YBR becomes RGB. Of several frames only this one is read and decoded."""
     try:
         return pixel_array(path if frames > 1 else dataset, index=frame)
@@ -114,14 +116,15 @@ def _named(uid: UID | None) -> str:
     return uid.name if uid else ""
 
 
-def _colour(stored: NDArray[np.generic], dataset: Dataset, kind: str) -> NDArray[np.float64]:
+def _colour(stored: Stored, dataset: Dataset, kind: str) -> NDArray[np.float64]:
     if kind == "PALETTE COLOR":
         stored = apply_color_lut(stored, dataset)[..., :3]
-        return stored.astype(np.float64) / np.iinfo(stored.dtype).max
-    return stored.astype(np.float64) / (2 ** int(dataset.BitsStored) - 1)
+    bits = 8 * stored.itemsize if kind == "PALETTE COLOR" else int(dataset.BitsStored)
+    colour: NDArray[np.float64] = stored.astype(np.float64) / (2**bits - 1)
+    return colour
 
 
-def _grey(stored: NDArray[np.generic], dataset: Dataset, rules: Rules) -> Grey:
+def _grey(stored: Stored, dataset: Dataset, rules: Rules) -> Grey:
     values = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64)
     if not np.isfinite(values).all():
         raise DataError("rescaled values are not finite")
@@ -191,7 +194,7 @@ def _voi_lut(values: Grey, item: Dataset) -> Grey:
     return looked_up
 
 
-def _padding(stored: NDArray[np.generic], dataset: Dataset) -> NDArray[np.bool_] | None:
+def _padding(stored: Stored, dataset: Dataset) -> NDArray[np.bool_] | None:
     """Pixels that pad the image to a rectangle (PS3.3 C.7.5.1.1.2), bool; None where the file names none."""
     value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     if value is None:

@@ -156,8 +156,12 @@ def _plainly(path: Path) -> np.ndarray:
 
 
 def _by_monai(paths: list[Path], cache: Path) -> None:
-    from monai.data import PersistentDataset
-    from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Resized, ScaleIntensityd
+    from monai.data.dataset import PersistentDataset
+    from monai.transforms.compose import Compose
+    from monai.transforms.intensity.dictionary import ScaleIntensityd
+    from monai.transforms.io.dictionary import LoadImaged
+    from monai.transforms.spatial.dictionary import Resized
+    from monai.transforms.utility.dictionary import EnsureChannelFirstd
 
     steps = Compose(
         [
