@@ -18,6 +18,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from excise.client import rounds
+from excise.client.clock import OutOfTime, limited_to
 from excise.client.egress import Withheld, release
 from excise.client.policy import Forbidden, check, check_approval
 from excise.client.requests import Requests
@@ -52,7 +53,8 @@ def _handler(
             check(question, site.config.policy, site.config.limits, datetime.now().astimezone())
             if site.config.policy.approval:
                 check_approval(question, Requests(site.folder))
-            reply = release(work(site, question), question, site.public_names)
+            with limited_to(site.config.limits.seconds):
+                reply = release(work(site, question), question, site.public_names)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must be answered, and its text must stay here
             reply = release(_failure(error), question, frozenset())
         return Message(reply, reply_to=message)
@@ -68,7 +70,7 @@ def _failure(error: Exception) -> messages.Failure:
 
 
 def _code(error: Exception) -> SiteError:
-    if isinstance(error, SiteFailure | Forbidden | Withheld):
+    if isinstance(error, SiteFailure | Forbidden | Withheld | OutOfTime):
         return error.code
     for kind, code in (
         (MessageError, SiteError.BAD_MESSAGE),

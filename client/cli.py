@@ -17,7 +17,7 @@ from rich.table import Table
 
 from excise.client.config import read_site_config
 from excise.client.requests import Requests, Standing
-from excise.common.chain import faults
+from excise.common.chain import append, faults
 from excise.common.errors import ConfigError, DataError, RequestError, did_you_mean
 from excise.common.request import ForgetRequest
 from excise.common.terminal import progress, tell
@@ -87,6 +87,7 @@ def scan(
     as_json: AsJson = False,
 ) -> None:
     """Index the images, prepare those that are new or changed, and tell what there is. Nothing leaves the site."""
+    from excise.client.forgotten import Register
     from excise.client.images import load_images
     from excise.client.sources import index_of
     from excise.client.summary import summarise
@@ -95,7 +96,8 @@ def scan(
     with progress(TITLES) as report:
         if config.data.source == "dicom":
             index_of(config).scan(lambda found, read: report("scan", read, found, ""))
-        found, _ = load_images(config, lambda done, total: report("prepare", done, total, ""))
+        forgotten = Register(site_toml.parent, config.split.key).holds
+        found, _ = load_images(config, lambda done, total: report("prepare", done, total, ""), forgotten)
     summary = summarise(found)
     skipped = [(problem.item, problem.reason) for problem in found.problems]
     if as_json:
@@ -133,6 +135,19 @@ def _print_counts(counts_of: Mapping[str, Mapping[str, int]]) -> None:
         for i, (value, count) in enumerate(counts.items()):
             table.add_row(name if i == 0 else "", escape(value), f"{count:,}", end_section=i == len(counts) - 1)
     results.print(table)
+
+
+@site.command()
+def crosswalk(
+    mapping: Annotated[Path, typer.Argument(help="CSV: original,patient. You may delete it afterwards.")],
+    site_toml: SiteToml = Path("site.toml"),
+) -> None:
+    """Let lists of the hospital's own patient numbers find de-identified images. Only keyed hashes of the numbers are kept."""
+    from excise.client.crosswalk import Crosswalk, read_pairs
+
+    walk = Crosswalk(site_toml.parent, read_site_config(site_toml).split.key)
+    new = walk.add(read_pairs(mapping))
+    tell(f"{new:,} new pairs, {len(walk):,} in all")
 
 
 requests = typer.Typer(no_args_is_help=True, help="Forget requests that came to this site.")
@@ -226,6 +241,23 @@ def dry_run(
         _print_counts(found.matched)
     for message in found.leaving:
         _say(f"\n{message.kind}: {message.size:,} bytes would leave\n{json.dumps(message.fields, indent=2)}")
+
+
+@site.command()
+def forget(name: RequestName, by: By, site_toml: SiteToml = Path("site.toml")) -> None:
+    """Leave the images of a request out for good, once a model that forgot them is in use.
+
+    They are entered in the site's register, under keyed hashes, and purged from its cache. No later scan brings them back.
+    """
+    from excise.client.forgetting import forget_for_good
+
+    kept = Requests(site_toml.parent)
+    request = _request(name, kept)
+    if read_site_config(site_toml).policy.approval and kept.standing(request) is not Standing.APPROVED:
+        raise ConfigError(f"'{request.id}' is {kept.standing(request)} here; only what was approved is forgotten")
+    images, new = forget_for_good(site_toml.absolute(), request)
+    append(kept.log, "images forgotten", request=request.id, digest=request.digest, images=images, by=by)
+    tell(f"{images:,} images of '{request.id}' are left out from now on; {new:,} of them were not so before")
 
 
 def _decide(name: str, standing: Standing, by: str, note: str, site_toml: Path) -> None:

@@ -47,6 +47,8 @@ def placed(model: nn.Module, spec: ModelSpec, config: SiteConfig) -> nn.Module:
     StorageError : what was measured cannot be kept
     """
     device = device_of(config)
+    if device.type == "cuda" and config.limits.gpu_share < 1:
+        torch.cuda.set_per_process_memory_fraction(config.limits.gpu_share, device)
     model.to(device)
     wanted = config.compute.precision
     if (_measured(model, spec, device, config.state) if wanted == "auto" else wanted) == "bfloat16":

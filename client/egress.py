@@ -103,6 +103,7 @@ def _check_text(name: str, text: str, reply: m.Message, public: frozenset[str]) 
         "code": text in set(SiteError),
         "incident": bool(INCIDENT.fullmatch(text)),
         "weights_in": bool(DIGEST.fullmatch(text)),
+        "commitment": not text or bool(DIGEST.fullmatch(text)),
         "site": text in public,
         "classes": text in public,
     }

@@ -32,7 +32,10 @@ BATCH = 128
 """Images that one process prepares at once, and that one commit keeps."""
 PARALLEL_FROM = 1024
 """Images below which other processes would not have started before this one is done."""
+FORGOTTEN = "forgotten"
 FATAL = "image ends the process that decodes it"
+Forgotten = Callable[[str, str | None], bool]
+"""Whether an image of this identifier, or of pixels of this SHA-256, was forgotten."""
 Progress = Callable[[int, int], None]
 """Called with images prepared so far and images to prepare."""
 
@@ -102,8 +105,12 @@ def image_cache(config: SiteConfig) -> ImageCache:
     return ImageCache(config.state / "images" / name, (data.channels, *[data.size] * data.dims))
 
 
-def load_images(config: SiteConfig, progress: Progress = lambda *_: None) -> tuple[Scan, Images]:
+def load_images(
+    config: SiteConfig, progress: Progress = lambda *_: None, forgotten: Forgotten = lambda *_: False
+) -> tuple[Scan, Images]:
     """The site's usable rows and their images; what is new or has changed is decoded and prepared first.
+
+    What was forgotten is neither among them nor kept in the cache.
 
     Raises
     ------
@@ -112,32 +119,40 @@ def load_images(config: SiteConfig, progress: Progress = lambda *_: None) -> tup
     """
     source, data, cache = open_source(config), config.data, image_cache(config)
     rows, stamps, known = source.scan.rows, source.stamps, cache.known()
-    stale = [i for i, row in enumerate(rows) if row.item not in known or known[row.item].stamp != stamps[i]]
-    cache.purge(known.keys() - {row.item for row in rows})  # what left the site's data leaves its cache
+    wanted = [i for i, row in enumerate(rows) if not forgotten(row.item, None)]
+    stale = [i for i in wanted if rows[i].item not in known or known[rows[i].item].stamp != stamps[i]]
+    cache.purge(known.keys() - {rows[i].item for i in wanted})  # what left the site's data leaves its cache
     if stale:
         workers = None if source.parallel and len(stale) >= PARALLEL_FROM else 0
         work, done = partial(_prepared, source.read, data), 0
         fatal: _Made = (None, "", FATAL)
         for batch, made in in_parallel(work, _batches([(i, source.places[i]) for i in stale]), fatal, workers):
-            cache.add(Prepared(rows[i].item, stamps[i], *one) for (i, _), one in zip(batch, made, strict=True))
+            kept_ones = (
+                Prepared(rows[i].item, stamps[i], *((None, "", FORGOTTEN) if forgotten(rows[i].item, one[1]) else one))
+                for (i, _), one in zip(batch, made, strict=True)
+            )
+            cache.add(kept_ones)
             progress(done := done + len(batch), len(stale))
         known = cache.known()
     kept: list[Row] = []
     places: list[int] = []
     problems = list(source.scan.problems)
+    again = 0  # forgotten images that came back under another name
     no_copies, first = data.source == "dicom", dict[str, str]()  # other sources have no names that copies come under
-    for row in rows:
+    for row in (rows[i] for i in wanted):
         place, pixels, reason = known[row.item].place, known[row.item].pixels, known[row.item].reason
         if no_copies and place is not None and (other := first.setdefault(str(pixels), row.item)) != row.item:
             reason = f"pixels are those of {other}"
-        if reason or place is None:
+        if reason == FORGOTTEN:
+            again += 1
+        elif reason or place is None:
             problems.append(Problem(row.item, reason or "not prepared"))
         else:
             kept.append(row)
             places.append(place)
     if not kept:
         raise DataError(f"no usable image in {data.path}; {len(problems)} skipped, the first: {problems[:1]}")
-    return Scan(kept, problems), Images(cache.images(), np.array(places, dtype=np.int64))
+    return Scan(kept, problems, len(rows) - len(wanted) + again), Images(cache.images(), np.array(places, dtype=np.int64))
 
 
 _Made = tuple[NDArray[np.float32] | None, str, str | None]

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from excise.client.config import SiteConfig, read_site_config
+from excise.client.crosswalk import Crosswalk
+from excise.client.forgotten import Register
 from excise.client.images import Images, load_images
 from excise.client.selection import Selection, select
 from excise.client.table import Scan
@@ -60,8 +62,9 @@ def open_site(site_toml: Path) -> Site:
     ConfigError, DataError, StorageError : the configuration, the data or the cache cannot be used
     """
     config = read_site_config(site_toml)
-    scan, x = load_images(config)
-    lists = _read_lists(site_toml.parent / "lists")
+    scan, x = load_images(config, forgotten=Register(site_toml.parent, config.split.key).holds)
+    crosswalk = Crosswalk(site_toml.parent, config.split.key)
+    lists = {name: crosswalk.resolve(values) for name, values in _read_lists(site_toml.parent / "lists").items()}
     predicates = [parse(where) for where in config.forgotten]
     if grown := sorted({name for predicate in predicates for name in predicate.lists()}):
         raise ConfigError(
@@ -69,9 +72,9 @@ def open_site(site_toml: Path) -> Site:
             "Write out the values that were forgotten"
         )
     kept = [i for i, row in enumerate(scan.rows) if not any(p.matches(row.fields, lists) for p in predicates)]
-    forgotten = len(scan.rows) - len(kept)
-    if forgotten:
-        scan, x = Scan([scan.rows[i] for i in kept], scan.problems), x.only(kept)
+    forgotten = scan.forgotten + len(scan.rows) - len(kept)
+    if len(kept) < len(scan.rows):
+        scan, x = Scan([scan.rows[i] for i in kept], scan.problems, forgotten), x.only(kept)
     return Site(site_toml.parent, config, scan, x, _labels(scan, config), lists, forgotten)
 
 

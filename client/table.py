@@ -50,10 +50,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Scan:
-    """What a look at the site's data found: usable rows, and all that was skipped."""
+    """What a look at the site's data found: usable rows, all that was skipped, and how many images were forgotten before."""
 
     rows: Sequence[Row]
     problems: Sequence[Problem] = field(default_factory=tuple)
+    forgotten: int = 0
 
 
 def split_of(patient: str, settings: SplitSettings) -> Split:

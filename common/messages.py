@@ -189,6 +189,9 @@ class SiteStatus(Message):
     """Class names in the order of the logits."""
     parts: tuple[float, ...] = ()
     """Training images that match each of the query's `parts`."""
+    commitment: str = ""
+    """Keyed hash over the request and the images that it means at this site; it tells nothing of them, and goes into the
+    evidence."""
 
     @property
     def retain(self) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from excise.client.clock import watch
 from excise.client.compute import placed
 from excise.client.site import Site
 from excise.common.errors import DataError, ExciseError, MessageError, SiteError
@@ -33,7 +34,9 @@ def load_model(site: Site, spec: ModelSpec, weights: Weights) -> nn.Module:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise MessageError(f"the weights that came do not fit the model '{spec.name}': {error}") from error
-    return placed(model, spec, site.config).eval()
+    ready = placed(model, spec, site.config).eval()
+    watch(ready)
+    return ready
 
 
 def check_model(site: Site, spec: ModelSpec) -> None:

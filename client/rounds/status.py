@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from excise.client.forgotten import commitment
 from excise.client.preparation import forgotten_classes
+from excise.client.selection import Selection
 from excise.client.site import Site
 from excise.common.messages import SiteStatus, StatusQuery
+from excise.common.request import ForgetRequest
 
 
 def answer(site: Site, query: StatusQuery) -> SiteStatus:
@@ -31,4 +34,10 @@ def answer(site: Site, query: StatusQuery) -> SiteStatus:
         forgotten=told(site.forgotten),
         parts=tuple(float(told(len(site.select(part).forget))) for part in query.parts),
         classes=site.config.data.classes,
+        commitment=_commitment(site, query.request, sets) if query.request else "",
     )
+
+
+def _commitment(site: Site, request: ForgetRequest, sets: Selection) -> str:
+    matched = [*sets.forget.tolist(), *sets.excluded.tolist()]
+    return commitment(site.config.split.key, request.digest, (site.scan.rows[i].item for i in matched))

@@ -1,0 +1,35 @@
+"""Leaving the images of a request out for good."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from excise.client.forgotten import Register
+from excise.client.images import image_cache
+from excise.client.site import open_site
+from excise.common.errors import NothingToForget
+from excise.common.request import ForgetRequest
+
+
+def forget_for_good(site_toml: Path, request: ForgetRequest) -> tuple[int, int]:
+    """Enter all images that `request` matches in the site's register, and purge them from its cache.
+
+    Returns
+    -------
+    How many they are, and how many of them were not in the register before.
+
+    Raises
+    ------
+    NothingToForget : no image matches
+    StorageError : the register or the cache cannot be written
+    """
+    site = open_site(site_toml)
+    sets, cache = site.select(request), image_cache(site.config)
+    items = [site.scan.rows[i].item for i in sorted([*sets.forget.tolist(), *sets.excluded.tolist()])]
+    if not items:
+        raise NothingToForget(f"no image here matches: {request.where}")
+    known = cache.known()
+    new = Register(site.folder, site.config.split.key).add(request.id, ((item, str(known[item].pixels)) for item in items))
+    cache.purge(items)  # after the register: were it stopped between the two, the next scan would purge them
+    open_site.cache_clear()
+    return len(items), new

@@ -1,0 +1,117 @@
+"""What was forgotten stays forgotten: in training, in held-out sets, in the cache, under a new UID."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+
+from excise.client.forgetting import forget_for_good
+from excise.client.forgotten import Register, commitment
+from excise.client.images import image_cache
+from excise.client.site import open_site
+from excise.client.sources import index_of
+from excise.common.errors import DataError, NothingToForget, StorageError
+from excise.common.request import ForgetRequest, RequestKind
+from excise.common.signing import make_key
+from tests.dicoms import CLASSES, write_dicom, write_hospital, write_site_toml
+
+DEVICE = ForgetRequest(id="mr7", kind=RequestKind.DEVICE, where="StationName = MR7", reason="retired")
+
+
+def test_the_register_holds_what_was_entered_and_names_nobody(tmp_path: Path) -> None:
+    register = Register(tmp_path, "secret")
+    assert register.add("r", [("CANARY-UID", "pixels"), ("b", "other")]) == 2
+    assert register.add("s", [("b", "other"), ("c", "third")]) == 1
+    again = Register(tmp_path, "secret")
+    assert len(again) == 3
+    assert again.holds("CANARY-UID")
+    assert again.holds("a new name", "pixels")
+    assert not again.holds("a new name", "new pixels")
+    assert not again.holds("a new name")
+    assert not again.holds("a new name", "")
+    assert not Register(tmp_path, "another secret").holds("CANARY-UID", "pixels")
+    assert "CANARY" not in again.path.read_text()
+    assert again.path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("damage", ["no JSON\n", '{"item": "x"}\n', "[]\n"])
+def test_a_damaged_register_stops_the_site(tmp_path: Path, damage: str) -> None:
+    site = write_hospital(tmp_path, patients=6)
+    (tmp_path / "forgotten.jsonl").write_text(damage)
+    with pytest.raises(DataError, match="or what was forgotten would come back"):
+        open_site(site)
+
+
+def test_a_register_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError):
+        Register(tmp_path / "file", "secret").add("r", [("a", "b")])
+
+
+def test_forgotten_images_are_used_for_nothing_any_more(tmp_path: Path) -> None:
+    toml = write_hospital(tmp_path, patients=30)
+    site = open_site(toml)
+    sets = site.select(DEVICE)
+    gone = {site.scan.rows[i].item for i in [*sets.forget.tolist(), *sets.excluded.tolist()]}
+    assert len(gone) == 10
+    assert len(sets.excluded) > 0
+    assert forget_for_good(toml, DEVICE) == (10, 10)
+    after = open_site(toml)
+    assert (len(after.scan.rows), after.forgotten) == (20, 10)
+    assert not gone & {row.item for row in after.scan.rows}
+    assert not gone & set(image_cache(after.config).known())
+    records = np.fromfile(image_cache(after.config).path, "<f4").reshape(30, -1)
+    assert int((records.max(1) == 0).sum()) == 10
+    with pytest.raises(NothingToForget):
+        forget_for_good(toml, DEVICE)
+
+
+def test_neither_a_new_scan_nor_a_new_uid_brings_one_back(tmp_path: Path) -> None:
+    toml = write_hospital(tmp_path, patients=9)
+    forget_for_good(toml, DEVICE)
+    old = pydicom.dcmread(tmp_path / "images" / "1.2.3.1.dcm")  # patient 0, scanner MR7
+    labels = (tmp_path / "labels.csv").read_text()
+    renamed = {"StationName": "MR1", "WindowCenter": "2000", "WindowWidth": "4000"}
+    write_dicom(tmp_path / "images" / "again.dcm", old.pixel_array, "1.2.9.9", "SOMEBODY", **renamed)
+    (tmp_path / "labels.csv").write_text(labels + f"1.2.9.9,{CLASSES[0]}\n")
+    for _ in range(2):
+        site = open_site(toml)
+        index_of(site.config).scan()
+        open_site.cache_clear()
+        site = open_site(toml)
+        assert {row.item for row in site.scan.rows} == {f"1.2.3.{n + 1}" for n in range(9) if n % 3}
+        assert site.forgotten == 4
+        assert "1.2.9.9" not in {problem.item for problem in site.scan.problems}
+        assert image_cache(site.config).known()["1.2.9.9"].place is None
+    for path in (tmp_path / "state").rglob("*"):  # and when the state is deleted
+        if path.is_file():
+            path.unlink()
+    open_site.cache_clear()
+    assert len(open_site(toml).scan.rows) == 6
+
+
+def test_only_what_was_approved_is_forgotten(tmp_path: Path, excise: Callable[..., Any]) -> None:
+    write_hospital(tmp_path)
+    site = write_site_toml(tmp_path, data={"labels": "labels.csv"}, policy={"approval": True})
+    make_key(tmp_path / "keys" / "signing.pem")
+    (tmp_path / "mr7.toml").write_text(DEVICE.to_toml())
+    code, _, err = excise("site", "forget", tmp_path / "mr7.toml", "--site", site, "--by", "N")
+    assert (code, "'mr7' is pending here" in err) == (2, True)
+    assert excise("site", "approve", "mr7", "--site", site, "--by", "N")[0] == 0
+    code, _, err = excise("site", "forget", "mr7", "--site", site, "--by", "N")
+    assert code == 0, err
+    assert "14 images of 'mr7' are left out from now on; 14 of them were not so before" in err
+    code, out, _ = excise("site", "scan", "--site", site)
+    assert "26 images of 26 patients" in out
+
+
+def test_a_commitment_tells_nothing_and_binds_to_request_and_images() -> None:
+    told = commitment("secret", DEVICE.digest, ["a", "b"])
+    assert told == commitment("secret", DEVICE.digest, ["b", "a"])
+    assert len({told, commitment("s", DEVICE.digest, ["a", "b"]), commitment("secret", "0", ["a", "b"])}) == 3
+    assert told not in {commitment("secret", DEVICE.digest, items) for items in (["a"], ["ab"], ["a", "b", "c"], [])}
