@@ -138,6 +138,45 @@ def _print_counts(counts_of: Mapping[str, Mapping[str, int]]) -> None:
 
 
 @site.command()
+def join(
+    invite: Annotated[Path, typer.Argument(metavar="INVITE", help="The file that the coordinator sent.")],
+    fingerprint: Annotated[
+        str, typer.Option(help="Of the coordinator's authority, told by another way.", prompt="Fingerprint, as told")
+    ],
+    site_toml: SiteToml = Path("site.toml"),
+) -> None:
+    """Trust a coordinator: its fingerprint is checked, its authority installed, its address entered in site.toml."""
+    from excise.client.joining import join as join_coordinator
+    from excise.common.invite import Invite
+
+    sent = Invite.read(invite)
+    join_coordinator(site_toml, sent, fingerprint)
+    append(Requests(site_toml.parent).log, "joined", address=sent.address, fingerprint=sent.fingerprint)
+    tell(f"Joined {sent.address}. Send {site_toml.parent / 'keys' / 'node.pub'} to the coordinator, to be registered.")
+    tell("Next: excise site doctor")
+
+
+@site.command()
+def doctor(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> None:
+    """Check everything that has to be right before the site answers a round; each fault comes with its remedy."""
+    from excise.client.deploy.doctor import examine
+
+    findings = []
+    for finding in examine(site_toml.absolute()):
+        findings.append(finding)
+        if not as_json:
+            mark = {True: "✓", False: "✗", None: "–"}[finding.good]
+            _say(f"{mark} {finding.name}: {finding.told}")
+            if not finding.good and finding.remedy:
+                _say(f"    → {finding.remedy}")
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    missing = [finding.name for finding in findings if finding.good is False and finding.required]
+    if missing:
+        raise ConfigError(f"the site cannot start before this is right: {', '.join(missing)}")
+
+
+@site.command()
 def crosswalk(
     mapping: Annotated[Path, typer.Argument(help="CSV: original,patient. You may delete it afterwards.")],
     site_toml: SiteToml = Path("site.toml"),

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from excise.client.policy import LimitSettings, PolicySettings
 from excise.common.errors import ConfigError
+from excise.common.invite import ADDRESS
 from excise.common.settings import Settings
 from excise.common.validation import explain
 
@@ -89,6 +90,25 @@ class SplitSettings(Settings):
         return self
 
 
+class CoordinatorSettings(Settings):
+    """Where the coordinator is: `excise site join` writes it."""
+
+    address: str = Field(pattern=ADDRESS)
+    """Host and port."""
+    ca: Path
+    """Certificate of the authority that the coordinator's is checked with, PEM; relative to site.toml."""
+
+    @property
+    def host(self) -> str:
+        """The name of its machine."""
+        return self.address.rpartition(":")[0]
+
+    @property
+    def port(self) -> int:
+        """The port of its server."""
+        return int(self.address.rpartition(":")[2])
+
+
 class ComputeSettings(Settings):
     """How this site runs models (`client/compute.py`). It changes results by rounding, and by a model's dropout."""
 
@@ -103,6 +123,8 @@ class SiteConfig(Settings):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     data: DataSettings
+    coordinator: CoordinatorSettings | None = None
+    """Absent until the site has joined one."""
     split: SplitSettings = SplitSettings()
     policy: PolicySettings = PolicySettings()
     """What is left out is not allowed: without a policy no request is carried out."""
@@ -137,4 +159,7 @@ def read_site_config(path: Path) -> SiteConfig:
     data = config.data.model_copy(
         update={"path": root / config.data.path, "labels": root / config.data.labels if config.data.labels else None}
     )
-    return config.model_copy(update={"data": data, "state": root / config.state})
+    coordinator = config.coordinator
+    if coordinator:
+        coordinator = coordinator.model_copy(update={"ca": root / coordinator.ca})
+    return config.model_copy(update={"data": data, "state": root / config.state, "coordinator": coordinator})

@@ -1,0 +1,83 @@
+"""What a coordinator hands to a hospital so that its site can join: a small file that holds no secret of the hospital's.
+
+    site = "st-mary"
+    address = "fleet.example.org:8443"
+    fingerprint = "sha256 of the authority's certificate"
+    authority = '''-----BEGIN CERTIFICATE-----…'''
+
+The fingerprint is also told by another way, a telephone say: whoever swaps the file on its way cannot swap that.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Self
+
+import tomli_w
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from pydantic import Field, ValidationError, model_validator
+
+from excise.common.errors import ConfigError
+from excise.common.settings import Settings
+from excise.common.validation import explain
+
+ADDRESS = r"^[A-Za-z0-9._-]+:[0-9]{1,5}$"
+"""Host and port."""
+
+
+class Invite(Settings):
+    """An invitation of one site."""
+
+    site: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
+    """The name that the coordinator expects."""
+    address: str = Field(pattern=ADDRESS)
+    authority: str
+    """Certificate of the authority that vouches for the coordinator's server, PEM."""
+    fingerprint: str
+    """SHA-256 of that certificate."""
+
+    @model_validator(mode="after")
+    def _is_of_this_authority(self) -> Self:
+        if fingerprint_of(self.authority) != plain(self.fingerprint):
+            raise ValueError("the fingerprint is not that of the authority in it: the invite was changed on its way")
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read an invite.
+
+        Raises
+        ------
+        ConfigError : it cannot be read, is no invite, or was changed
+        """
+        try:
+            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"no invite at {path}: {error}") from error
+        except ValidationError as error:
+            raise ConfigError(f"{explain(error, cls, str(path))}\nAsk the coordinator for a new invite.") from error
+
+    def to_toml(self) -> str:
+        """The file's text."""
+        return tomli_w.dumps(self.model_dump(), multiline_strings=True)
+
+
+def fingerprint_of(pem: str) -> str:
+    """SHA-256 of a certificate, 64 hexadecimal digits.
+
+    Raises
+    ------
+    ValueError : it is no certificate
+    """
+    return x509.load_pem_x509_certificate(pem.encode()).fingerprint(hashes.SHA256()).hex()
+
+
+def plain(fingerprint: str) -> str:
+    """A fingerprint without the colons, blanks and capitals that people write it with.
+
+    >>> plain("SHA256: AB:cd 01")
+    'abcd01'
+    """
+    return fingerprint.lower().removeprefix("sha256").translate(str.maketrans("", "", ": \t\n"))

@@ -1,0 +1,64 @@
+"""Joining: only the coordinator whose fingerprint was told otherwise is trusted, and nothing is written for any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from excise.client.config import read_site_config
+from excise.common.errors import ConfigError
+from excise.common.invite import Invite, fingerprint_of
+from tests.certificates import certificate
+from tests.dicoms import write_site_toml
+
+ADDRESS = "fleet.example.org:8443"
+
+
+@pytest.fixture
+def invite(tmp_path: Path) -> Invite:
+    pem = certificate(tmp_path / "coordinator")[0].read_text()
+    return Invite(site="site-1", address=ADDRESS, authority=pem, fingerprint=fingerprint_of(pem))
+
+
+def test_a_site_joins_and_keeps_its_comments(tmp_path: Path, invite: Invite, excise: Callable[..., Any]) -> None:
+    site = write_site_toml(tmp_path / "site")
+    site.write_text("# mine\n" + site.read_text())
+    (tmp_path / "invite.toml").write_text(invite.to_toml())
+    told = ":".join(invite.fingerprint.upper()[i : i + 2] for i in range(0, 64, 2))  # as openssl writes it
+    code, _, err = excise("site", "join", tmp_path / "invite.toml", "--fingerprint", f"SHA256 {told}", "--site", site)
+    assert code == 0, err
+    assert "Send" in err
+    assert site.read_text().startswith("# mine\n")
+    joined = read_site_config(site).coordinator
+    assert joined is not None
+    assert (joined.address, joined.host, joined.port) == (ADDRESS, "fleet.example.org", 8443)
+    assert joined.ca.read_text() == invite.authority
+    code, _, err = excise("site", "join", tmp_path / "invite.toml", "--fingerprint", told, "--site", site)
+    assert (code, f"has joined {ADDRESS} already" in err) == (2, True)
+
+
+@pytest.mark.parametrize("what", ["fingerprint", "site", "file"])
+def test_what_does_not_fit_is_not_joined(tmp_path: Path, invite: Invite, excise: Callable[..., Any], what: str) -> None:
+    site = write_site_toml(tmp_path / "site", name="site-2" if what == "site" else "site-1")
+    before = {path: path.read_bytes() for path in site.parent.rglob("*") if path.is_file()}
+    text = invite.to_toml()
+    if what == "file":  # somebody put another authority into it
+        text = invite.to_toml().replace(invite.authority, certificate(tmp_path / "foreign")[0].read_text())
+    (tmp_path / "invite.toml").write_text(text)
+    told = "00" * 32 if what == "fingerprint" else invite.fingerprint
+    code, _, err = excise("site", "join", tmp_path / "invite.toml", "--fingerprint", told, "--site", site)
+    assert code == 2
+    assert {"fingerprint": "do not join", "site": "invite is for the site 'site-1'", "file": "changed on its way"}[what] in err
+    assert before == {path: path.read_bytes() for path in site.parent.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("text", ["", "site = ", 'site = "a"\n', "authority = 'no certificate'\n"])
+def test_what_is_no_invite_says_so(tmp_path: Path, text: str) -> None:
+    (tmp_path / "invite.toml").write_text(text)
+    with pytest.raises(ConfigError):
+        Invite.read(tmp_path / "invite.toml")
+    with pytest.raises(ConfigError, match="no invite at"):
+        Invite.read(tmp_path / "none.toml")
