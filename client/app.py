@@ -7,8 +7,10 @@ catches everything, writes the details into the site's own log under an incident
 from __future__ import annotations
 
 import logging
+import os
 import secrets
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +19,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from excise.client import rounds
+from excise.client import logs, rounds
 from excise.client.clock import OutOfTime, limited_to
 from excise.client.egress import Withheld, release
 from excise.client.policy import Forbidden, check, check_approval
@@ -47,6 +49,8 @@ def _handler(
 ) -> Callable[[Message, Context], Message]:
     def handle(message: Message, context: Context) -> Message:
         question: M | None = None
+        began = time.perf_counter()
+        about = {"round": expected.KIND, "run": message.metadata.run_id, "message": message.metadata.message_id}
         try:
             question = expected.from_record(message.content)
             site = open_site(locate(context))
@@ -56,17 +60,20 @@ def _handler(
             with limited_to(site.config.limits.seconds):
                 reply = release(work(site, question), question, site.public_names)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must be answered, and its text must stay here
-            reply = release(_failure(error), question, frozenset())
+            reply = release(_failure(error, about), question, frozenset())
+        else:
+            log.info("answered", extra={"details": {**about, "seconds": round(time.perf_counter() - began, 3)}})
         return Message(reply, reply_to=message)
 
     return handle
 
 
-def _failure(error: Exception) -> messages.Failure:
-    incident = secrets.token_hex(8)
-    log.error("incident %s: %s", incident, type(error).__name__)
+def _failure(error: Exception, about: Mapping[str, object]) -> messages.Failure:
+    incident, code = secrets.token_hex(8), _code(error)
+    details = {**about, "incident": incident, "code": code, "kind": type(error).__name__}
+    log.error("incident %s: %s", incident, type(error).__name__, extra={"details": details})
     log.debug("incident %s", incident, exc_info=error)  # the text may name a file or a patient: not at the default level
-    return messages.Failure(code=_code(error), incident=incident)
+    return messages.Failure(code=code, incident=incident)
 
 
 def _code(error: Exception) -> SiteError:
@@ -90,4 +97,6 @@ def _from_node_config(context: Context) -> Path:
     return Path(str(context.node_config["site"]))
 
 
+if logs.FILE in os.environ:  # as `client/deploy/supervisor.py` starts it
+    logs.log_to(Path(os.environ[logs.FILE]), os.environ.get(logs.LEVEL, "INFO"))
 app = make_app(_from_node_config)

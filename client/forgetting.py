@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from excise.client.forgotten import Register
 from excise.client.images import image_cache
+from excise.client.preparation import PREPARATIONS
 from excise.client.site import open_site
 from excise.common.errors import NothingToForget
+from excise.common.files import storage_errors
 from excise.common.request import ForgetRequest
 
 
@@ -31,5 +34,9 @@ def forget_for_good(site_toml: Path, request: ForgetRequest) -> tuple[int, int]:
     known = cache.known()
     new = Register(site.folder, site.config.split.key).add(request.id, ((item, str(known[item].pixels)) for item in items))
     cache.purge(items)  # after the register: were it stopped between the two, the next scan would purge them
+    prepared = site.config.state / PREPARATIONS  # what the model said of them, on the way
+    with storage_errors(prepared):
+        if prepared.exists():
+            shutil.rmtree(prepared)
     open_site.cache_clear()
     return len(items), new

@@ -32,6 +32,8 @@ BATCH = 128
 """Images that one process prepares at once, and that one commit keeps."""
 PARALLEL_FROM = 1024
 """Images below which other processes would not have started before this one is done."""
+IMAGES = "images"
+"""Folder of the caches, in the site's state."""
 FORGOTTEN = "forgotten"
 FATAL = "image ends the process that decodes it"
 Forgotten = Callable[[str, str | None], bool]
@@ -102,7 +104,7 @@ def image_cache(config: SiteConfig) -> ImageCache:
     data = config.data
     settings = data.model_dump_json(include={"source", "size", "dims", "channels", "frames", "ct_window"})
     name = hashlib.sha256(f"{PREPARATION}|{PIPELINE}|{settings}".encode()).hexdigest()[:24]
-    return ImageCache(config.state / "images" / name, (data.channels, *[data.size] * data.dims))
+    return ImageCache(config.state / IMAGES / name, (data.channels, *[data.size] * data.dims))
 
 
 def load_images(

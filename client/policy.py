@@ -37,6 +37,8 @@ class PolicySettings(PrivacySettings):
     """When rounds may be answered, local time, such as ``["20:00", "06:00"]``; at any time without."""
     releases: tuple[str, ...] = (__version__,)
     """Releases of excise that may run here."""
+    bundles: tuple[str, ...] = ()
+    """SHA-256 of Flower's app bundles that may run here. A bundle of excise holds no code, it names the installed one."""
 
     def told(self, images: int) -> int:
         """A number of images as it may leave. 0 stays 0: a site without forget images has nothing to do for a request."""

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from excise import __version__
 from excise.client.config import SiteConfig, read_site_config
+from excise.common.bundle import bundle_digest
 from excise.common.errors import ConfigError
 from excise.common.files import write_atomically
 from excise.common.request import RequestKind
@@ -43,6 +44,7 @@ def init(
         multi_label=json.dumps(multi_label),
         kinds=json.dumps([*RequestKind]),
         release=__version__,
+        bundle=bundle_digest(),
         split_key=secrets.token_hex(16),
     )
     write_atomically(toml, text)
@@ -98,6 +100,7 @@ min_count = 10                 # nothing that is measured on fewer images leaves
 profiles = true                # means of losses over groups of images may leave; unlearning patients or devices needs them
 training = false               # ordinary federated training
 releases = ["{release}"]       # of excise that may run here
+bundles = ["{bundle}"]  # Flower's bundle of this release: it names the code installed here
 # hours = ["20:00", "06:00"]   # when rounds are answered, local time
 
 [limits]

@@ -39,6 +39,7 @@ from excise.client.dicom.pixels import Rules, decode
 from excise.client.forgotten import Register
 from excise.client.setup import NODE_KEY, SIGNING_KEY
 from excise.client.sources import index_of, open_source
+from excise.common.bundle import bundle_digest
 from excise.common.errors import ExciseError
 
 FREE = 2 * 2**30
@@ -93,6 +94,7 @@ def examine(site_toml: Path) -> Iterator[Finding]:
     checks: list[Callable[[], Iterator[Finding]]] = [
         lambda: _keys(site_toml.parent),
         lambda: _policy(config),
+        lambda: _bundle(config),
         lambda: _disk(config),
         _decoders,
         lambda: _images(site_toml.parent, config),
@@ -123,6 +125,14 @@ def _policy(config: SiteConfig) -> Iterator[Finding]:
     else:
         approval = "each approved by a person" if policy.approval else "WITHOUT anybody's approval"
         yield Finding("policy", True, f"requests of kind {', '.join(policy.kinds)}, {approval}; min_count {policy.min_count}")
+
+
+def _bundle(config: SiteConfig) -> Iterator[Finding]:
+    digest = bundle_digest()
+    told = "that of this release is allowed" if digest in config.policy.bundles else "that of this release is not allowed"
+    yield Finding(
+        "bundle", digest in config.policy.bundles, told, f'bundles = ["{digest}"] under [policy], if it may run here'
+    )
 
 
 def _disk(config: SiteConfig) -> Iterator[Finding]:

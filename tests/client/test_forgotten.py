@@ -13,6 +13,7 @@ import pytest
 from excise.client.forgetting import forget_for_good
 from excise.client.forgotten import Register, commitment
 from excise.client.images import image_cache
+from excise.client.preparation import PREPARATIONS
 from excise.client.site import open_site
 from excise.client.sources import index_of
 from excise.common.errors import DataError, NothingToForget, StorageError
@@ -60,7 +61,11 @@ def test_forgotten_images_are_used_for_nothing_any_more(tmp_path: Path) -> None:
     gone = {site.scan.rows[i].item for i in [*sets.forget.tolist(), *sets.excluded.tolist()]}
     assert len(gone) == 10
     assert len(sets.excluded) > 0
+    path = site.config.state / PREPARATIONS / "paths.safetensors"
+    path.parent.mkdir()
+    path.touch()
     assert forget_for_good(toml, DEVICE) == (10, 10)
+    assert not path.exists()
     after = open_site(toml)
     assert (len(after.scan.rows), after.forgotten) == (20, 10)
     assert not gone & {row.item for row in after.scan.rows}

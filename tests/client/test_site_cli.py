@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
 from excise.client.config import read_site_config
 from excise.client.setup import make_node_key
+from excise.client.site import open_site
 from tests.dicoms import CLASSES, write_hospital
 
 
@@ -97,3 +103,35 @@ def test_what_cannot_be_a_site_writes_nothing(tmp_path: Path, excise: Callable[.
     code, _, err = excise("site", "init", "--name", "m", "--path", "x", "--source", "npz", "--labels", "", "--folder", "a")
     assert (code, "name the classes" in err) == (2, True)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_what_is_purged_is_made_again(tmp_path: Path, excise: Callable[..., Any]) -> None:
+    site = write_hospital(tmp_path, patients=12)
+    assert excise("site", "scan", "--site", site)[0] == 0
+    assert list((tmp_path / "state" / "images").iterdir())
+    code, _, err = excise("site", "cache", "purge", "--site", site)
+    assert code == 0, err
+    assert "MB deleted" in err
+    assert not (tmp_path / "state" / "images").exists()
+    code, out, _ = excise("site", "scan", "--site", site)
+    assert (code, "12 images" in out) == (0, True)
+
+
+# ---- killed -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_scan_that_is_killed_again_and_again_comes_to_its_end(tmp_path: Path) -> None:
+    site = write_hospital(tmp_path, patients=120)
+    scan = [sys.executable, "-m", "excise.cli", "site", "scan", "--site", str(site), "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    for attempt in range(4):
+        killed = subprocess.Popen(scan, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            killed.wait(1.0 + 0.4 * attempt)
+        killed.kill()
+        killed.wait()
+    done = subprocess.run(scan, check=True, capture_output=True, text=True, env=environment)
+    assert json.loads(done.stdout)["total"] == {"images": 120, "patients": 120, "skipped": 0}
+    opened = open_site(site)
+    fresh = open_site(write_hospital(tmp_path / "fresh", patients=120))
+    assert torch.equal(opened.x[:], fresh.x[:])

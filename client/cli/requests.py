@@ -1,0 +1,171 @@
+"""Deciding about forget requests, trying them, and carrying them through at the site."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from excise.client.cli.shared import AsJson, SiteToml, print_counts, results, say, site
+from excise.client.config import read_site_config
+from excise.client.requests import Requests, Standing
+from excise.common.chain import append, faults
+from excise.common.errors import ConfigError, DataError, RequestError, did_you_mean
+from excise.common.request import ForgetRequest
+from excise.common.terminal import tell
+
+requests = typer.Typer(no_args_is_help=True, help="Forget requests that came to this site.")
+site.add_typer(requests, name="requests")
+RequestName = Annotated[str, typer.Argument(metavar="REQUEST", help="Its id, or a file of it (TOML).")]
+By = Annotated[str, typer.Option("--by", help="Who decides: a name that can be asked later.", prompt="Your name")]
+Note = Annotated[str, typer.Option("--note", help="Why.")]
+
+
+@requests.command("list")
+def list_requests(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> None:
+    """Every request that came, and what was decided of it."""
+    kept = Requests(site_toml.parent)
+    known = [(request, kept.standing(request)) for request in kept]
+    if as_json:
+        typer.echo(
+            json.dumps([{"id": one.id, "standing": standing, "digest": one.digest} for one, standing in known], indent=2)
+        )
+        return
+    table = Table()
+    for column in ("request", "kind", "standing", "where"):
+        table.add_column(column)
+    for request, standing in known:
+        table.add_row(request.id, request.kind, standing, escape(request.where))
+    results.print(table) if known else tell("No request came yet.")
+
+
+@requests.command("show")
+def show_request(name: RequestName, site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> None:
+    """One request as it came, and what was decided of it."""
+    kept = Requests(site_toml.parent)
+    request = _request(name, kept)
+    decision = kept.decision(request)
+    told = {"request": json.loads(request.to_json()), "digest": request.digest, "standing": kept.standing(request)}
+    if decision:
+        told["decision"] = {"by": decision.by, "note": decision.note, "at": decision.at}
+    if as_json:
+        typer.echo(json.dumps(told, indent=2))
+        return
+    say(f"{request.to_toml().rstrip()}\ndigest   {request.digest}\nstanding {told['standing']}")
+    if decision:
+        say(f"decided  {decision.at} by {decision.by}: {decision.note}")
+
+
+@site.command()
+def approve(name: RequestName, by: By, note: Note = "", site_toml: SiteToml = Path("site.toml")) -> None:
+    """Allow a request to be carried out here. The decision is signed with the site's key, and logged."""
+    _decide(name, Standing.APPROVED, by, note, site_toml)
+
+
+@site.command()
+def deny(name: RequestName, by: By, note: Note, site_toml: SiteToml = Path("site.toml")) -> None:
+    """Refuse a request. The decision is signed with the site's key, and logged."""
+    _decide(name, Standing.DENIED, by, note, site_toml)
+
+
+@site.command("dry-run")
+def dry_run(
+    name: RequestName,
+    weights: Annotated[
+        Path | None, typer.Option("--model-weights", help="The deployed model; without it a new one of the same kind.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Its architecture.")] = "allcnn",
+    site_toml: SiteToml = Path("site.toml"),
+    as_json: AsJson = False,
+) -> None:
+    """Try a request here, alone: whom it concerns, and exactly what would leave. Nothing leaves."""
+    from excise.client.dryrun import dry_run as try_it
+    from excise.client.site import open_site
+    from excise.common.models import ModelSpec
+    from excise.common.weights import load_weights
+
+    opened = open_site(site_toml.absolute())
+    data = opened.config.data
+    spec = ModelSpec(
+        name=model,
+        classes=len(data.classes),
+        multi_label=data.multi_label,
+        channels=data.channels,
+        size=data.size,
+        dims=data.dims,
+    )
+    request = _request(name, Requests(site_toml.parent))
+    found = try_it(opened, request, spec, load_weights(weights) if weights else None, lambda what: tell(f"round: {what}"))
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=2))
+        return
+    images = sum(found.matched["split"].values())
+    say(f"'{request.id}' matches {images:,} images here: {request.where}")
+    if images:
+        print_counts(found.matched)
+    for message in found.leaving:
+        say(f"\n{message.kind}: {message.size:,} bytes would leave\n{json.dumps(message.fields, indent=2)}")
+
+
+@site.command()
+def forget(name: RequestName, by: By, site_toml: SiteToml = Path("site.toml")) -> None:
+    """Leave the images of a request out for good, once a model that forgot them is in use.
+
+    They are entered in the site's register, under keyed hashes, and purged from its cache. No later scan brings them back.
+    """
+    from excise.client.forgetting import forget_for_good
+
+    kept = Requests(site_toml.parent)
+    request = _request(name, kept)
+    if read_site_config(site_toml).policy.approval and kept.standing(request) is not Standing.APPROVED:
+        raise ConfigError(f"'{request.id}' is {kept.standing(request)} here; only what was approved is forgotten")
+    images, new = forget_for_good(site_toml.absolute(), request)
+    append(kept.log, "images forgotten", request=request.id, digest=request.digest, images=images, by=by)
+    tell(f"{images:,} images of '{request.id}' are left out from now on; {new:,} of them were not so before")
+
+
+def _decide(name: str, standing: Standing, by: str, note: str, site_toml: Path) -> None:
+    config, kept = read_site_config(site_toml), Requests(site_toml.parent)
+    request = _request(name, kept)
+    if standing is Standing.APPROVED and request.kind not in config.policy.kinds:
+        raise ConfigError(
+            f"policy.kinds in {site_toml} does not allow requests of kind '{request.kind}'; add it there first, if it should"
+        )
+    decision = kept.decide(request, standing, by, note)
+    tell(f"'{request.id}' is {standing}: signed at {decision.at}, digest {request.digest[:12]}")
+
+
+def _request(name: str, kept: Requests) -> ForgetRequest:
+    """The request of this id, or of this file, which is then kept as if it had come."""
+    if name.endswith(".toml") or Path(name).is_file():
+        request = ForgetRequest.from_toml(Path(name))
+        kept.arrive(request)
+        return request
+    found = kept.get(name)
+    if found is None:
+        raise RequestError(
+            f"no request '{name}' came; {did_you_mean(name, [one.id for one in kept]) if any(kept) else 'none did yet'}"
+        )
+    return found
+
+
+audit = typer.Typer(no_args_is_help=True, help="The site's own log of what was asked and decided.")
+site.add_typer(audit, name="audit")
+
+
+@audit.command("verify")
+def verify_audit(site_toml: SiteToml = Path("site.toml")) -> None:
+    """Check that no line of the log was altered, removed or moved."""
+    log = site_toml.parent / "audit.jsonl"
+    if not log.exists():
+        raise DataError(f"no log at {log}: nothing was asked or decided yet")
+    found = faults(log)
+    if found:
+        listed = "; ".join(f"line {fault.line}: {fault.reason}" for fault in found)
+        raise DataError(f"{log} is not as it was written: {listed}")
+    tell(f"{log}: every line is as it was written")

@@ -1,0 +1,107 @@
+"""Joining a coordinator, and answering its rounds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from excise.client.cli.shared import AsJson, SiteToml, say, site
+from excise.client.config import read_site_config
+from excise.client.requests import Requests, Standing
+from excise.common.chain import append
+from excise.common.errors import ConfigError
+from excise.common.files import write_atomically
+from excise.common.terminal import tell
+
+
+@site.command()
+def join(
+    invite: Annotated[Path, typer.Argument(metavar="INVITE", help="The file that the coordinator sent.")],
+    fingerprint: Annotated[
+        str, typer.Option(help="Of the coordinator's authority, told by another way.", prompt="Fingerprint, as told")
+    ],
+    site_toml: SiteToml = Path("site.toml"),
+) -> None:
+    """Trust a coordinator: its fingerprint is checked, its authority installed, its address entered in site.toml."""
+    from excise.client.joining import join as join_coordinator
+    from excise.common.invite import Invite
+
+    sent = Invite.read(invite)
+    join_coordinator(site_toml, sent, fingerprint)
+    append(Requests(site_toml.parent).log, "joined", address=sent.address, fingerprint=sent.fingerprint)
+    tell(f"Joined {sent.address}. Send {site_toml.parent / 'keys' / 'node.pub'} to the coordinator, to be registered.")
+    tell("Next: excise site doctor")
+
+
+@site.command()
+def doctor(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> None:
+    """Check everything that has to be right before the site answers a round; each fault comes with its remedy."""
+    from excise.client.deploy.doctor import examine
+
+    findings = []
+    for finding in examine(site_toml.absolute()):
+        findings.append(finding)
+        if not as_json:
+            mark = {True: "✓", False: "✗", None: "–"}[finding.good]
+            say(f"{mark} {finding.name}: {finding.told}")
+            if not finding.good and finding.remedy:
+                say(f"    → {finding.remedy}")
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    missing = [finding.name for finding in findings if finding.good is False and finding.required]
+    if missing:
+        raise ConfigError(f"the site cannot start before this is right: {', '.join(missing)}")
+
+
+@site.command()
+def up(site_toml: SiteToml = Path("site.toml")) -> None:
+    """Answer the coordinator's rounds until stopped; what dies or hangs is started again. Refused while a check fails."""
+    from excise.client.deploy.doctor import examine
+    from excise.client.deploy.supervisor import Supervisor
+
+    at = site_toml.absolute()
+    missing = [f"{one.name}: {one.told}" for one in examine(at) if one.good is False and one.required]
+    if missing:
+        raise ConfigError(f"the site cannot start, excise site doctor tells the remedies: {'; '.join(missing)}")
+    Supervisor(at, read_site_config(at), tell).run()
+
+
+@site.command()
+def pause(
+    site_toml: SiteToml = Path("site.toml"),
+    off: Annotated[bool, typer.Option("--off", help="Go on.")] = False,
+) -> None:
+    """Answer no round until told to go on; the site stays up."""
+    paused = read_site_config(site_toml).state / "node" / "paused"
+    if off:
+        paused.unlink(missing_ok=True)
+    else:
+        write_atomically(paused, "")
+    tell("The site answers rounds again." if off else "No round is answered from now on; go on with excise site pause --off")
+
+
+@site.command()
+def status(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> None:
+    """Whether the site is up, since when, and which requests wait for a decision."""
+    from excise.client.deploy.supervisor import read_status
+
+    running, kept = read_status(read_site_config(site_toml)), Requests(site_toml.parent)
+    waiting = [request.id for request in kept if kept.standing(request) is Standing.PENDING]
+    if as_json:
+        typer.echo(json.dumps({"node": asdict(running) if running else None, "waiting": waiting}, indent=2))
+        return
+    if running is None:
+        say("The site was never up: excise site up")
+    elif running.running:
+        since = datetime.fromtimestamp(running.since).astimezone()
+        say(f"Up since {since:%Y-%m-%d %H:%M:%S}, started again {running.restarts} times")
+    else:
+        say("Paused: excise site pause --off" if running.paused else f"Down: {running.reason or 'stopped'}")
+    if running and running.reason and running.running:
+        say(f"Last started again because {running.reason}")
+    say(f"Requests that wait for a decision: {', '.join(waiting) or 'none'}")

@@ -1,0 +1,60 @@
+"""Flower's SuperNode with the site's own word on which app bundles may run, and a sign of life.
+
+The only place that reaches into Flower's internals at a site, hence the exact pin of flwr. `supervisor.py` starts it, with two
+variables in its environment: ``EXCISE_BUNDLES``, the SHA-256 of each allowed bundle, and ``EXCISE_HEARTBEAT``, a file that it
+touches each time it asks the coordinator for work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+BUNDLES, HEARTBEAT = "EXCISE_BUNDLES", "EXCISE_HEARTBEAT"
+log = logging.getLogger("excise.node")
+
+
+def allowed(content: bytes, told: str, bundles: frozenset[str]) -> bool:
+    """Whether a bundle is one of `bundles`, and is what the coordinator says that it is."""
+    digest = hashlib.sha256(content).hexdigest()
+    return digest == told and digest in bundles
+
+
+def guard(bundles: frozenset[str], heartbeat: Path) -> None:
+    """Let the SuperNode of this process refuse every bundle that is not in `bundles`, and touch `heartbeat`."""
+    from flwr.supernode import fleet_http_connection, start_client_internal
+
+    def marked(proto: Any, unpack: Callable[[Any], Any] = fleet_http_connection.fab_from_proto) -> Any:
+        bundle = unpack(proto)
+        bundle.verifications["valid_license"] = "site"  # without it Flower refuses before anybody is asked
+        return bundle
+
+    def verify(bundle: Any, _: object) -> bool:
+        fits = allowed(bundle.content, bundle.hash_str, bundles)
+        log.warning("bundle %s %s", bundle.hash_str, "runs" if fits else "is refused: it is not in policy.bundles")
+        return fits
+
+    def pull(pull: Callable[..., Any] = start_client_internal._pull_and_store_message, **how: Any) -> Any:
+        heartbeat.touch()
+        return pull(**how | {"trusted_entities": {"site": ""}})  # any entity: with none Flower does not ask at all
+
+    fleet_http_connection.fab_from_proto = marked
+    start_client_internal._verify_fab = verify
+    start_client_internal._pull_and_store_message = pull
+
+
+def main() -> None:
+    """Start the SuperNode; its options are Flower's own."""
+    guard(frozenset(os.environ[BUNDLES].split()), Path(os.environ[HEARTBEAT]))
+    from flwr.supernode.cli.flower_supernode import flower_supernode
+
+    flower_supernode()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""The real thing on loopback: SuperLink, TLS, node keys, two sites that are up, an unlearning, and every byte that leaves."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import tomli_w
+
+from excise.client.config import read_site_config
+from excise.client.deploy.supervisor import read_status
+from excise.client.requests import Requests, Standing
+from excise.client.setup import make_node_key
+from excise.client.site import open_site
+from excise.common.bundle import bundle_digest
+from excise.common.chain import faults
+from excise.common.models import ModelSpec, build_model
+from excise.common.request import ForgetRequest, RequestKind
+from excise.common.settings import LocalSettings, RoundSettings, UnlearningSettings
+from excise.common.signing import make_key
+from excise.common.weights import load_weights, save_weights, snapshot
+from excise.server.plan import Plan
+from tests.deployment import Deployment, deployment, eventually
+from tests.dicoms import write_hospital, write_site_toml
+from tests.recorder import Recorder, recorder
+
+SPEC = ModelSpec(name="allcnn", classes=2, size=16, width=0.05)
+REQUEST = ForgetRequest(id="mr7", kind=RequestKind.DEVICE, where="StationName = MR7 and site = site-1", reason="retired")
+CANARIES = {
+    "PatientID": "CANARY-PATIENT-",
+    "PatientName": "CANARY^JANE",
+    "AccessionNumber": "CANARY-ACC-7391",
+    "StudyDate": "19031207",
+    "StudyDescription": "CANARY STUDY",
+    "InstitutionName": "CANARY CLINIC",
+}
+"""What is planted in every file; of the numbers of patients the part that they share."""
+FOLDER = "CANARY-FOLDER"
+PIXELS = bytes(range(0x81, 0xA1))
+"""A row of each image, 16 bits a pixel."""
+
+
+def write_canaries(folder: Path) -> None:
+    """Plant the canaries in the images of a hospital, and in a list of patients beside it."""
+    for path in sorted((folder / "images").iterdir()):
+        dataset = pydicom.dcmread(path)
+        for keyword, value in CANARIES.items():
+            if keyword != "PatientID":
+                setattr(dataset, keyword, value)
+        dataset.PixelData = PIXELS + dataset.PixelData[len(PIXELS) :]
+        path.unlink()
+        (folder / "images" / FOLDER).mkdir(exist_ok=True)
+        dataset.save_as(folder / "images" / FOLDER / f"{FOLDER}-{path.name}", enforce_file_format=True)
+    (folder / "lists").mkdir()
+    (folder / "lists" / "withdrawn.txt").write_text("CANARY-PATIENT-3\n")
+
+
+def site_of(folder: Path, number: int, made: Deployment, port: int, bundles: list[str]) -> Path:
+    """A site that is ready to be up, and known to the SuperLink."""
+    write_hospital(folder, prefix=CANARIES["PatientID"])
+    write_canaries(folder)
+    site = write_site_toml(
+        folder,
+        name=f"site-{number}",
+        data={"labels": "labels.csv"},
+        coordinator={"address": f"localhost:{port}", "ca": str(made.ca)},
+        policy={"min_count": 2, "bundles": bundles, "approval": True, "training": False, "exact_counts": False},
+    )
+    make_key(folder / "keys" / "signing.pem")
+    make_node_key(folder / "keys" / "node")
+    open_site(site)
+    return site
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    with deployment(tmp_path_factory.mktemp("deployment")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def recorded(made: Deployment) -> Iterator[Recorder]:
+    with recorder(made.ca, made.ca.with_name("server.key"), made.port) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def sites(made: Deployment, recorded: Recorder) -> list[Path]:
+    """Two sites that are up behind the recorder."""
+    digest = bundle_digest()
+    ready = [site_of(made.folder / f"site-{number}", number, made, recorded.port, [digest]) for number in (1, 2)]
+    for site in ready:
+        made.register(site)
+        made.up(site)
+    eventually(lambda: made.nodes() == 2, 60, "the sites do not connect")
+    return ready
+
+
+def plan_in(folder: Path, deadline: float = 60) -> Path:
+    folder.mkdir()
+    save_weights(snapshot(build_model(SPEC)), folder / "deployed.safetensors")
+    plan = Plan(
+        sites=2,
+        model=SPEC,
+        deployed=folder / "deployed.safetensors",
+        retrain=False,
+        request=REQUEST,
+        unlearning=UnlearningSettings(local=LocalSettings(rounds=1, steps=3)),
+        rounds=RoundSettings(watch=False, deadline=deadline),
+    )
+    (folder / "plan.toml").write_text(tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True)))
+    return folder
+
+
+def test_nothing_is_done_before_the_sites_approve(made: Deployment, sites: list[Path]) -> None:
+    folder = plan_in(made.folder / "early")
+    made.run(folder)
+    assert not (folder / "model.safetensors").exists()
+    refused = [
+        event for event in map(json.loads, (folder / "events.jsonl").read_text().splitlines()) if event["event"] == "refused"
+    ]
+    assert {event["code"] for event in refused} == {"not_approved"}
+    assert [Requests(site.parent).standing(REQUEST) for site in sites] == [Standing.PENDING] * 2
+
+
+@pytest.fixture(scope="module")
+def unlearned(made: Deployment, sites: list[Path]) -> Path:
+    """The folder of a run that was carried out."""
+    for site in sites:
+        kept = Requests(site.parent)
+        kept.arrive(REQUEST)
+        kept.decide(REQUEST, Standing.APPROVED, "Dr. Noether", "")
+    folder = plan_in(made.folder / "run")
+    made.run(folder)
+    return folder
+
+
+def test_a_model_is_unlearned_through_the_real_thing(unlearned: Path, sites: list[Path]) -> None:
+    revised, deployed = load_weights(unlearned / "model.safetensors"), load_weights(unlearned / "deployed.safetensors")
+    assert any(not revised[name].equal(deployed[name]) for name in deployed)
+    metrics = json.loads((unlearned / "metrics.json").read_text())
+    assert metrics["sites"]["site-1"]["forget"] > metrics["sites"]["site-2"]["forget"] == 0
+    assert all(count % 2 == 0 for counts in metrics["sites"].values() for count in counts.values())  # rounded up to min_count
+    for site in sites:
+        assert faults(site.parent / "audit.jsonl") == []
+
+
+def encodings(canary: bytes) -> Iterator[bytes]:
+    """A canary as it might be written: as it is, in UTF-16, hexadecimal and base64 at each of its three offsets."""
+    yield canary
+    text = canary.decode("latin-1")
+    yield from (text.encode("utf-16-le"), text.encode("utf-16-be"))
+    yield from (canary.hex().encode(), canary.hex().upper().encode())
+    for offset in range(3):
+        inside = base64.b64encode(bytes(offset) + canary)
+        yield inside[4:-4] if offset else inside[:-4]
+
+
+def test_no_canary_leaves_a_site_in_any_encoding(unlearned: Path, recorded: Recorder, sites: list[Path]) -> None:
+    sent = bytes(recorded.sent)
+    revised = load_weights(unlearned / "model.safetensors")
+    assert len(sent) > sum(x.numel() * 4 for x in revised.values())
+    assert b"site-1" in sent  # the recorder sees what is said: nothing was encrypted or compressed
+    assert b"crossing_rate" in sent
+    site = open_site(sites[0])
+    prepared = [site.x[:][i].numpy().tobytes()[64:96] for i in (0, 7)]
+    uids = [row.item for row in site.scan.rows[:3]]
+    canaries = [value.encode() for value in (*CANARIES.values(), FOLDER, "withdrawn", *uids)]
+    for canary in [*canaries, PIXELS, *prepared, site.folder.as_posix().encode()]:
+        for encoded in encodings(canary):
+            assert encoded not in sent, f"{canary!r} leaves as {encoded!r}"
+    assert all(np.frombuffer(part, "<f4").any() for part in prepared)
+
+
+def test_a_site_that_is_killed_comes_back(made: Deployment, sites: list[Path], unlearned: Path) -> None:
+    config = read_site_config(sites[1])
+    status = read_status(config)
+    assert status is not None
+    assert (status.running, status.restarts) == (True, 0)
+    os.kill(_child(status.supervisor), signal.SIGKILL)
+
+    def again() -> bool:
+        now = read_status(config)
+        return now is not None and now.running and now.restarts == 1
+
+    eventually(again, 30, "the node is not started again")
+
+
+def _child(process: int) -> int:
+    """The SuperNode of a supervisor."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command, parent = path.read_bytes(), path.with_name("stat").read_text().rpartition(")")[2].split()[1]
+        except OSError:
+            continue
+        if b"excise.client.deploy.node" in command and int(parent) == process:
+            return int(path.parent.name)
+    raise AssertionError(f"process {process} has no node")
+
+
+def test_a_bundle_that_the_site_does_not_allow_is_not_run(made: Deployment, sites: list[Path], unlearned: Path) -> None:
+    for site in sites:
+        made.sites.pop(site).terminate()
+    eventually(lambda: made.nodes() == 0, 120, "the sites do not leave")
+    for site in sites:
+        text = site.read_text()
+        site.write_text(text.replace(bundle_digest(), "0" * 64))
+        made.up(site)
+    eventually(lambda: made.nodes() == 2, 60, "the sites do not connect")
+    folder = plan_in(made.folder / "foreign", deadline=30)
+    made.run(folder)
+    assert not (folder / "model.safetensors").exists()
+    assert any("is refused" in (site.parent / "state" / "node" / "flower.log").read_text() for site in sites)
