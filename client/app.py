@@ -22,7 +22,7 @@ from flwr.clientapp import ClientApp
 from excise.client import logs, rounds
 from excise.client.clock import OutOfTime, limited_to
 from excise.client.egress import Withheld, release
-from excise.client.policy import Forbidden, check, check_approval
+from excise.client.permission import Forbidden, check, check_approval
 from excise.client.requests import Requests
 from excise.client.rounds.model import SiteFailure
 from excise.client.site import Site, open_site

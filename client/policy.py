@@ -1,21 +1,16 @@
-"""What a site allows, checked before anything is done. Whatever is not allowed is refused: fail closed.
+"""What a site allows: its own settings. Whatever is left out is not allowed.
 
-The site owns its policy. What the coordinator asks for may be less than it, never more.
+The site owns its policy. What the coordinator asks for may be less than it, never more (`permission.py` checks).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime, time
+from datetime import time
 
 from pydantic import Field, field_validator
 
 from excise import __version__
-from excise.client.requests import Requests, Standing
-from excise.common.chain import append
-from excise.common.errors import ExciseError, SiteError
-from excise.common.messages import AuditQuery, FitInstruction, Message, ReferenceQuery, StatusQuery, UnlearnInstruction
-from excise.common.request import ForgetRequest, RequestKind
+from excise.common.request import RequestKind
 from excise.common.settings import PrivacySettings, Settings
 
 
@@ -63,75 +58,3 @@ class LimitSettings(Settings):
     """Most seconds of one round; it is then given up."""
     gpu_share: float = Field(1.0, gt=0, le=1)
     """Most of the GPU's memory, as a share."""
-
-
-class Forbidden(ExciseError):
-    """The site's policy does not allow what was asked. The code is all that the coordinator is told."""
-
-    def __init__(self, code: SiteError, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-def check(message: Message, policy: PolicySettings, limits: LimitSettings, now: datetime) -> None:
-    """Refuse a message that the policy does not allow.
-
-    Raises
-    ------
-    Forbidden : says which clause
-    """
-    for refusal in _refusals(message, policy, limits, now):
-        raise Forbidden(SiteError.FORBIDDEN, f"{refusal} (policy of this site)")
-
-
-def check_approval(message: Message, requests: Requests) -> None:
-    """Refuse a message about a request that no one has approved here; one that is new is kept for them to see.
-
-    Raises
-    ------
-    Forbidden : pending, or denied
-    RequestError : another request of this id came before
-    """
-    parts = message.parts if isinstance(message, StatusQuery | AuditQuery) else ()
-    for request in requests_of(message)[:1]:  # its parts are looked at with it
-        if requests.arrive(request, parts):
-            append(requests.log, "request arrived", request=request.id, digest=request.digest)
-        standing = requests.standing(request)
-        if standing is Standing.PENDING:
-            raise Forbidden(SiteError.NOT_APPROVED, f"'{request.id}' waits for excise site approve {request.id}")
-        if standing is Standing.DENIED:
-            raise Forbidden(SiteError.DENIED, f"'{request.id}' was denied here")
-
-
-def requests_of(message: Message) -> tuple[ForgetRequest, ...]:
-    """Every request that a message names, first the one that joins others."""
-    if isinstance(message, FitInstruction):
-        return (message.without,) if message.without else ()
-    if isinstance(message, StatusQuery | AuditQuery):
-        return tuple(request for request in (message.request, *message.parts) if request)
-    return (message.request,) if isinstance(message, ReferenceQuery | UnlearnInstruction) else ()
-
-
-def _refusals(message: Message, policy: PolicySettings, limits: LimitSettings, now: datetime) -> Iterator[str]:
-    if __version__ not in policy.releases:
-        yield f"excise {__version__} may not run here, only {', '.join(policy.releases)}"
-    if policy.hours and not _within(now.time(), *policy.hours):
-        yield f"rounds are answered from {policy.hours[0]:%H:%M} to {policy.hours[1]:%H:%M}, it is {now:%H:%M}"
-    for request in requests_of(message):
-        if request.kind not in policy.kinds:
-            yield f"requests of kind '{request.kind}' are not carried out here, only {', '.join(policy.kinds) or 'none'}"
-    if isinstance(message, FitInstruction) and not policy.training:
-        yield "ordinary training is not allowed here"
-    if isinstance(message, ReferenceQuery) and not policy.profiles:
-        yield "losses do not leave here, which calibrated targets need"
-    if isinstance(message, UnlearnInstruction):
-        if message.round_index >= limits.rounds:
-            yield f"round {message.round_index + 1} of a request; at most {limits.rounds} are allowed here"
-        local = message.settings.local
-        if local.epochs is None and local.steps > limits.steps:
-            yield f"{local.steps} gradient steps in a round; at most {limits.steps} are allowed here"
-
-
-def _within(now: time, begins: time, ends: time) -> bool:
-    """Whether `now` lies between the two, which may have midnight between them."""
-    return begins <= now < ends if begins < ends else now >= begins or now < ends

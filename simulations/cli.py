@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -173,6 +174,30 @@ def bench_profile(
         said("profiling")
         profiles = profile_engine(task, SEARCH, PRESETS["classes"], images)
     write_profile_page(page, profiles, images)
+    terminal.print(f"Result page: {page}")
+
+
+@bench.command("ingest")
+def bench_ingest(
+    files: Annotated[int, typer.Option(min=30, help="Files that are read and decoded.")] = 1500,
+    headers: Annotated[int, typer.Option(min=1000, help="Headers that are indexed to measure memory.")] = 200_000,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each way.")] = 3,
+    page: Annotated[Path, typer.Option(help="The result page to write.")] = Path("docs/results/ingest.md"),
+) -> None:
+    """Measure how fast a DICOM folder is indexed, decoded and prepared, and write the result page."""
+    from excise.simulations.bench import ingest
+    from excise.simulations.bench.ingest_page import write_ingest_page
+
+    with _status() as said, tempfile.TemporaryDirectory(prefix="excise-ingest-") as folder:
+        said(f"writing {files} files")
+        config = ingest.write_files(Path(folder), files)
+        said("reading headers")
+        read = ingest.headers(config, repeats)
+        said("decoding images")
+        decoded = ingest.images(config, repeats)
+        said(f"indexing {headers} headers")
+        indexed = ingest.indexed(Path(folder), headers)
+    write_ingest_page(page, files, read, decoded, indexed)
     terminal.print(f"Result page: {page}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from excise.server.drawing import FORGET, INK, RETAIN, draw
 from excise.simulations.bench.engine import FORGOTTEN, SEARCH, SEARCHED
 from excise.simulations.bench.fashion_models import RETRAININGS, SPEC, TRAINED_ON
 from excise.simulations.bench.intervals import interval, judged
+from excise.simulations.bench.pages import paragraph
 
 RACE_GOAL, SEARCH_GOAL, MEMORY_GOAL = 5.0, 3.0, 4.0
 """At least so many times as fast as the published procedure, and as the naive search; less memory than so many models."""
@@ -45,7 +45,7 @@ def write_engine_page(page: Path, results: Results, settings: UnlearningSettings
     lines = [
         "# The engine: how fast, and how well",
         "",
-        *_paragraph(
+        *paragraph(
             "Written by `excise bench engine`. Every ratio is of two ways measured in turn, in one run, on one "
             f"machine. Fashion-MNIST, {TRAINED_ON:,} of its training images, an all-convolutional net at "
             f"{SPEC.width:g} of its published width, class {FORGOTTEN}; seeds 0 to {len(seeds) - 1}, each with its own "
@@ -60,7 +60,7 @@ def write_engine_page(page: Path, results: Results, settings: UnlearningSettings
         "|---|---|---|",
         *(f"| {goal} | {told} | {reached} |" for goal, told, reached in goals(results)),
         "",
-        *_paragraph(
+        *paragraph(
             "Speed, the class itself and its coming back: every seed. The rest: the mean; *undecided* where its interval lies "
             "on both sides of the limit. The settings for a class were chosen on seed 0 of this very task; the other seeds "
             "were not looked at before. Those for samples come from brain-mri "
@@ -81,10 +81,6 @@ def write_engine_page(page: Path, results: Results, settings: UnlearningSettings
         "",
     ]
     write_atomically(page, "\n".join(lines))
-
-
-def _paragraph(text: str) -> Rows:
-    return textwrap.wrap(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def goals(results: Results) -> Iterator[tuple[str, str, str]]:
@@ -158,7 +154,7 @@ def _race(seeds: Sequence[Results]) -> Rows:
     rows = [
         "## Race: until as good as the published procedure",
         "",
-        *_paragraph(
+        *paragraph(
             "As good: at most its accuracy on the class, and at least its accuracy on the others. Ours stops at the "
             "first round that is as good, as the test images tell, and this telling is not counted; the published "
             "procedure is one round of ten epochs and has no such stop. *Whole*: ours to the end of its schedule, "
@@ -178,7 +174,7 @@ def _race(seeds: Sequence[Results]) -> Rows:
             rows.append(f"| {number} | {name} | {told} | {ratio} |")
     rows += [
         "",
-        *_paragraph(
+        *paragraph(
             f"The boundary search alone, {SEARCHED} images, at most {SEARCH.max_steps} steps; medians of five in turn. "
             "Naive: gradients of the weights as well, every image in every step. *Alike*: pixels of the last points "
             "that agree to 1e-4."
@@ -215,14 +211,14 @@ def _samples(seeds: Sequence[Results]) -> Rows:
     rows = [
         "## A share of a class: images, each for itself",
         "",
-        *_paragraph(
+        *paragraph(
             "Mean and 95 % interval over the seeds. Targets are calibrated on half of the class's unseen images; the attack "
             'compares with the other half. The images are drawn at random, so the targets are those of `level = "retain"` '
             "(docs/method.md); beside it the default for devices and patients. 1 % are some twenty images. Retrained: the "
             f"mean of {RETRAININGS} models."
         ),
         "",
-        *_paragraph(
+        *paragraph(
             "*Later*: after one more epoch on retain images alone. Such an epoch can move the accuracy on a class as a whole, "
             "of any model. Where it moves on images that nobody trained on as it does on forgotten ones, no memory came back; "
             "the difference between the two, and the attack, tell of that."

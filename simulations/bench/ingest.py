@@ -6,6 +6,8 @@ Every figure is the median of several runs, the ways in turn, on files made for 
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
 import statistics
 import subprocess
@@ -31,7 +33,6 @@ SIDE, SIZE = 256, 64
 """Pixels of a file's image, and of the prepared one."""
 SYNTAXES = {"uncompressed": ExplicitVRLittleEndian, "RLE": RLELossless, "JPEG 2000": JPEG2000Lossless}
 CLASSES = ("clear", "ill")
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Rates:
 
     plain: float
     excise: float
-    monai: float | None = None
+    monai: float = math.nan
 
     @property
     def ratio(self) -> float:
@@ -57,7 +58,7 @@ class Indexed:
     again: float
     """Seconds of a scan that finds nothing new."""
     megabytes: float
-    """Largest resident memory of all its processes together, at most."""
+    """Largest resident memory of all its processes together; what they share is counted in each."""
 
 
 def write_files(folder: Path, count: int) -> SiteConfig:
@@ -120,7 +121,7 @@ def headers(config: SiteConfig, repeats: int) -> Rates:
 # ---- images -------------------------------------------------------------------------------------------------------------
 
 
-def images(config: SiteConfig, repeats: int, with_monai: bool) -> dict[str, Rates]:
+def images(config: SiteConfig, repeats: int) -> dict[str, Rates]:
     """Images per second, ``cold``: nothing is kept; ``warm``: everything was prepared before. Ours includes the index."""
     paths = sorted(path for path in config.data.path.rglob("*") if path.is_file())
     monai_cache = config.state.parent / "monai"
@@ -139,12 +140,12 @@ def images(config: SiteConfig, repeats: int, with_monai: bool) -> dict[str, Rate
         shutil.rmtree(monai_cache, ignore_errors=True)
         _by_monai(paths, monai_cache)
 
-    cold = [plain, ours_cold, *([monai_cold] if with_monai else [])]
-    warm = [plain, ours, *([lambda: _by_monai(paths, monai_cache)] if with_monai else [])]
+    def monai() -> None:
+        _by_monai(paths, monai_cache)
+
     found = {}
-    for name, ways in (("cold", cold), ("warm", warm)):
-        rates = [len(paths) / seconds for seconds in _in_turn(ways, repeats)]
-        found[name] = Rates(*rates)
+    for name, ways in (("cold", [plain, ours_cold, monai_cold]), ("warm", [plain, ours, monai])):
+        found[name] = Rates(*(len(paths) / seconds for seconds in _in_turn(ways, repeats)))
     return found
 
 
@@ -189,34 +190,46 @@ def _in_turn(ways: list[Callable[[], None]], repeats: int) -> list[float]:
 # ---- memory -------------------------------------------------------------------------------------------------------------
 
 _INDEXING = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 from excise.client.dicom.index import Index
 
 folder, database = map(Path, sys.argv[1:])
-seconds = []
+read, seconds = [], []
 for _ in range(2):
     began = time.perf_counter()
-    scanned = Index(database, folder).scan()
+    read.append(Index(database, folder).scan().read)
     seconds.append(time.perf_counter() - began)
-    if not _:
-        files = scanned.read
-kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-# The largest child, as many times as there may be at once.
-import os
-kilobytes += (os.cpu_count() or 1) * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-print(json.dumps([files, *seconds, kilobytes / 1024]))
+print(json.dumps([read[0], *seconds]))
 """
 
 
 def indexed(folder: Path, count: int) -> Indexed:
-    """Index `count` files without pixels, in a process of its own."""
+    """Index `count` files without pixels, in a process of its own with its workers."""
     write_headers(folder / "headers", count)
-    database = folder / "headers.sqlite"
-    done = subprocess.run(  # noqa: S603 - our own interpreter and text
-        [sys.executable, "-c", _INDEXING, str(folder / "headers"), str(database)], check=True, capture_output=True, text=True
-    )
-    return Indexed(*json.loads(done.stdout))
+    command = [sys.executable, "-c", _INDEXING, str(folder / "headers"), str(folder / "headers.sqlite")]
+    largest = 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:  # noqa: S603 - ourselves
+        while process.poll() is None:
+            largest = max(largest, _resident(process.pid))
+            time.sleep(0.05)
+        told, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"indexing ended with code {process.returncode}")
+    return Indexed(*json.loads(told), largest / 2**20)
+
+
+def _resident(group: int) -> int:
+    """Bytes of memory that the processes of a group hold now; what they share is counted in each."""
+    total = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended meanwhile
+            continue
+        if int(fields[2]) == group:
+            total += int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+    return total
 
 
 def write_headers(folder: Path, count: int) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from excise import __version__
-from excise.client.policy import Forbidden, LimitSettings, PolicySettings, check
+from excise.client.permission import Forbidden, check
+from excise.client.policy import LimitSettings, PolicySettings
 from excise.common.errors import SiteError
 from excise.common.messages import AuditQuery, FitInstruction, Message, ReferenceQuery, StatusQuery, UnlearnInstruction
 from excise.common.models import ModelSpec

@@ -1,0 +1,15 @@
+"""What worker processes import has to be light: each of them would hold torch in memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_reading_headers_needs_neither_torch_nor_flower() -> None:
+    code = "import sys, excise.client.dicom.index; print(sorted({'torch', 'flwr'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
