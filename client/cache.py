@@ -80,6 +80,7 @@ class ImageCache:
         StorageError : the disk is full or refuses; what was kept before is whole
         """
         with writing(self.database) as db, self._records() as file:
+            db.execute("BEGIN IMMEDIATE")  # another process may add too: each place is one image's
             (free,) = db.execute(_FREE).fetchone()
             for one in batch:
                 held = db.execute("SELECT place FROM record WHERE item = ?", (one.item,)).fetchone()
@@ -113,6 +114,7 @@ class ImageCache:
         if not items:
             return 0
         with writing(self.database) as db, self._records() as file:
+            db.execute("BEGIN IMMEDIATE")
             for item in items:
                 held = db.execute("SELECT place FROM record WHERE item = ?", (item,)).fetchone()
                 if held and held[0] is not None:

@@ -5,6 +5,7 @@ They hold nothing that cannot be made again from the site's data: a damaged one 
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -39,6 +40,22 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
         db.execute("PRAGMA journal_mode = WAL")  # readers go on meanwhile
         db.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten, not only unlinked
         yield db
+
+
+@contextmanager
+def exclusively(path: Path) -> Iterator[None]:
+    """Wait until nobody else is in such a block for `path`, and let nobody else in meanwhile; a killed process leaves it.
+
+    Raises
+    ------
+    StorageError : the lock beside `path` cannot be written
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_suffix(".lock").open("w")
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def about(db: sqlite3.Connection, name: str) -> str | None:

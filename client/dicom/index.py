@@ -16,7 +16,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from excise.client.database import TABLE, about, reading, tell, writing
+from excise.client.database import TABLE, about, exclusively, reading, tell, writing
 from excise.client.dicom.headers import KEYWORDS, Header, Values, read_headers
 from excise.client.parallel import in_parallel
 from excise.client.table import Problem
@@ -128,7 +128,7 @@ class Index:
         if not self.folder.is_dir():
             raise DataError(f"no DICOM folder at {self.folder}")
         found = read = 0
-        with writing(self.database) as db:
+        with exclusively(self.database), writing(self.database) as db:
             number = int(about(db, "scans") or 0) + 1
             tell(db, "scans", str(number))
             db.commit()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,21 @@ def test_what_is_purged_is_nowhere_any_more(tmp_path: Path) -> None:
     cache.add([Prepared("e", "1", image(0.5), "v")])
     known = cache.known()
     assert [float(cache.images()[known[item].place, 0, 0, 0]) for item in "ce"] == pytest.approx([0.3, 0.5])
+
+
+def test_several_may_add_at_once(tmp_path: Path) -> None:
+    cache = ImageCache(tmp_path / "cache", SHAPE)
+
+    def add(number: int) -> None:
+        ImageCache(tmp_path / "cache", SHAPE).add([Prepared(f"{number}-{i}", "1", image(number), "x") for i in range(5)])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(12)))
+    known, images = cache.known(), cache.images()
+    assert len(known) == len(images) == 60
+    for item, one in known.items():
+        assert one.place is not None
+        assert images[one.place, 0, 0, 0] == float(item.split("-")[0])
 
 
 def test_a_damaged_cache_says_so(tmp_path: Path) -> None:

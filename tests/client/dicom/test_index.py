@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +201,16 @@ def test_a_file_that_ends_its_reader_is_left_out_and_the_scan_goes_on(tmp_path: 
     assert found.scan(workers=1) == Scanned(found=7, read=7, gone=0)
     reasons = {problem.item: problem.reason for problem in found.problems()}
     assert reasons == dict.fromkeys("abdefg", "read") | {"c.fatal": index.FATAL}
+
+
+def test_two_scans_at_once_find_what_one_finds(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    for i in range(12):
+        write_dicom(folder / f"{i}", PIXELS, f"1.{i}")
+    with ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(lambda _: index_of(folder).scan(workers=0), range(3)))
+    assert sorted(one.read for one in done) == [0, 0, 12]
+    assert len(list(index_of(folder).headers())) == 12
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
