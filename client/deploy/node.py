@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,11 @@ def guard(bundles: frozenset[str], heartbeat: Path) -> None:
     """Let the SuperNode of this process refuse every bundle that is not in `bundles`, and touch `heartbeat`."""
     from flwr.supernode import fleet_http_connection, start_client_internal
 
-    def marked(proto: Any, unpack: Callable[[Any], Any] = fleet_http_connection.fab_from_proto) -> Any:
+    connection: Any = fleet_http_connection  # what is replaced is no part of what Flower promises
+    node: Any = start_client_internal
+    unpack, ask = connection.fab_from_proto, node._pull_and_store_message
+
+    def marked(proto: Any) -> Any:
         bundle = unpack(proto)
         bundle.verifications["valid_license"] = "site"  # without it Flower refuses before anybody is asked
         return bundle
@@ -39,13 +41,12 @@ def guard(bundles: frozenset[str], heartbeat: Path) -> None:
         log.warning("bundle %s %s", bundle.hash_str, "runs" if fits else "is refused: it is not in policy.bundles")
         return fits
 
-    def pull(pull: Callable[..., Any] = start_client_internal._pull_and_store_message, **how: Any) -> Any:
+    def pull(**how: Any) -> Any:
         heartbeat.touch()
-        return pull(**how | {"trusted_entities": {"site": ""}})  # any entity: with none Flower does not ask at all
+        return ask(**how | {"trusted_entities": {"site": ""}})  # any entity: with none Flower does not verify at all
 
-    fleet_http_connection.fab_from_proto = marked
-    start_client_internal._verify_fab = verify
-    start_client_internal._pull_and_store_message = pull
+    connection.fab_from_proto = marked
+    node._verify_fab, node._pull_and_store_message = verify, pull
 
 
 def main() -> None:
@@ -57,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -216,7 +216,8 @@ def indexed(folder: Path, count: int) -> Indexed:
         told, _ = process.communicate()
     if process.returncode:
         raise RuntimeError(f"indexing ended with code {process.returncode}")
-    return Indexed(*json.loads(told), largest / 2**20)
+    files, seconds, again = json.loads(told)
+    return Indexed(files, seconds, again, largest / 2**20)
 
 
 def _resident(group: int) -> int:
