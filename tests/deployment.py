@@ -61,9 +61,9 @@ class Deployment:
         self.sites[site_toml] = process
         return process
 
-    def run(self, folder: Path, timeout: float = 300) -> None:
+    def run(self, folder: Path, bundle: Path = FOLDER, timeout: float = 300) -> None:
         """Carry out the plan in `folder`/plan.toml, and wait for its end."""
-        self.flwr("run", FOLDER, "dep", "--stream", "--run-config", f'run="{folder}"', timeout=timeout)
+        self.flwr("run", bundle, "dep", "--stream", "--run-config", f'run="{folder}"', timeout=timeout)
 
     def nodes(self) -> int:
         """How many sites are connected."""

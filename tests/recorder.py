@@ -37,18 +37,28 @@ def recorder(certificate: Path, key: Path, superlink: int) -> Iterator[Recorder]
                     recorded.sent += data
                 writer.write(data)
                 await writer.drain()
-        with contextlib.suppress(OSError, ssl.SSLError):
-            writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         back, forth = await asyncio.open_connection("127.0.0.1", superlink, ssl=outward)
-        await asyncio.gather(pipe(reader, forth, keep=True), pipe(back, writer, keep=False))
+        pipes = [asyncio.ensure_future(pipe(reader, forth, keep=True)), asyncio.ensure_future(pipe(back, writer, keep=False))]
+        try:
+            await asyncio.wait(pipes, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in pipes:
+                one.cancel()
+            for end in (forth, writer):
+                end.transport.abort()
 
     async def listen() -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", recorded.port, ssl=inward)
         ready.set()
         await stop.wait()
         server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0.2)  # in which the transports close
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(listen()), daemon=True)
     thread.start()
@@ -58,3 +68,4 @@ def recorder(certificate: Path, key: Path, superlink: int) -> Iterator[Recorder]
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join(10)
+        loop.close()

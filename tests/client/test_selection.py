@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from excise.client.config import SiteConfig
+from excise.client.images import Images
 from excise.client.selection import select
 from excise.client.site import Site, open_site
 from excise.client.table import Row, Scan, Split
@@ -59,10 +61,11 @@ def test_an_unknown_list_is_a_request_error() -> None:
         select([row], _request("PatientID in @withdrawn"), {"other": frozenset({"P1"})})
 
 
-def test_a_site_knows_its_own_requests_only() -> None:
+def test_a_site_knows_its_own_requests_only(tmp_path: Path) -> None:
     rows = [Row(str(i), str(i), 0, Split.TRAIN, {"site": "site-1"}) for i in range(3)]
     config = SiteConfig.model_validate({"name": "site-1", "data": {"path": "x", "classes": ["a", "b"]}})
-    site = Site(config, Scan(rows), torch.zeros(3, 1, 16, 16), torch.zeros(3).long(), {})
+    x = Images(np.zeros((3, 1, 16, 16), np.float32), np.arange(3))
+    site = Site(tmp_path, config, Scan(rows), x, torch.zeros(3).long(), {})
     assert len(site.select(_request("site = site-1")).forget) == 3
     assert len(site.select(_request("site = site-2")).forget) == 0
 

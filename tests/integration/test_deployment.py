@@ -19,7 +19,7 @@ from excise.client.deploy.supervisor import read_status
 from excise.client.requests import Requests, Standing
 from excise.client.setup import make_node_key
 from excise.client.site import open_site
-from excise.common.bundle import bundle_digest
+from excise.common.bundle import FOLDER, bundle_digest
 from excise.common.chain import faults
 from excise.common.models import ModelSpec, build_model
 from excise.common.request import ForgetRequest, RequestKind
@@ -42,7 +42,7 @@ CANARIES = {
     "InstitutionName": "CANARY CLINIC",
 }
 """What is planted in every file; of the numbers of patients the part that they share."""
-FOLDER = "CANARY-FOLDER"
+PLACE = "CANARY-FOLDER"
 PIXELS = bytes(range(0x81, 0xA1))
 """A row of each image, 16 bits a pixel."""
 
@@ -56,8 +56,8 @@ def write_canaries(folder: Path) -> None:
                 setattr(dataset, keyword, value)
         dataset.PixelData = PIXELS + dataset.PixelData[len(PIXELS) :]
         path.unlink()
-        (folder / "images" / FOLDER).mkdir(exist_ok=True)
-        dataset.save_as(folder / "images" / FOLDER / f"{FOLDER}-{path.name}", enforce_file_format=True)
+        (folder / "images" / PLACE).mkdir(exist_ok=True)
+        dataset.save_as(folder / "images" / PLACE / f"{PLACE}-{path.name}", enforce_file_format=True)
     (folder / "lists").mkdir()
     (folder / "lists" / "withdrawn.txt").write_text("CANARY-PATIENT-3\n")
 
@@ -123,10 +123,9 @@ def test_nothing_is_done_before_the_sites_approve(made: Deployment, sites: list[
     folder = plan_in(made.folder / "early")
     made.run(folder)
     assert not (folder / "model.safetensors").exists()
-    refused = [
-        event for event in map(json.loads, (folder / "events.jsonl").read_text().splitlines()) if event["event"] == "refused"
-    ]
-    assert {event["code"] for event in refused} == {"not_approved"}
+    for site in sites:
+        log = (site.parent / "state" / "node" / "rounds.jsonl").read_text()
+        assert {json.loads(line)["code"] for line in log.splitlines()} == {"not_approved"}
     assert [Requests(site.parent).standing(REQUEST) for site in sites] == [Standing.PENDING] * 2
 
 
@@ -172,7 +171,7 @@ def test_no_canary_leaves_a_site_in_any_encoding(unlearned: Path, recorded: Reco
     site = open_site(sites[0])
     prepared = [site.x[:][i].numpy().tobytes()[64:96] for i in (0, 7)]
     uids = [row.item for row in site.scan.rows[:3]]
-    canaries = [value.encode() for value in (*CANARIES.values(), FOLDER, "withdrawn", *uids)]
+    canaries = [value.encode() for value in (*CANARIES.values(), PLACE, "withdrawn", *uids)]
     for canary in [*canaries, PIXELS, *prepared, site.folder.as_posix().encode()]:
         for encoded in encodings(canary):
             assert encoded not in sent, f"{canary!r} leaves as {encoded!r}"
@@ -206,15 +205,14 @@ def _child(process: int) -> int:
 
 
 def test_a_bundle_that_the_site_does_not_allow_is_not_run(made: Deployment, sites: list[Path], unlearned: Path) -> None:
-    for site in sites:
-        made.sites.pop(site).terminate()
-    eventually(lambda: made.nodes() == 0, 120, "the sites do not leave")
-    for site in sites:
-        text = site.read_text()
-        site.write_text(text.replace(bundle_digest(), "0" * 64))
-        made.up(site)
-    eventually(lambda: made.nodes() == 2, 60, "the sites do not connect")
-    folder = plan_in(made.folder / "foreign", deadline=30)
-    made.run(folder)
+    foreign = made.folder / "foreign-bundle"
+    foreign.mkdir()
+    text = (FOLDER / "pyproject.toml").read_text()
+    (foreign / "pyproject.toml").write_text(text.replace("The rounds of excise", "Something else"))
+    folder = plan_in(made.folder / "foreign", deadline=20)
+    made.run(folder, foreign)
     assert not (folder / "model.safetensors").exists()
-    assert any("is refused" in (site.parent / "state" / "node" / "flower.log").read_text() for site in sites)
+    logs = [(site.parent / "state" / "node" / "flower.log").read_text() for site in sites]
+    met = {line for log in logs for line in log.splitlines() if line.startswith("bundle ") and bundle_digest() not in line}
+    assert len(met) == 1
+    assert met.pop().endswith("is refused: it is not in policy.bundles")
