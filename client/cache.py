@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from excise.client.database import reading, writing
+from excise.client.database import exclusively, reading, writing
 from excise.common.files import storage_errors
 
 _SCHEMA = """
@@ -64,7 +64,7 @@ class ImageCache:
     def __init__(self, path: Path, shape: Sequence[int]) -> None:
         self.shape = tuple(shape)
         self.path, self.database = path.with_suffix(".images"), path.with_suffix(".sqlite")
-        with writing(self.database) as db:
+        with exclusively(self.database), writing(self.database) as db:
             db.executescript(_SCHEMA)
 
     def known(self) -> Mapping[str, Known]:

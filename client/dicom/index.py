@@ -82,7 +82,7 @@ class Index:
     def __init__(self, database: Path, folder: Path) -> None:
         self.database, self.folder = database, folder
         version = json.dumps([KEYWORDS, str(folder)])
-        with writing(database) as db:
+        with exclusively(database), writing(database) as db:
             db.executescript(TABLE + _SCHEMA)
             if about(db, "version") != version:  # other keywords, or another folder: nothing in it can be used
                 db.execute("DELETE FROM file")
@@ -205,7 +205,7 @@ def _walk(folder: Path) -> Iterator[_File | Problem]:
         refused.append(Problem(_shown(os.fsencode(name)), f"folder cannot be read: {error.strerror}"))
 
     for at, folders, names in os.walk(folder, onerror=refuse):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))  # such as the snapshots of a file server
         for name in sorted(names):
             if name.startswith(".") or name == "DICOMDIR":
                 continue

@@ -20,7 +20,8 @@ GREY = (np.arange(64, dtype=np.uint8) * 4).reshape(8, 8)
 
 def _open(path: Path, source: str, **data: Any) -> Source:
     settings = DataSettings.model_validate({"source": source, "path": path, "classes": CLASSES, "size": 16} | data)
-    return open_source(SiteConfig(name="site-1", data=settings))
+    state = (path if path.is_dir() else path.parent) / ".state"  # which is not looked into
+    return open_source(SiteConfig(name="site-1", data=settings, state=state))
 
 
 def _reasons(source: Source) -> dict[str, str]:

@@ -38,6 +38,8 @@ def test_reads_the_headers_below_a_folder_in_the_order_of_their_paths(tmp_path: 
     write_dicom(tmp_path / "c" / "IM0003", PIXELS, "1.3")  # many archives give no ending
     (tmp_path / "DICOMDIR").write_text("a table of contents, not an image")
     (tmp_path / "notes.txt").write_text("not an image")
+    write_dicom(tmp_path / ".snapshot" / "1.dcm", PIXELS, "1.1")
+    (tmp_path / ".hidden").write_text("not an image")
     headers, problems = scanned(tmp_path)
     assert [path.name for path, _, _ in headers] == ["1.dcm", "2.dcm", "IM0003"]
     assert [problem.item for problem in problems] == ["notes.txt"]
