@@ -21,6 +21,7 @@ from flwr.clientapp import ClientApp
 
 from excise.client import logs, rounds
 from excise.client.clock import OutOfTime, limited_to
+from excise.client.config import read_site_config
 from excise.client.egress import Withheld, release
 from excise.client.permission import Forbidden, check, check_approval
 from excise.client.requests import Requests
@@ -53,10 +54,12 @@ def _handler(
         about = {"round": expected.KIND, "run": message.metadata.run_id, "message": message.metadata.message_id}
         try:
             question = expected.from_record(message.content)
-            site = open_site(locate(context))
-            check(question, site.config.policy, site.config.limits, datetime.now().astimezone())
-            if site.config.policy.approval:
-                check_approval(question, Requests(site.folder))
+            site_toml = locate(context)
+            config = read_site_config(site_toml)
+            check(question, config.policy, config.limits, datetime.now().astimezone())
+            if config.policy.approval:
+                check_approval(question, Requests(site_toml.parent))
+            site = open_site(site_toml)  # may decode for hours: only for what is allowed
             with limited_to(site.config.limits.seconds):
                 reply = release(work(site, question), question, site.public_names)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must be answered, and its text must stay here

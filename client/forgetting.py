@@ -38,5 +38,8 @@ def forget_for_good(site_toml: Path, request: ForgetRequest) -> tuple[int, int]:
     with storage_errors(prepared):
         if prepared.exists():
             shutil.rmtree(prepared)
+        for path in cache.path.parent.iterdir():  # prepared by other settings, some time ago
+            if path.stem != cache.path.stem:
+                path.unlink()
     open_site.cache_clear()
     return len(items), new

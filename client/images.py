@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from excise.client.cache import ImageCache, Prepared
+from excise.client.cache import ImageCache, Known, Prepared
 from excise.client.config import DataSettings, SiteConfig
 from excise.client.dicom.pixels import PIPELINE
 from excise.client.parallel import in_parallel
@@ -108,11 +108,15 @@ def image_cache(config: SiteConfig) -> ImageCache:
 
 
 def load_images(
-    config: SiteConfig, progress: Progress = lambda *_: None, forgotten: Forgotten = lambda *_: False
+    config: SiteConfig,
+    progress: Progress = lambda *_: None,
+    forgotten: Forgotten = lambda *_: False,
+    retry: bool = False,
 ) -> tuple[Scan, Images]:
     """The site's usable rows and their images; what is new or has changed is decoded and prepared first.
 
-    What was forgotten is neither among them nor kept in the cache.
+    What was forgotten is neither among them nor kept in the cache. What could not be prepared before is tried again with
+    `retry`: a decoder may have been installed meanwhile.
 
     Raises
     ------
@@ -122,7 +126,7 @@ def load_images(
     source, data, cache = open_source(config), config.data, image_cache(config)
     rows, stamps, known = source.scan.rows, source.stamps, cache.known()
     wanted = [i for i, row in enumerate(rows) if not forgotten(row.item, None)]
-    stale = [i for i in wanted if rows[i].item not in known or known[rows[i].item].stamp != stamps[i]]
+    stale = [i for i in wanted if _is_stale(known.get(rows[i].item), stamps[i], retry)]
     cache.purge(known.keys() - {rows[i].item for i in wanted})  # what left the site's data leaves its cache
     if stale:
         workers = None if source.parallel and len(stale) >= PARALLEL_FROM else 0
@@ -141,8 +145,13 @@ def load_images(
     problems = list(source.scan.problems)
     again = 0  # forgotten images that came back under another name
     no_copies, first = data.source == "dicom", dict[str, str]()  # other sources have no names that copies come under
+    back: list[str] = []
     for row in (rows[i] for i in wanted):
         place, pixels, reason = known[row.item].place, known[row.item].pixels, known[row.item].reason
+        if place is not None and forgotten(row.item, pixels):  # a copy that was prepared before the other one was forgotten
+            back.append(row.item)
+            again += 1
+            continue
         if no_copies and place is not None and (other := first.setdefault(str(pixels), row.item)) != row.item:
             reason = f"pixels are those of {other}"
         if reason == FORGOTTEN:
@@ -152,9 +161,14 @@ def load_images(
         else:
             kept.append(row)
             places.append(place)
+    cache.purge(back)
     if not kept:
         raise DataError(f"no usable image in {data.path}; {len(problems)} skipped, the first: {problems[:1]}")
     return Scan(kept, problems, len(rows) - len(wanted) + again), Images(cache.images(), np.array(places, dtype=np.int64))
+
+
+def _is_stale(known: Known | None, stamp: str, retry: bool) -> bool:
+    return known is None or known.stamp != stamp or (retry and known.reason not in (None, FORGOTTEN))
 
 
 _Made = tuple[NDArray[np.float32] | None, str, str | None]

@@ -126,15 +126,16 @@ class Requests:
         return decision if ours and decision.digest == request.digest else None
 
     def standing(self, request: ForgetRequest) -> Standing:
-        """Approved or denied, by a decision of its own or by those of all its parts; else pending."""
-        if own := self.decision(request):
-            return own.standing
+        """Denied when a part is; else as it was decided itself, or as all its parts were; else pending."""
+        own = self.decision(request)
         path = self.folder / request.id / "parts.json"
         told = json.loads(path.read_text()) if path.exists() else {}
         if told.get("digest") != request.digest:
-            return Standing.PENDING
+            return own.standing if own else Standing.PENDING
         of_parts = [self.standing(part) for part in self if part.digest in told["parts"]]
         if Standing.DENIED in of_parts:
             return Standing.DENIED
+        if own:
+            return own.standing
         whole = len(of_parts) == len(told["parts"]) and set(of_parts) == {Standing.APPROVED}
         return Standing.APPROVED if whole else Standing.PENDING

@@ -69,9 +69,12 @@ def fingerprint_of(pem: str) -> str:
 
     Raises
     ------
-    ValueError : it is no certificate
+    ValueError : it is not exactly one certificate
     """
-    return x509.load_pem_x509_certificate(pem.encode()).fingerprint(hashes.SHA256()).hex()
+    certificates = x509.load_pem_x509_certificates(pem.encode())
+    if len(certificates) != 1:  # a second one would be trusted too, and no fingerprint would tell of it
+        raise ValueError(f"expected one certificate, got {len(certificates)}")
+    return certificates[0].fingerprint(hashes.SHA256()).hex()
 
 
 def plain(fingerprint: str) -> str:

@@ -85,7 +85,7 @@ def scan(
         if config.data.source == "dicom":
             index_of(config).scan(lambda found, read: report("scan", read, found, ""))
         forgotten = Register(site_toml.parent, config.split.key).holds
-        found, _ = load_images(config, lambda done, total: report("prepare", done, total, ""), forgotten)
+        found, _ = load_images(config, lambda done, total: report("prepare", done, total, ""), forgotten, retry=True)
     summary = summarise(found)
     skipped = [(problem.item, problem.reason) for problem in found.problems]
     if as_json:

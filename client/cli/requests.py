@@ -48,7 +48,7 @@ def list_requests(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = Fal
 def show_request(name: RequestName, site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> None:
     """One request as it came, and what was decided of it."""
     kept = Requests(site_toml.parent)
-    request = _request(name, kept)
+    request = _request(name, kept, keep=False)
     decision = kept.decision(request)
     told = {"request": json.loads(request.to_json()), "digest": request.digest, "standing": kept.standing(request)}
     if decision:
@@ -99,7 +99,7 @@ def dry_run(
         size=data.size,
         dims=data.dims,
     )
-    request = _request(name, Requests(site_toml.parent))
+    request = _request(name, Requests(site_toml.parent), keep=False)
     found = try_it(opened, request, spec, load_weights(weights) if weights else None, lambda what: tell(f"round: {what}"))
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=2))
@@ -140,11 +140,12 @@ def _decide(name: str, standing: Standing, by: str, note: str, site_toml: Path) 
     tell(f"'{request.id}' is {standing}: signed at {decision.at}, digest {request.digest[:12]}")
 
 
-def _request(name: str, kept: Requests) -> ForgetRequest:
-    """The request of this id, or of this file, which is then kept as if it had come."""
+def _request(name: str, kept: Requests, keep: bool = True) -> ForgetRequest:
+    """The request of this id, or of this file, which is then kept as if it had come; a draft is not to be kept."""
     if name.endswith(".toml") or Path(name).is_file():
         request = ForgetRequest.from_toml(Path(name))
-        kept.arrive(request)
+        if keep:
+            kept.arrive(request)
         return request
     found = kept.get(name)
     if found is None:

@@ -77,7 +77,9 @@ def pause(
     off: Annotated[bool, typer.Option("--off", help="Go on.")] = False,
 ) -> None:
     """Answer no round until told to go on; the site stays up."""
-    paused = read_site_config(site_toml).state / "node" / "paused"
+    from excise.client.deploy.supervisor import PAUSED
+
+    paused = site_toml.parent / PAUSED
     if off:
         paused.unlink(missing_ok=True)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,14 @@ from rich.table import Table
 
 site = typer.Typer(no_args_is_help=True, help="A hospital's side: its images, and what may leave of them.")
 results = Console()
+
+
+@site.callback()
+def private() -> None:
+    """A hospital's side: its images, and what may leave of them."""
+    os.umask(0o077)  # whatever a command writes is its user's alone
+
+
 SiteToml = Annotated[Path, typer.Option("--site", help="The site's configuration.", envvar="EXCISE_SITE")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

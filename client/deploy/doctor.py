@@ -34,7 +34,7 @@ from pydicom.uid import (
 )
 
 from excise.client.compute import device_of
-from excise.client.config import SiteConfig, read_site_config
+from excise.client.config import SiteConfig, SplitSettings, read_site_config
 from excise.client.dicom.pixels import Rules, decode
 from excise.client.forgotten import Register
 from excise.client.setup import NODE_KEY, SIGNING_KEY
@@ -46,6 +46,8 @@ FREE = 2 * 2**30
 """Bytes that have to be free beside the state: a model of half a gigabyte, twice, and room to work."""
 CLOCK = timedelta(minutes=2)
 """Most that the clock may differ from the coordinator's: certificates and Flower's signatures are refused beyond."""
+SECRET = 16
+"""Characters that the site's secret has at least."""
 EXPIRES = timedelta(days=14)
 SELF_TESTS: dict[UID, str | None] = {
     ExplicitVRLittleEndian: "MR_small.dcm",
@@ -93,6 +95,7 @@ def examine(site_toml: Path) -> Iterator[Finding]:
     yield Finding("site.toml", True, f"site '{config.name}'")
     checks: list[Callable[[], Iterator[Finding]]] = [
         lambda: _keys(site_toml.parent),
+        lambda: _secret(config),
         lambda: _policy(config),
         lambda: _bundle(config),
         lambda: _disk(config),
@@ -116,6 +119,14 @@ def _keys(folder: Path) -> Iterator[Finding]:
             yield Finding(f"key {name}", False, f"others may read it (mode {mode:o})", f"chmod 600 {path}")
         else:
             yield Finding(f"key {name}", True, "there, readable by its owner alone")
+
+
+def _secret(config: SiteConfig) -> Iterator[Finding]:
+    own = config.split.key != SplitSettings().key and len(config.split.key) >= SECRET
+    told = "of your own" if own else "known to everybody, or too short"
+    yield Finding(
+        "split.key", own, told, f"{SECRET} random characters or more, chosen once and kept; excise site init makes them"
+    )
 
 
 def _policy(config: SiteConfig) -> Iterator[Finding]:

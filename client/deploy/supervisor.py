@@ -1,6 +1,6 @@
 """Keeping a site running: Flower's SuperNode and the process that runs its apps, restarted when they die or hang.
 
-    state/node/  heartbeat  status.json  paused  secret  flower.log  rounds.jsonl
+    state/node/  heartbeat  status.json  secret  flower.log  rounds.jsonl
 
 The SuperNode holds the site's key and talks to the coordinator; the apps, which see images, run in processes of their own that
 have neither. Everything is an outbound connection but the loopback port between the two.
@@ -28,9 +28,11 @@ from excise.client import logs
 from excise.client.config import SiteConfig
 from excise.client.deploy.node import BUNDLES, HEARTBEAT
 from excise.client.setup import NODE_KEY
-from excise.common.errors import ConfigError
+from excise.common.errors import ConfigError, StorageError
 from excise.common.files import write_atomically
 
+PAUSED = "paused"
+"""Beside site.toml, since the state may be deleted: while this file is there, no round is answered."""
 HANGS = 180.0
 """Seconds without a sign of life after which a node counts as hung; it asks for work every three."""
 LONGEST = 60.0
@@ -66,7 +68,7 @@ class Supervisor:
             raise ConfigError("the site has not joined a coordinator: excise site join INVITE")
         self.site_toml, self.config, self.coordinator, self.tell = site_toml, config, config.coordinator, tell
         self.folder = config.state / "node"
-        self.heartbeat, self.paused = self.folder / "heartbeat", self.folder / "paused"
+        self.heartbeat, self.paused = self.folder / "heartbeat", site_toml.parent / PAUSED
         self.processes: list[subprocess.Popen[bytes]] = []
         self.restarts, self.began, self.reason, self.stopping = 0, 0.0, "", False
 
@@ -142,7 +144,7 @@ class Supervisor:
         }
         # A session of its own: Ctrl-C goes to this process alone, which then ends the others in order.
         return subprocess.Popen(  # noqa: S603 - our own interpreter and Flower's command, no shell
-            command, stdout=log, stderr=log, env=environment, start_new_session=True
+            command, stdout=log, stderr=log, env=environment, start_new_session=True, umask=0o077
         )
 
     def _fault(self) -> str:
@@ -150,6 +152,8 @@ class Supervisor:
         for process, name in zip(self.processes, ("the node", "the process that runs its apps"), strict=True):
             if (code := process.poll()) is not None:
                 return f"{name} ended with code {code}"
+        if not self.heartbeat.exists():  # the state may be deleted at any time
+            return "its state was deleted"
         if time.time() - self.heartbeat.stat().st_mtime > HANGS:
             return f"the node gave no sign of life for {HANGS:.0f} s"
         return ""
@@ -187,7 +191,8 @@ class Supervisor:
             supervisor=os.getpid(),
             reason=self.reason,
         )
-        write_atomically(self.folder / "status.json", json.dumps(vars(status)))
+        with suppress(StorageError):  # a full disk must not take the site down
+            write_atomically(self.folder / "status.json", json.dumps(vars(status)))
 
 
 def read_status(config: SiteConfig) -> Status | None:

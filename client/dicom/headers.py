@@ -21,6 +21,8 @@ KEYWORDS = tuple(name for name in FIELDS if name[0].isupper())
 """DICOM keywords (PS3.6) that are read of every file."""
 NEEDED = ("SOPInstanceUID", "PatientID")
 """Without these an image can neither be named nor assigned to a split."""
+UNREADABLE = "file cannot be read"
+"""Beginning of a reason that may pass: a permission, a network."""
 Values = tuple[str | None, ...]
 """Values of one header in the order of `KEYWORDS`, as text; None where there is none."""
 
@@ -56,6 +58,8 @@ def read_header(path: Path) -> Values | str:
         values = tuple(_text(dataset.get(keyword)) for keyword in KEYWORDS)  # values are parsed only here, and may refuse
     except InvalidDicomError:
         return "not a DICOM file"
+    except OSError as error:
+        return f"{UNREADABLE}: {error.strerror or error}"
     except Exception as error:  # noqa: BLE001 - any bytes may stand in a file; the scan goes on, with the reason kept
         return f"header cannot be read ({type(error).__name__}): {error}"
     missing = [keyword for keyword in NEEDED if values[_PLACE[keyword]] is None]

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from excise.client.database import TABLE, about, exclusively, reading, tell, writing
-from excise.client.dicom.headers import KEYWORDS, Header, Values, read_headers
+from excise.client.dicom.headers import KEYWORDS, UNREADABLE, Header, Values, read_headers
 from excise.client.parallel import in_parallel
 from excise.client.table import Problem
 from excise.common.errors import DataError
@@ -150,10 +150,14 @@ class Index:
             fatal: Values | str = FATAL
             for files, answers in in_parallel(partial(_read, self.folder), batches, fatal, workers):
                 for file, answer in zip(files, answers, strict=True):
-                    _put(db, file if answer != CHANGED else replace(file, time=NEVER), answer, number)
+                    passes = isinstance(answer, str) and answer.startswith((CHANGED, UNREADABLE))
+                    _put(db, replace(file, time=NEVER) if passes else file, answer, number)
                 db.commit()
                 read += len(files)
                 progress(found, read)
+            (before,) = db.execute("SELECT count(*) FROM file").fetchone()
+            if found == 0 and before > 0:
+                raise DataError(f"no file in {self.folder}, where {before:,} were: is it mounted? Nothing was changed")
             gone = db.execute("DELETE FROM file WHERE scan < ?", (number,)).rowcount
             tell(db, "scanned", str(number))
             db.commit()

@@ -22,6 +22,7 @@ from excise.common.signing import make_key
 from tests.certificates import certificate
 from tests.dicoms import write_hospital, write_site_toml
 
+SECRET = {"key": "a secret of the site's own"}
 ALLOWED = {"bundles": [bundle_digest()]}
 
 
@@ -73,6 +74,7 @@ def healthy(folder: Path, coordinator: Coordinator | None = None, **tables: dict
     write_hospital(folder, patients=12)
     if coordinator:
         tables["coordinator"] = {"address": coordinator.address, "ca": str(coordinator.ca)}
+    tables["split"] = SECRET
     tables["policy"] = ALLOWED | tables.get("policy", {})
     site = write_site_toml(folder, data={"labels": "labels.csv"}, **tables)
     make_key(folder / "keys" / "signing.pem")
@@ -84,7 +86,7 @@ def healthy(folder: Path, coordinator: Coordinator | None = None, **tables: dict
 def point(folder: Path, address: str, ca: Path) -> None:
     """Let the site in `folder` look for its coordinator elsewhere."""
     where = {"address": address, "ca": str(ca)}
-    write_site_toml(folder, data={"labels": "labels.csv"}, policy=ALLOWED, coordinator=where)
+    write_site_toml(folder, data={"labels": "labels.csv"}, split=SECRET, policy=ALLOWED, coordinator=where)
 
 
 def found(site: Path) -> dict[str, Finding]:
@@ -121,6 +123,7 @@ def test_a_site_that_has_not_joined_says_so(tmp_path: Path, excise: Callable[...
 
 def test_what_is_wrong_at_the_site_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = healthy(tmp_path, policy={"kinds": [], "bundles": ["0" * 64]})
+    site.write_text(site.read_text().replace("a secret of the site's own", "excise"))
     (tmp_path / "keys" / "node").chmod(0o644)
     (tmp_path / "keys" / "signing.pem").unlink()
     (tmp_path / "forgotten.jsonl").write_text("damaged")
@@ -129,6 +132,7 @@ def test_what_is_wrong_at_the_site_is_found(tmp_path: Path, monkeypatch: pytest.
     assert told["key node"] == "others may read it (mode 644)"
     assert "none at" in told["key signing.pem"]
     assert told["policy"] == "no kind of request is allowed"
+    assert told["split.key"] == "known to everybody, or too short"
     assert told["bundle"] == "that of this release is not allowed"
     assert "GB free" in told["disk"]
     assert "is damaged" in told["images"]
@@ -168,12 +172,7 @@ def test_a_clock_that_is_wrong_by_a_day_is_found(tmp_path: Path, coordinator: Ca
 def test_a_wrong_authority_is_found(tmp_path: Path, coordinator: Callable[..., Coordinator]) -> None:
     real, other = coordinator(), certificate(tmp_path / "other")[0]
     site = healthy(tmp_path / "site", real)
-    write_site_toml(
-        tmp_path / "site",
-        data={"labels": "labels.csv"},
-        policy=ALLOWED,
-        coordinator={"address": real.address, "ca": str(other)},
-    )
+    point(tmp_path / "site", real.address, other)
     assert list(wrong(site)) == ["certificate"]
     assert "somebody may be listening" in found(site)["certificate"].remedy
 
@@ -195,9 +194,7 @@ def test_an_expired_certificate_is_found_and_one_that_ends_soon_is_told(
 def test_a_coordinator_that_cannot_be_reached_is_found(tmp_path: Path, address: str, name: str) -> None:
     site = healthy(tmp_path / "site")
     ca = certificate(tmp_path / "other")[0]
-    write_site_toml(
-        tmp_path / "site", data={"labels": "labels.csv"}, policy=ALLOWED, coordinator={"address": address, "ca": str(ca)}
-    )
+    point(tmp_path / "site", address, ca)
     assert list(wrong(site)) == [name]
 
 
@@ -207,9 +204,7 @@ def test_a_port_that_speaks_no_tls_is_found(tmp_path: Path) -> None:
     thread.start()
     ca, address = certificate(tmp_path / "other")[0], f"localhost:{server.server_address[1]}"
     site = healthy(tmp_path / "site", coordinator=None)
-    write_site_toml(
-        tmp_path / "site", data={"labels": "labels.csv"}, policy=ALLOWED, coordinator={"address": address, "ca": str(ca)}
-    )
+    point(tmp_path / "site", address, ca)
     assert "no TLS" in wrong(site)["certificate"]
     server.shutdown()
     thread.join()

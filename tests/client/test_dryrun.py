@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from excise.client.dryrun import dry_run
+from excise.client.requests import Requests
 from excise.client.site import open_site
 from excise.common.messages import AuditReply, ReferenceReply, SiteStatus, SiteUpdate
 from excise.common.models import ModelSpec, build_model
@@ -59,11 +60,14 @@ def test_on_the_command_line(tmp_path: Path, excise: Callable[..., Any]) -> None
     code, out, err = excise("site", "dry-run", tmp_path / "mr7.toml", "--site", site, "--json")
     assert code == 0, err
     assert len(json.loads(out)["leaving"]) == 4
+    assert list(Requests(tmp_path)) == []  # a draft is not kept
     save_weights(snapshot(build_model(SPEC.model_copy(update={"width": 0.25}))), tmp_path / "model.safetensors")
-    code, out, err = excise("site", "dry-run", "mr7", "--site", site, "--model-weights", tmp_path / "model.safetensors")
+    code, out, err = excise(
+        "site", "dry-run", tmp_path / "mr7.toml", "--site", site, "--model-weights", tmp_path / "model.safetensors"
+    )
     assert code == 0, err
     assert "'mr7' matches 14 images here: StationName = MR7" in out
     assert "bytes would leave" in out
-    code, _, err = excise("site", "dry-run", "mr7", "--site", site, "--model", "resnet9000")
+    code, _, err = excise("site", "dry-run", tmp_path / "mr7.toml", "--site", site, "--model", "resnet9000")
     assert code != 0
     assert "resnet9000" in err

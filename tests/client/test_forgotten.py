@@ -100,6 +100,25 @@ def test_neither_a_new_scan_nor_a_new_uid_brings_one_back(tmp_path: Path) -> Non
     assert len(open_site(toml).scan.rows) == 6
 
 
+def test_a_copy_that_was_prepared_before_does_not_take_the_place_of_what_was_forgotten(tmp_path: Path) -> None:
+    toml = write_hospital(tmp_path, patients=9)
+    old = pydicom.dcmread(tmp_path / "images" / "1.2.3.1.dcm")
+    copied = {"StationName": "MR1", "WindowCenter": "2000", "WindowWidth": "4000"}
+    write_dicom(tmp_path / "images" / "copy.dcm", old.pixel_array, "1.2.9.9", "SOMEBODY", **copied)
+    (tmp_path / "labels.csv").write_text((tmp_path / "labels.csv").read_text() + f"1.2.9.9,{CLASSES[0]}\n")
+    assert {problem.item for problem in open_site(toml).scan.problems} == {"1.2.9.9"}
+    older = tmp_path / "state" / "images" / "of-earlier-settings.images"
+    older.write_bytes(b"pixels")
+    forget_for_good(toml, DEVICE)
+    assert not older.exists()
+    for _ in range(2):
+        open_site.cache_clear()
+        site = open_site(toml)
+        assert {row.item for row in site.scan.rows} == {f"1.2.3.{n + 1}" for n in range(9) if n % 3}
+    known = image_cache(site.config).known()
+    assert "1.2.9.9" not in known or known["1.2.9.9"].place is None
+
+
 def test_only_what_was_approved_is_forgotten(tmp_path: Path, excise: Callable[..., Any]) -> None:
     write_hospital(tmp_path)
     site = write_site_toml(tmp_path, data={"labels": "labels.csv"}, policy={"approval": True})

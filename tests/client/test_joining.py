@@ -55,6 +55,14 @@ def test_what_does_not_fit_is_not_joined(tmp_path: Path, invite: Invite, excise:
     assert before == {path: path.read_bytes() for path in site.parent.rglob("*") if path.is_file()}
 
 
+def test_a_second_authority_in_an_invite_is_refused(tmp_path: Path, invite: Invite) -> None:
+    both = invite.authority + certificate(tmp_path / "foreign")[0].read_text()
+    text = invite.to_toml().replace(invite.authority, both)
+    (tmp_path / "invite.toml").write_text(text)
+    with pytest.raises(ConfigError, match="expected one certificate, got 2"):
+        Invite.read(tmp_path / "invite.toml")
+
+
 @pytest.mark.parametrize("text", ["", "site = ", 'site = "a"\n', "authority = 'no certificate'\n"])
 def test_what_is_no_invite_says_so(tmp_path: Path, text: str) -> None:
     (tmp_path / "invite.toml").write_text(text)

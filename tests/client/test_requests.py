@@ -96,6 +96,8 @@ def test_a_joined_request_stands_as_its_parts_do(requests: Requests) -> None:
     assert requests.standing(both) is Standing.APPROVED
     requests.decide(SECOND, Standing.DENIED, "N", "")
     assert requests.standing(both) is Standing.DENIED
+    requests.decide(both, Standing.APPROVED, "N", "")
+    assert requests.standing(both) is Standing.DENIED  # one of its parts is
     with pytest.raises(RequestError, match="not what its 1 parts make"):
         requests.arrive(both, (DEVICE,))
 

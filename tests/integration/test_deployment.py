@@ -70,6 +70,7 @@ def site_of(folder: Path, number: int, made: Deployment, port: int, bundles: lis
         folder,
         name=f"site-{number}",
         data={"labels": "labels.csv"},
+        split={"key": f"a secret of site {number}"},
         coordinator={"address": f"localhost:{port}", "ca": str(made.ca)},
         policy={"min_count": 2, "bundles": bundles, "approval": True, "training": False, "exact_counts": False},
     )

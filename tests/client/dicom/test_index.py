@@ -239,6 +239,29 @@ def test_names_need_not_be_unicode(tmp_path: Path) -> None:
     str(problems).encode()  # can be printed
 
 
+def test_a_folder_that_is_not_mounted_takes_nothing_away(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    path = write_dicom(folder / "a", PIXELS, "1.1")
+    found = index_of(folder)
+    found.scan(workers=0)
+    path.unlink()
+    with pytest.raises(DataError, match="where 1 were: is it mounted"):
+        found.scan(workers=0)
+    assert len(list(found.headers())) == 1
+
+
+def test_what_may_pass_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "images"
+    write_dicom(folder / "a", PIXELS, "1.1")
+    found = index_of(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(index, "read_headers", lambda paths: [f"{index.UNREADABLE}: Permission denied"] * len(paths))
+        found.scan(workers=0)
+    assert found.problems() == [Problem("a", "file cannot be read: Permission denied")]
+    assert found.scan(workers=0) == Scanned(found=1, read=1, gone=0)
+    assert found.problems() == []
+
+
 def test_links_that_lead_nowhere_or_round_do_not_stop_a_scan(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     write_dicom(folder / "a", PIXELS, "1.1")
