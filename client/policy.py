@@ -24,8 +24,8 @@ class PolicySettings(PrivacySettings):
     training: bool = False
     """Whether ordinary federated training may be asked for as well; simulations train their models that way."""
     exact_counts: bool = False
-    """Whether numbers of images leave as they are; else the next multiple of `min_count`, so that neither a number nor the
-    difference of two tells of fewer images."""
+    """Whether numbers of images leave as they are; else the next multiple of `min_count` (docs/adr/0015): a number, and the
+    difference of two, is then zero or stands for so many."""
     profiles: bool = True
     """Whether losses leave as means over groups of images. Calibrated targets and the membership test need them."""
     hours: tuple[time, time] | None = None

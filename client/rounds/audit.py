@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -20,6 +21,8 @@ from excise.common.messages import AuditQuery, AuditReply, ModelAudit
 from excise.common.profiles import ALL_CLASSES
 from excise.common.weights import Weights
 
+COUNT = re.compile(r"_(images|images_class_\d+|scored)$")
+"""Metrics that are numbers of images, or of what was scored of them."""
 PROFILE_POINTS = 64
 """Most points of a loss profile: enough for the second decimal of an AUC."""
 
@@ -43,7 +46,7 @@ def answer(site: Site, query: AuditQuery) -> AuditReply:
     return AuditReply(
         metrics={f"{name}/{key}": value for name, told in audits.items() for key, value in told.metrics.items()},
         profiles={f"{name}/{key}": profile for name, told in audits.items() for key, profile in told.profiles.items()},
-        passes=len(audits) * sum(len(index) for index in audited.values()),
+        passes=site.config.policy.told(len(audits) * sum(len(index) for index in audited.values())),
     )
 
 
@@ -81,7 +84,9 @@ def _audit(
                 profile = audit.loss_profile(losses_N, PROFILE_POINTS, min_count)
                 if key != ALL_CLASSES and profile and all(map(math.isfinite, profile)):
                     profiles[f"{name}/{key}"] = profile
-    return ModelAudit({key: value for key, value in metrics.items() if math.isfinite(value)}, profiles)
+    told_of = site.config.policy.told
+    numbers = {key: float(told_of(int(value))) if COUNT.search(key) else value for key, value in metrics.items()}
+    return ModelAudit({key: value for key, value in numbers.items() if math.isfinite(value)}, profiles)
 
 
 def _sought(site: Site, name: str, y: Tensor, query: AuditQuery) -> Tensor | None:

@@ -27,4 +27,4 @@ def answer(site: Site, instruction: FitInstruction) -> SiteUpdate:
     x, y_N = to_device(site.x[index], device), to_device(site.y_N[index], device)
     loss, passes = train_locally(model, x, y_N, instruction.training, instruction.round_index, generator)
     told = {"loss": loss} if len(index) >= site.config.policy.min_count else {}
-    return make_update(instruction.weights, model, passes, began, told)
+    return make_update(instruction.weights, model, site.config.policy.told(passes), began, told)

@@ -46,4 +46,7 @@ def answer(site: Site, query: ReferenceQuery) -> ReferenceReply:
             profile = audit.loss_profile(losses_N, query.points, min_count, audit.patient_weights(of))
             if profile:
                 profiles[f"{name}/{key}"], patients[f"{name}/{key}"] = profile, len(set(of))
-    return ReferenceReply(profiles=profiles, patients=patients, passes=passes)
+    rounded = site.config.policy.told
+    return ReferenceReply(
+        profiles=profiles, patients={key: float(rounded(int(n))) for key, n in patients.items()}, passes=rounded(passes)
+    )

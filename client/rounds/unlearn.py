@@ -61,7 +61,8 @@ def answer(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
         measured["forget_loss"] = result.forget_loss
         measured |= aimed | {name: float(value) for name, value in prepared.measured.items() if name != "ascent"}
         ascent = prepared.measured.get("ascent", ascent)
-    update = make_update(instruction.weights, student, prepared.passes + looks + result.passes, began, measured)
+    passes = site.config.policy.told(prepared.passes + looks + result.passes)
+    update = make_update(instruction.weights, student, passes, began, measured)
     return replace(update, ascent=tuple(ascent[~ascent.isnan()].tolist()))
 
 

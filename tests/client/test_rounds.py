@@ -28,7 +28,6 @@ from excise.common.models import ModelSpec, build_model
 from excise.common.request import ForgetRequest, RequestKind, joined
 from excise.common.settings import (
     LocalSettings,
-    PrivacySettings,
     SearchSettings,
     TargetSettings,
     TrainingSettings,
@@ -62,7 +61,8 @@ def _weights(spec: ModelSpec = SPEC, seed: int = 0) -> w.Weights:
 
 
 def _with_min_count(site: Site, min_count: int) -> Site:
-    return replace(site, config=site.config.model_copy(update={"policy": PrivacySettings(min_count=min_count)}))
+    policy = site.config.policy.model_copy(update={"min_count": min_count})
+    return replace(site, config=site.config.model_copy(update={"policy": policy}))
 
 
 def _unlearn(
@@ -462,6 +462,22 @@ def test_a_brief_audit_and_a_full_one_differ_by_enough_images_or_by_none(site: S
     for c in range(SPEC.classes):
         whole, some = (reply.of("a").metrics.get(f"retain_images_class_{c}", 0) for reply in (full, brief))
         assert whole - some == 0 or whole - some >= min_count or min_count == 39
+
+
+def test_no_number_that_leaves_tells_of_few_images(site: Site) -> None:
+    policy = site.config.policy.model_copy(update={"min_count": 4, "exact_counts": False})
+    rounded = replace(site, config=site.config.model_copy(update={"policy": policy}))
+    _bring_teacher(rounded)
+    status = rounds.status.answer(rounded, StatusQuery(request=REQUEST))
+    reference = rounds.reference.answer(
+        rounded, ReferenceQuery(model=SPEC, teacher=_weights(), request=REQUEST, points=4, trained=True)
+    )
+    audit = rounds.audit.answer(rounded, _audit())
+    counts = [value for key, value in audit.metrics.items() if "images" in key or key.endswith("_scored")]
+    passes = [reply.passes for reply in (rounds.unlearn.answer(rounded, _unlearn()), rounds.fit.answer(rounded, _fit()))]
+    numbers = [status.train, status.forget, status.held_out, audit.passes, reference.passes, *reference.patients.values()]
+    assert counts
+    assert all(n % 4 == 0 for n in (*numbers, *counts, *passes))
 
 
 def test_no_reference_no_judging(site: Site) -> None:
