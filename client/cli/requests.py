@@ -36,12 +36,15 @@ def list_requests(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = Fal
             json.dumps([{"id": one.id, "standing": standing, "digest": one.digest} for one, standing in known], indent=2)
         )
         return
+    if not known:
+        tell("No request came yet.")
+        return
     table = Table()
     for column in ("request", "kind", "standing", "where"):
         table.add_column(column)
     for request, standing in known:
         table.add_row(request.id, request.kind, standing, escape(request.where))
-    results.print(table) if known else tell("No request came yet.")
+    results.print(table)
 
 
 @requests.command("show")

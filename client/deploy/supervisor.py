@@ -71,6 +71,7 @@ class Supervisor:
         self.heartbeat, self.paused = self.folder / "heartbeat", site_toml.parent / PAUSED
         self.processes: list[subprocess.Popen[bytes]] = []
         self.restarts, self.began, self.reason, self.stopping = 0, 0.0, "", False
+        self.told: Status | None = None
 
     def run(self, pause: float = 1.0) -> None:
         """Keep the site running until it is told to stop (SIGTERM, Ctrl-C)."""
@@ -191,8 +192,12 @@ class Supervisor:
             supervisor=os.getpid(),
             reason=self.reason,
         )
-        with suppress(StorageError):  # a full disk must not take the site down
-            write_atomically(self.folder / "status.json", json.dumps(vars(status)))
+        path = self.folder / "status.json"
+        if status == self.told and path.exists():
+            return
+        with suppress(StorageError):  # a full disk must not take the site down; it is tried again a moment later
+            write_atomically(path, json.dumps(vars(status)))
+            self.told = status
 
 
 def read_status(config: SiteConfig) -> Status | None:
