@@ -47,7 +47,17 @@ bench-engine: setup | $(FASHION)
 	$(BIN)/excise bench engine
 	$(BIN)/excise bench profile
 
-test: setup
+# What tests ask of other programs: a real PACS, and a second reader of DICOM.
+DICOMWEB := /usr/share/orthanc/plugins/libOrthancDicomWeb.so
+DCMTK := /usr/bin/dcmj2pnm
+
+$(DICOMWEB):
+	apt-get update && apt-get install --yes orthanc-dicomweb
+
+$(DCMTK):
+	apt-get update && apt-get install --yes dcmtk
+
+test: setup | $(DICOMWEB) $(DCMTK)
 	$(BIN)/pytest
 
 check: setup

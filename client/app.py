@@ -20,10 +20,10 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from excise.client import logs, rounds
-from excise.client.clock import OutOfTime, limited_to
 from excise.client.config import read_site_config
 from excise.client.egress import Withheld, release
-from excise.client.permission import Forbidden, check, check_approval
+from excise.client.extent import LimitReached, limited_to
+from excise.client.permission import Forbidden, check, check_approval, count_round
 from excise.client.requests import Requests
 from excise.client.rounds.model import SiteFailure
 from excise.client.site import Site, open_site
@@ -57,10 +57,13 @@ def _handler(
             site_toml = locate(context)
             config = read_site_config(site_toml)
             check(question, config.policy, config.limits, datetime.now().astimezone())
+            requests = Requests(site_toml.parent)
             if config.policy.approval:
-                check_approval(question, Requests(site_toml.parent))
+                check_approval(question, requests)
+            if isinstance(question, messages.UnlearnInstruction):
+                count_round(question.request, requests, config.limits)
             site = open_site(site_toml)  # may decode for hours: only for what is allowed
-            with limited_to(site.config.limits.seconds):
+            with limited_to(config.limits):
                 reply = release(work(site, question), question, site.public_names)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must be answered, and its text must stay here
             reply = release(_failure(error, about), question, frozenset())
@@ -80,7 +83,7 @@ def _failure(error: Exception, about: Mapping[str, object]) -> messages.Failure:
 
 
 def _code(error: Exception) -> SiteError:
-    if isinstance(error, SiteFailure | Forbidden | Withheld | OutOfTime):
+    if isinstance(error, SiteFailure | Forbidden | Withheld | LimitReached):
         return error.code
     for kind, code in (
         (MessageError, SiteError.BAD_MESSAGE),

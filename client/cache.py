@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS record (
     item TEXT PRIMARY KEY,
     stamp TEXT NOT NULL,   -- changes when the item's file changes
     place INTEGER UNIQUE,  -- number of the record; NULL when the item cannot be used
-    pixels TEXT,           -- SHA-256 of the image before its preparation
+    pixels TEXT,           -- its fingerprint
     reason TEXT            -- why the item cannot be used
 ) WITHOUT ROWID;
 """
@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS record (
 
 @dataclass(frozen=True)
 class Prepared:
-    """One item: its image, float32 of the cache's shape, and the SHA-256 of what it was made of; or why there is none."""
+    """One item: its image, float32 of the cache's shape, and its fingerprint; or why there is none."""
 
     item: str
     stamp: str

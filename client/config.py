@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -19,14 +19,40 @@ SEPARATOR = "|"
 """Between the labels of one image in a table, as in ``effusion|nodule``."""
 
 
+class PacsSettings(Settings):
+    """A PACS that images are fetched from, by DICOMweb (PS3.18): QIDO-RS and WADO-RS. Nothing is written to it."""
+
+    url: str = Field(pattern=r"^https?://[^\s?#]+$")
+    """Address of the service, such as ``https://pacs.hospital.example/dicom-web``."""
+    search: Mapping[str, str] = {}
+    """Which studies, by keywords and values of a QIDO-RS search, such as ``ModalitiesInStudy = "MR"``; all without."""
+    user: str = ""
+    secret: Path | None = None
+    """A file: the password of `user`, or without one a bearer token; relative to site.toml."""
+    ca: Path | None = None
+    """Certificate of the authority that the PACS' is checked with, PEM; those of the system without. Relative to site.toml."""
+
+    def __hash__(self) -> int:
+        return hash((self.url, *sorted(self.search.items()), self.user, self.secret, self.ca))
+
+    @model_validator(mode="after")
+    def _secrets_are_kept(self) -> Self:
+        if self.user and not self.secret:
+            raise ValueError("user needs secret, a file that holds the password")
+        return self
+
+
 class DataSettings(Settings):
     """Where the images are and how they are prepared."""
 
-    source: Literal["dicom", "image-folder", "csv", "npz"] = "dicom"
-    path: Path
-    """Folder of images or DICOM files, or the npz file; relative to site.toml."""
+    source: Literal["dicom", "dicomweb", "image-folder", "csv", "npz"] = "dicom"
+    path: Path = Path()
+    """Folder of images or DICOM files, or the npz file; relative to site.toml. Not of `dicomweb`."""
+    pacs: PacsSettings | None = None
+    """Of `dicomweb`: the PACS."""
     labels: Path | None = None
-    """CSV of labels (`dicom`: SOPInstanceUID,label; `csv`: image,label and optional columns); relative to site.toml."""
+    """CSV of labels (`dicom`, `dicomweb`: SOPInstanceUID,label; `csv`: image,label and optional columns); relative to
+    site.toml."""
     classes: tuple[str, ...]
     """Class names in the order of the logits; the same at every site. The names of the labels when `multi_label`."""
     multi_label: bool = False
@@ -44,6 +70,24 @@ class DataSettings(Settings):
     """Centre and width for CT, Hounsfield units; the same at every site. Other modalities have windows of their own."""
     patient_column: str = "patient"
     """Column of `csv` labels that names the patient; when absent every image is its own patient."""
+
+    @property
+    def is_dicom(self) -> bool:
+        """Whether the images are DICOM, wherever they are."""
+        return self.source in ("dicom", "dicomweb")
+
+    @property
+    def where(self) -> str:
+        """Where the images are, for people."""
+        return self.pacs.url if self.pacs else str(self.path)
+
+    @model_validator(mode="after")
+    def _have_a_place(self) -> Self:
+        if (self.source == "dicomweb") != (self.pacs is not None):
+            raise ValueError("source = 'dicomweb' needs pacs, the section [data.pacs] with its url; other sources have none")
+        if self.source != "dicomweb" and "path" not in self.model_fields_set:
+            raise ValueError(f"source = '{self.source}' needs path, where the images are")
+        return self
 
     @model_validator(mode="after")
     def _volumes_are_arrays(self) -> Self:
@@ -65,7 +109,7 @@ def check_labels(source: str, names: Sequence[str]) -> None:
     ------
     ValueError : they cannot
     """
-    if source not in ("dicom", "dicom-sites", "csv", "npz"):
+    if source not in ("dicom", "dicomweb", "dicom-sites", "csv", "npz"):
         raise ValueError(f"multi_label needs DICOM files, a csv or an npz: an image of '{source}' has one class")
     if odd := [name for name in names if SEPARATOR in name or name != name.strip() or not name]:
         raise ValueError(
@@ -159,6 +203,9 @@ def read_site_config(path: Path) -> SiteConfig:
     data = config.data.model_copy(
         update={"path": root / config.data.path, "labels": root / config.data.labels if config.data.labels else None}
     )
+    if pacs := data.pacs:
+        paths = {"secret": root / pacs.secret if pacs.secret else None, "ca": root / pacs.ca if pacs.ca else None}
+        data = data.model_copy(update={"pacs": pacs.model_copy(update=paths)})
     coordinator = config.coordinator
     if coordinator:
         coordinator = coordinator.model_copy(update={"ca": root / coordinator.ca})

@@ -1,6 +1,7 @@
 """From the patient numbers of the hospital to those of de-identified images, without keeping the former.
 
-    crosswalk.csv   one line a patient: keyed hash (HMAC-SHA256) of the original number, de-identified number
+    crosswalk.csv   a check of the site's secret; then one line a patient: keyed hash of the original number, and the
+                    de-identified number
 
 A list of patients holds original numbers, as those who withdraw consent are known by them; the images hold others. The hash is
 keyed with the site's secret (`split.key`), so the file alone leads from nobody to nobody.
@@ -9,11 +10,11 @@ keyed with the site's secret (`split.key`), so the file alone leads from nobody 
 from __future__ import annotations
 
 import csv
-import hashlib
-import hmac
 import io
 from pathlib import Path
 
+from excise.client.database import exclusively
+from excise.client.keyed import check, check_of, keyed
 from excise.common.errors import DataError
 from excise.common.files import write_atomically
 from excise.common.predicate import fold
@@ -24,20 +25,26 @@ class Crosswalk:
 
     Raises
     ------
-    DataError : its file was damaged
+    DataError : its file was damaged, or is of another secret
     """
 
     def __init__(self, folder: Path, secret: str) -> None:
-        self.path, self._secret = folder / "crosswalk.csv", secret.encode()
+        self.path, self._secret = folder / "crosswalk.csv", secret
+        self._read()
+
+    def _read(self) -> None:
         self._patients: dict[str, set[str]] = {}
         if not self.path.exists():
             return
         try:
             with self.path.open(newline="", encoding="utf-8") as file:
-                for original, patient in csv.reader(file):
+                lines = csv.reader(file)
+                _, told = next(lines, ("", ""))
+                for original, patient in lines:
                     self._patients.setdefault(original, set()).add(patient)
         except (OSError, ValueError, csv.Error) as error:
             raise DataError(f"{self.path} is damaged ({error}): put it back from your backup") from error
+        check(told, self._secret, self.path)
 
     def __len__(self) -> int:
         return sum(map(len, self._patients.values()))
@@ -53,18 +60,22 @@ class Crosswalk:
         ------
         StorageError : it cannot be written; what it held stays
         """
-        before = len(self)
-        for original, patient in pairs:
-            self._patients.setdefault(self._keyed(original), set()).add(patient.strip())
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(
-            (original, patient) for original, patients in sorted(self._patients.items()) for patient in sorted(patients)
-        )
-        write_atomically(self.path, text.getvalue())
-        return len(self) - before
+        with exclusively(self.path):
+            self._read()  # somebody else may have entered some
+            before = len(self)
+            for original, patient in pairs:
+                self._patients.setdefault(self._keyed(original), set()).add(patient.strip())
+            text = io.StringIO()
+            lines = csv.writer(text, lineterminator="\n")
+            lines.writerow(("check", check_of(self._secret)))
+            lines.writerows(
+                (original, patient) for original, patients in sorted(self._patients.items()) for patient in sorted(patients)
+            )
+            write_atomically(self.path, text.getvalue())
+            return len(self) - before
 
     def _keyed(self, original: str) -> str:
-        return hmac.new(self._secret, fold(original).encode(), hashlib.sha256).hexdigest()
+        return keyed(self._secret, fold(original))
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from excise.client.cache import ImageCache, Known, Prepared
 from excise.client.config import DataSettings, SiteConfig
+from excise.client.decoded import Decoded
 from excise.client.dicom.pixels import PIPELINE
 from excise.client.parallel import in_parallel
 from excise.client.sources import open_source
@@ -30,14 +32,14 @@ PREPARATION = "square-1"
 """Part of the cache's name: raise it when `prepare` changes."""
 BATCH = 128
 """Images that one process prepares at once, and that one commit keeps."""
-PARALLEL_FROM = 1024
+PARALLEL_FROM = 2048
 """Images below which other processes would not have started before this one is done."""
 IMAGES = "images"
 """Folder of the caches, in the site's state."""
 FORGOTTEN = "forgotten"
 FATAL = "image ends the process that decodes it"
 Forgotten = Callable[[str, str | None], bool]
-"""Whether an image of this identifier, or of pixels of this SHA-256, was forgotten."""
+"""Whether an image of this identifier, or of this fingerprint, was forgotten."""
 Progress = Callable[[int, int], None]
 """Called with images prepared so far and images to prepare."""
 
@@ -125,7 +127,7 @@ def load_images(
     """
     source, data, cache = open_source(config), config.data, image_cache(config)
     rows, stamps, known = source.scan.rows, source.stamps, cache.known()
-    wanted = [i for i, row in enumerate(rows) if not forgotten(row.item, None)]
+    wanted = [i for i, row in enumerate(rows) if not any(forgotten(item, None) for item in row.items)]
     stale = [i for i in wanted if _is_stale(known.get(rows[i].item), stamps[i], retry)]
     cache.purge(known.keys() - {rows[i].item for i in wanted})  # what left the site's data leaves its cache
     if stale:
@@ -144,26 +146,26 @@ def load_images(
     places: list[int] = []
     problems = list(source.scan.problems)
     again = 0  # forgotten images that came back under another name
-    no_copies, first = data.source == "dicom", dict[str, str]()  # other sources have no names that copies come under
+    no_copies, first = data.is_dicom, dict[str, int]()  # other sources have no names that copies come under
     back: list[str] = []
-    for row in (rows[i] for i in wanted):
-        place, pixels, reason = known[row.item].place, known[row.item].pixels, known[row.item].reason
-        if place is not None and forgotten(row.item, pixels):  # a copy that was prepared before the other one was forgotten
-            back.append(row.item)
-            again += 1
-            continue
-        if no_copies and place is not None and (other := first.setdefault(str(pixels), row.item)) != row.item:
-            reason = f"pixels are those of {other}"
+    for row, where in ((rows[i], source.places[i]) for i in wanted):
+        place, pixels, reason = known[row.item].place, str(known[row.item].pixels), known[row.item].reason
         if reason == FORGOTTEN:
             again += 1
-        elif reason or place is None:
-            problems.append(Problem(row.item, reason or "not prepared"))
+        elif place is None:
+            problems.append(Problem(row.item, reason or "not prepared", row.fields, where))
+        elif forgotten(row.item, pixels):  # a copy that was prepared before the other one was forgotten
+            back.append(row.item)
+            again += 1
+        elif no_copies and (number := first.setdefault(pixels, len(kept))) < len(kept):
+            problems.append(Problem(row.item, f"pixels are those of {kept[number].item}"))
+            kept[number] = replace(kept[number], copies=(*kept[number].copies, row.fields, *row.copies))
         else:
             kept.append(row)
             places.append(place)
     cache.purge(back)
     if not kept:
-        raise DataError(f"no usable image in {data.path}; {len(problems)} skipped, the first: {problems[:1]}")
+        raise DataError(f"no usable image in {data.where}; {len(problems)} skipped, the first: {problems[:1]}")
     return Scan(kept, problems, len(rows) - len(wanted) + again), Images(cache.images(), np.array(places, dtype=np.int64))
 
 
@@ -172,20 +174,19 @@ def _is_stale(known: Known | None, stamp: str, retry: bool) -> bool:
 
 
 _Made = tuple[NDArray[np.float32] | None, str, str | None]
-"""A prepared image, the SHA-256 of what it was made of, and why there is none."""
+"""A prepared image, the fingerprint of what it was made of, and why there is none."""
 
 
-def _prepared(read: Callable[[Any], NDArray[np.float32]], data: DataSettings, batch: Sequence[tuple[int, Any]]) -> list[_Made]:
+def _prepared(read: Callable[[Any], Decoded], data: DataSettings, batch: Sequence[tuple[int, Any]]) -> list[_Made]:
     """Read and prepare the images at the places of a batch."""
     made: list[_Made] = []
     for _, place in batch:
         try:
-            image = read(place)
+            decoded = read(place)
         except DataError as error:
             made.append((None, "", str(error)))
             continue
-        pixels = hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
-        made.append((prepare(image, data.size, data.channels, data.dims), pixels, None))
+        made.append((prepare(decoded.image, data.size, data.channels, data.dims), decoded.pixels, None))
     return made
 
 

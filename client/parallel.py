@@ -20,6 +20,8 @@ from loky import ProcessPoolExecutor
 T = TypeVar("T")
 A = TypeVar("A")
 Work = Callable[[list[T]], list[A]]
+_ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""Each process is one of as many as there are processors: threads of its own would only stand in the others' way."""
 
 
 def in_parallel(
@@ -54,7 +56,7 @@ def _until_one_ends(
     work: Work[T, A], batches: Iterator[list[T]], workers: int
 ) -> Iterator[tuple[list[T], list[A]] | list[list[T]]]:
     """Batches with their answers; when a process ends, the batches that were under way, and no more."""
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, env=_ONE_THREAD) as pool:
         under_way = {pool.submit(work, batch): batch for batch in islice(batches, 2 * workers)}
         while under_way:
             for future in wait(under_way, return_when=FIRST_COMPLETED).done:
@@ -73,7 +75,7 @@ def _until_one_ends(
 
 
 def _alone(work: Work[T, A], item: T, fatal: A) -> A:
-    with ProcessPoolExecutor(1) as pool:
+    with ProcessPoolExecutor(1, env=_ONE_THREAD) as pool:
         try:
             (answer,) = pool.submit(work, [item]).result()
             found: A = answer

@@ -8,7 +8,6 @@ from datetime import datetime, time
 from excise import __version__
 from excise.client.policy import LimitSettings, PolicySettings
 from excise.client.requests import Requests, Standing
-from excise.common.chain import append
 from excise.common.errors import ExciseError, SiteError
 from excise.common.messages import AuditQuery, FitInstruction, Message, ReferenceQuery, StatusQuery, UnlearnInstruction
 from excise.common.request import ForgetRequest
@@ -43,13 +42,42 @@ def check_approval(message: Message, requests: Requests) -> None:
     """
     parts = message.parts if isinstance(message, StatusQuery | AuditQuery) else ()
     for request in requests_of(message)[:1]:  # its parts are looked at with it
-        if requests.arrive(request, parts):
-            append(requests.log, "request arrived", request=request.id, digest=request.digest)
+        requests.arrive(request, parts)
         standing = requests.standing(request)
         if standing is Standing.PENDING:
             raise Forbidden(SiteError.NOT_APPROVED, f"'{request.id}' waits for excise site approve {request.id}")
         if standing is Standing.DENIED:
             raise Forbidden(SiteError.DENIED, f"'{request.id}' was denied here")
+
+
+def count_round(request: ForgetRequest, requests: Requests, limits: LimitSettings) -> None:
+    """Count one more unlearning round of a request, in whatever run: the coordinator's own count is not asked.
+
+    Raises
+    ------
+    Forbidden : it is one too many
+    StorageError : it cannot be counted
+    """
+    if requests.count_round(request) > limits.rounds:
+        raise Forbidden(SiteError.FORBIDDEN, f"'{request.id}' had limits.rounds = {limits.rounds} rounds here already")
+
+
+def check_images(images: int, policy: PolicySettings) -> None:
+    """Refuse an update that would come from few images: they could be read off it (Zhu et al., 2019).
+
+    Parameters
+    ----------
+    images : different images that the round would train on
+
+    Raises
+    ------
+    Forbidden : they are fewer than `min_count`
+    """
+    if images < policy.min_count:
+        raise Forbidden(
+            SiteError.FORBIDDEN,
+            f"an update would come from {images} images; from at least policy.min_count = {policy.min_count}",
+        )
 
 
 def requests_of(message: Message) -> tuple[ForgetRequest, ...]:
@@ -74,8 +102,6 @@ def _refusals(message: Message, policy: PolicySettings, limits: LimitSettings, n
     if isinstance(message, ReferenceQuery) and not policy.profiles:
         yield "losses do not leave here, which calibrated targets need"
     if isinstance(message, UnlearnInstruction):
-        if message.round_index >= limits.rounds:
-            yield f"round {message.round_index + 1} of a request; at most {limits.rounds} are allowed here"
         local = message.settings.local
         if local.epochs is None and local.steps > limits.steps:
             yield f"{local.steps} gradient steps in a round; at most {limits.steps} are allowed here"

@@ -50,10 +50,10 @@ class PolicySettings(PrivacySettings):
 class LimitSettings(Settings):
     """How much of its machine a site gives."""
 
-    rounds: int = Field(100, ge=1)
-    """Most unlearning rounds of one request."""
+    rounds: int = Field(200, ge=1)
+    """Most unlearning rounds of one request, in all its runs and for all its candidates."""
     steps: int = Field(1000, ge=1)
-    """Most gradient steps of one round."""
+    """Most gradient steps of one round, of unlearning or training."""
     seconds: float = Field(3600, gt=0)
     """Most seconds of one round; it is then given up."""
     gpu_share: float = Field(1.0, gt=0, le=1)

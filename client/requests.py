@@ -3,6 +3,7 @@
     requests/<id>/request.json    the request, as it came
                   decision.json   approved or denied, by whom, when, why, signed
                   parts.json      of a request that joins others: the digests of those
+                  rounds.json     how many unlearning rounds of it were answered, by its digest
 
 A decision is of one exact request: its digest is what is signed. It stands beside site.toml, not in the state, which may be
 deleted at any time.
@@ -17,6 +18,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
+from excise.client.database import exclusively
 from excise.common.chain import append
 from excise.common.errors import RequestError
 from excise.common.files import write_atomically
@@ -47,6 +49,11 @@ class Decision:
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
 
 
+def log_of(folder: Path) -> Path:
+    """The site's own log of what was asked and decided (`excise.common.chain`)."""
+    return folder / "audit.jsonl"
+
+
 class Requests:
     """The requests of one site.
 
@@ -56,7 +63,7 @@ class Requests:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.key, self.log = folder / "requests", folder / "keys" / "signing.pem", folder / "audit.jsonl"
+        self.folder, self.key, self.log = folder / "requests", folder / "keys" / "signing.pem", log_of(folder)
 
     def arrive(self, request: ForgetRequest, parts: Sequence[ForgetRequest] = ()) -> bool:
         """Keep a request that came; whether it is new. Of a joined one its parts are kept too.
@@ -73,6 +80,8 @@ class Requests:
         known = self.get(request.id)
         if known is not None and known != request:
             raise RequestError(f"another request of the id '{request.id}' came before; one id is carried out once")
+        if known is None:
+            append(self.log, "request arrived", request=request.id, digest=request.digest)
         if parts:
             digests = [part.digest for part in parts]
             write_atomically(self.folder / request.id / "parts.json", json.dumps({"digest": request.digest, "parts": digests}))
@@ -106,8 +115,9 @@ class Requests:
         at = datetime.now(UTC).isoformat(timespec="seconds")
         decision = Decision(request.digest, standing, by, note, at)
         signed = asdict(decision) | {"key": public_hex(key), "signature": sign(key, decision.text())}
-        write_atomically(self.folder / request.id / "decision.json", json.dumps(signed, indent=2) + "\n")
+        # The log first, here and wherever it is written: what is done is in it, whenever the process is killed.
         append(self.log, f"request {standing}", request=request.id, digest=request.digest, by=by, note=note)
+        write_atomically(self.folder / request.id / "decision.json", json.dumps(signed, indent=2) + "\n")
         return decision
 
     def decision(self, request: ForgetRequest) -> Decision | None:
@@ -124,6 +134,20 @@ class Requests:
             return None
         ours = is_signed(decision.text(), signature, public_hex(read_key(self.key)))
         return decision if ours and decision.digest == request.digest else None
+
+    def count_round(self, request: ForgetRequest) -> int:
+        """Count one more round of a request, and return how many there were with it.
+
+        Raises
+        ------
+        StorageError : it cannot be counted
+        """
+        path = self.folder / request.id / "rounds.json"
+        with exclusively(path):
+            counts = json.loads(path.read_text()) if path.exists() else {}
+            counts[request.digest] = counts.get(request.digest, 0) + 1
+            write_atomically(path, json.dumps(counts))
+        return int(counts[request.digest])
 
     def standing(self, request: ForgetRequest) -> Standing:
         """Denied when a part is; else as it was decided itself, or as all its parts were; else pending."""

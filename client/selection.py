@@ -43,7 +43,7 @@ def select(rows: Sequence[Row], request: ForgetRequest | None, lists: Mapping[st
     RequestError : the predicate names a list that the site does not have
     """
     predicate = request.predicate if request else None
-    matched = [predicate is not None and predicate.matches(row.fields, lists) for row in rows]
+    matched = [predicate is not None and row.matches(predicate, lists) for row in rows]
 
     def where(split: Split | None, match: bool) -> Tensor:
         wanted = [

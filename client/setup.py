@@ -23,9 +23,9 @@ NODE_KEY, SIGNING_KEY = "node", "signing.pem"
 
 
 def init(
-    folder: Path, name: str, source: str, path: Path, labels: Path | None, classes: Sequence[str], multi_label: bool = False
+    folder: Path, name: str, source: str, where: str, labels: Path | None, classes: Sequence[str], multi_label: bool = False
 ) -> SiteConfig:
-    """Write ``folder/site.toml`` and the site's keys.
+    """Write ``folder/site.toml`` and the site's keys; `where` is the images' path, or the address of a PACS.
 
     Raises
     ------
@@ -38,7 +38,8 @@ def init(
     text = TEMPLATE.format(
         name=json.dumps(name),
         source=json.dumps(source),
-        path=json.dumps(str(path)),
+        path='# path = "images"' if source == "dicomweb" else f"path = {json.dumps(where)}",
+        pacs=PACS.format(url=json.dumps(where)) if source == "dicomweb" else "",
         labels=f"labels = {json.dumps(str(labels))}" if labels else '# labels = "labels.csv"',
         classes=json.dumps(list(classes), ensure_ascii=False),
         multi_label=json.dumps(multi_label),
@@ -73,21 +74,29 @@ def make_node_key(path: Path) -> None:
     write_atomically(path.with_suffix(".pub"), public + b"\n")
 
 
+PACS = """
+[data.pacs]                    # read by DICOMweb; nothing is written to it
+url = {url}
+# search = {{ ModalitiesInStudy = "MR", StudyDate = "20200101-20241231" }}   # which studies; all without
+# user = "excise"              # and its password in the file below; without a user the file holds a bearer token
+# secret = "keys/pacs"
+# ca = "pacs-ca.crt"           # where the hospital has an authority of its own
+"""
 TEMPLATE = """\
 # A site of excise. You own this file: what it does not allow is not done, whatever the coordinator asks.
 name = {name}                  # letters, digits and hyphens; the coordinator's people see it
 
 [data]
-source = {source}              # dicom, image-folder, csv or npz
-path = {path}                  # relative to this file
-{labels}                       # dicom: SOPInstanceUID,label   csv: image,label and patient
+source = {source}              # dicom, dicomweb, image-folder, csv or npz
+{path}                         # relative to this file
+{labels}                       # dicom, dicomweb: SOPInstanceUID,label   csv: image,label and patient
 classes = {classes}            # the same, in the same order, at every site
 multi_label = {multi_label}    # whether an image has any number of labels, "a|b" in the table
 size = 32                      # pixels of the prepared image: what the model wants
 channels = 1                   # 1 grey, 3 colour; images of the other kind are skipped
 # frames = "middle"            # use one frame of multi-frame files; without it they are skipped
 # ct_window = [40, 400]        # centre and width, Hounsfield units; the same at every site
-
+{pacs}
 [split]                        # shares of patients that are never trained on; adding data moves nobody
 reference = 0.2
 held_out = 0.2
@@ -104,7 +113,7 @@ bundles = ["{bundle}"]  # Flower's bundle of this release: it names the code ins
 # hours = ["20:00", "06:00"]   # when rounds are answered, local time
 
 [limits]
-rounds = 100                   # of one request
+rounds = 200                   # of one request, in all its runs and for all its candidates
 steps = 1000                   # gradient steps of one round
 seconds = 3600                 # of one round
 gpu_share = 1.0                # of the GPU's memory

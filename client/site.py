@@ -14,7 +14,7 @@ from excise.client.crosswalk import Crosswalk
 from excise.client.forgotten import Register
 from excise.client.images import Images, load_images
 from excise.client.selection import Selection, select
-from excise.client.table import Scan
+from excise.client.table import Problem, Scan
 from excise.common.errors import ConfigError, DataError
 from excise.common.predicate_parser import parse
 from excise.common.request import ForgetRequest
@@ -52,6 +52,10 @@ class Site:
         """Resolve a request over this site's rows."""
         return select(self.scan.rows, request, self.lists)
 
+    def skipped(self, request: ForgetRequest) -> list[Problem]:
+        """Images that match, and that could not be used so far."""
+        return [one for one in self.scan.problems if one.fields and request.predicate.matches(one.fields, self.lists)]
+
 
 @lru_cache(maxsize=64)
 def open_site(site_toml: Path) -> Site:
@@ -71,7 +75,7 @@ def open_site(site_toml: Path) -> Site:
             f"`forgotten` refers to @{grown[0]}: whoever is added to that list later would count as forgotten already. "
             "Write out the values that were forgotten"
         )
-    kept = [i for i, row in enumerate(scan.rows) if not any(p.matches(row.fields, lists) for p in predicates)]
+    kept = [i for i, row in enumerate(scan.rows) if not any(row.matches(p, lists) for p in predicates)]
     forgotten = scan.forgotten + len(scan.rows) - len(kept)
     if len(kept) < len(scan.rows):
         scan, x = Scan([scan.rows[i] for i in kept], scan.problems, forgotten), x.only(kept)

@@ -1,14 +1,13 @@
 """The kinds of places that images come from, each read into the same `Scan` and a way to load one image.
 
-An image is loaded as float32 in [0, 1], rows × columns or rows × columns × 3; a volume has slices before its rows. Problems
-are kept, not raised: one bad file must not stop a site. What makes the whole source unusable raises `DataError`.
+Problems are kept, not raised: one bad file must not stop a site. What makes the whole source unusable raises `DataError`.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from excise.client.config import SEPARATOR, DataSettings, SiteConfig
+from excise.client.decoded import Decoded, fingerprint
+from excise.client.dicom import web
+from excise.client.dicom.folder import Folder
 from excise.client.dicom.index import Index
-from excise.client.dicom.pixels import Rules, decode
+from excise.client.dicom.pixels import Rules, decode, fingerprint_of
 from excise.client.labels import read_labels
 from excise.client.table import Problem, Row, Scan, split_of
 from excise.common.errors import DataError
@@ -36,13 +38,15 @@ class Source:
     places : where the image of each row is: a path, or a number
     read : reads the image at a place; raises `DataError` when it cannot
     stamps : one for each row, changes when its image changes
+    identify : the fingerprint of the image at a place, of images that are not used too; raises `DataError` when it cannot
     parallel : whether `read` and places may go to another process
     """
 
     scan: Scan
     places: Sequence[Any]
-    read: Callable[[Any], NDArray[np.float32]]
+    read: Callable[[Any], Decoded]
     stamps: Sequence[str]
+    identify: Callable[[Any], str]
     parallel: bool = True
 
     @property
@@ -52,13 +56,13 @@ class Source:
         return hashlib.sha256(items.encode("utf-8", "surrogateescape")).hexdigest()
 
     def load(self, row: int) -> NDArray[np.float32]:
-        """The image of a row.
+        """The image of a row, as in `Decoded`.
 
         Raises
         ------
         DataError : it cannot be read
         """
-        return self.read(self.places[row])
+        return self.read(self.places[row]).image
 
 
 def open_source(config: SiteConfig) -> Source:
@@ -72,8 +76,8 @@ def open_source(config: SiteConfig) -> Source:
 
 
 def index_of(config: SiteConfig) -> Index:
-    """The index of the site's DICOM folder."""
-    return Index(config.state / "index.sqlite", config.data.path)
+    """The index of the site's DICOM folder or PACS."""
+    return Index(config.state / "index.sqlite", web.Pacs(config.data.pacs) if config.data.pacs else Folder(config.data.path))
 
 
 def rules_of(data: DataSettings) -> Rules:
@@ -82,32 +86,37 @@ def rules_of(data: DataSettings) -> Rules:
 
 
 def _dicom(config: SiteConfig) -> Source:
-    """As the last scan found it; the folder is walked only when there was none yet: every message opens a site anew."""
+    """As the last scan found it; the place is walked only when there was none yet: every message opens a site anew."""
     index = index_of(config)
     if not index.whole:
         index.scan()
     labels = read_labels(_labels_path(config.data), "SOPInstanceUID")
     problems = index.problems()
     rows: list[Row] = []
-    places: list[Path] = []
+    places: list[Any] = []
     stamps: list[str] = []
     found: set[str] = set()
-    for path, stamp, header in index.headers():
+    copies = index.copies()
+    for place, stamp, header in index.headers():
         uid = str(header["SOPInstanceUID"])
         found.add(uid)
-        if uid not in labels:
-            problems.append(Problem(uid, "image without a label"))
-            continue
         # PatientID is unique only together with its issuer (PS3.3 C.7.1.1).
         patient = f"{header['PatientID']}@{header['IssuerOfPatientID'] or ''}"
-        named = named_labels(labels[uid]["label"], config.data.multi_label)
-        row = _row(config, uid, str(header["PatientID"]), named, problems, header, patient)
-        if row:
-            rows.append(row)
-            places.append(path)
-            stamps.append(stamp)
+        named = named_labels(labels[uid]["label"], config.data.multi_label) if uid in labels else None
+        row = _row(config, uid, str(header["PatientID"]), named, header, patient, place)
+        if isinstance(row, Problem):
+            problems.append(row)
+            continue
+        others = (_fields(config, uid, str(other["PatientID"]), named, other) for other in copies.get(uid, ()))
+        rows.append(replace(row, copies=tuple(others)))
+        places.append(place)
+        stamps.append(stamp)
     problems += [Problem(uid, "label without an image") for uid in labels if uid not in found]
-    return Source(Scan(rows, problems), places, partial(decode, rules=rules_of(config.data)), stamps)
+    scan, rules = Scan(rows, problems), rules_of(config.data)
+    if config.data.pacs:
+        read = partial(web.decode, settings=config.data.pacs, rules=rules)
+        return Source(scan, places, read, stamps, partial(web.fingerprint_of, settings=config.data.pacs))
+    return Source(scan, places, partial(decode, rules=rules), stamps, fingerprint_of)
 
 
 def _image_folder(config: SiteConfig) -> Source:
@@ -121,11 +130,13 @@ def _image_folder(config: SiteConfig) -> Source:
     for path in sorted(p for p in root.glob("*/*") if p.is_file()):
         item = str(path.relative_to(root))
         patient = path.stem.split("_", 1)[0] if "_" in path.stem else item
-        row = _row(config, item, patient, [path.parent.name], problems, {})
-        if row:
+        row = _row(config, item, patient, [path.parent.name], {}, place=path)
+        if isinstance(row, Problem):
+            problems.append(row)
+        else:
             rows.append(row)
             paths.append(path)
-    return Source(Scan(rows, problems), paths, partial(_load_picture, channels=config.data.channels), list(map(_stamp, paths)))
+    return _pictures(config, rows, paths, problems)
 
 
 def _csv(config: SiteConfig) -> Source:
@@ -143,18 +154,19 @@ def _csv(config: SiteConfig) -> Source:
             problems.append(Problem(name, "label without an image"))
             continue
         others: dict[str, Value] = {key: value or None for key, value in line.items() if key not in ("image", "label")}
-        row = _row(
-            config,
-            name,
-            line.get(data.patient_column) or name,
-            named_labels(line["label"], data.multi_label),
-            problems,
-            others,
-        )
-        if row:
+        patient, named = line.get(data.patient_column) or name, named_labels(line["label"], data.multi_label)
+        row = _row(config, name, patient, named, others, place=path)
+        if isinstance(row, Problem):
+            problems.append(row)
+        else:
             rows.append(row)
             paths.append(path)
-    return Source(Scan(rows, problems), paths, partial(_load_picture, channels=data.channels), list(map(_stamp, paths)))
+    return _pictures(config, rows, paths, problems)
+
+
+def _pictures(config: SiteConfig, rows: list[Row], paths: list[Path], problems: list[Problem]) -> Source:
+    read = partial(_load_picture, channels=config.data.channels)
+    return Source(Scan(rows, problems), paths, read, list(map(_stamp, paths)), lambda path: read(path).pixels)
 
 
 def read_npz(path: Path, multi_label: bool = False) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any] | None]:
@@ -223,23 +235,27 @@ def _npz(config: SiteConfig) -> Source:
     for i, label in enumerate(labels):
         found = np.flatnonzero(label) if config.data.multi_label else [label]
         named = [names[c] if 0 <= c < len(names) else f"number {c}" for c in found]
-        row = _row(config, str(i), str(patients[i]) if patients is not None else str(i), named, problems, {})
-        if row:
+        row = _row(config, str(i), str(patients[i]) if patients is not None else str(i), named, {}, place=i)
+        if isinstance(row, Problem):
+            problems.append(row)
+        else:
             rows.append(row)
             kept.append(i)
     stamps = [_stamp(config.data.path)] * len(rows)
-    return Source(Scan(rows, problems), kept, lambda i: _from_array(images[i]), stamps, parallel=False)
+    scan = Scan(rows, problems)
+    return Source(scan, kept, lambda i: _from_array(images[i]), stamps, lambda i: fingerprint(images[i]), parallel=False)
 
 
-def _from_array(image: NDArray[Any]) -> NDArray[np.float32]:
+def _from_array(image: NDArray[Any]) -> Decoded:
     values = np.asarray(image / np.float32(255 if image.dtype == np.uint8 else 1), dtype=np.float32)
     if not (values.min() >= 0 and values.max() <= 1):
         raise DataError(f"floats must lie in [0, 1], got {values.min():g} to {values.max():g} (NaN also fails)")
-    return values
+    return Decoded(values, fingerprint(image))
 
 
 _READERS: dict[str, Callable[[SiteConfig], Source]] = {
     "dicom": _dicom,
+    "dicomweb": _dicom,
     "image-folder": _image_folder,
     "csv": _csv,
     "npz": _npz,
@@ -273,22 +289,30 @@ def _row(
     config: SiteConfig,
     item: str,
     patient: str,
-    named: Sequence[str],
-    problems: list[Problem],
-    fields: Mapping[str, Value],
+    named: Sequence[str] | None,
+    others: Mapping[str, Value],
     key: str | None = None,
-) -> Row | None:
-    """A row, split by `key` (without one, by `patient`); None and a problem when a class or label is unknown."""
+    place: Any = None,
+) -> Row | Problem:
+    """A row, split by `key` (without one, by `patient`); a problem when a class or label is unknown, or there is none."""
     classes = config.data.classes
+    fields = _fields(config, item, patient, named, others)
+    if named is None:
+        return Problem(item, "image without a label", fields, place)
     for name in named:
         if name not in classes:
             kind = "labels" if config.data.multi_label else "classes"
-            problems.append(Problem(item, f"label '{name}' is none of the {kind} {', '.join(classes)}"))
-            return None
-    told: Value = tuple(named) if config.data.multi_label else named[0]
-    fields = _Joined({"site": config.name, "class": told, "patient": patient, "item": item}, fields)
+            return Problem(item, f"label '{name}' is none of the {kind} {', '.join(classes)}", fields, place)
     key, numbers = key or patient, sorted({classes.index(name) for name in named})
     return Row(item, key, tuple(numbers) if config.data.multi_label else numbers[0], split_of(key, config.split), fields)
+
+
+def _fields(
+    config: SiteConfig, item: str, patient: str, named: Sequence[str] | None, others: Mapping[str, Value]
+) -> Mapping[str, Value]:
+    """What a predicate may ask for; an image without a label has no ``class``."""
+    told: Value = None if named is None else tuple(named) if config.data.multi_label else named[0]
+    return _Joined({"site": config.name, "class": told, "patient": patient, "item": item}, others)
 
 
 def _labels_path(data: DataSettings) -> Path:
@@ -297,13 +321,15 @@ def _labels_path(data: DataSettings) -> Path:
     return data.labels
 
 
-def _load_picture(path: Path, channels: int) -> NDArray[np.float32]:
+def _load_picture(path: Path, channels: int) -> Decoded:
     try:
         with Image.open(path) as picture:
             if picture.mode.startswith("I;16"):  # Pillow's own conversion to 8 bits would cut at 255: a white image
-                return np.asarray(picture).astype(np.float32) / np.float32(65535)
+                stored = np.asarray(picture)
+                return Decoded(stored.astype(np.float32) / np.float32(65535), fingerprint(stored))
             if picture.mode not in ("I", "F"):
-                return np.asarray(picture.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / np.float32(255)
+                image = np.asarray(picture.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / np.float32(255)
+                return Decoded(image, fingerprint(np.asarray(picture.convert("RGB"))))
             mode = picture.mode
     except Exception as error:  # Pillow answers damaged bytes with errors of many types
         raise DataError(f"not a readable image: {error}") from error

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from excise.client.config import SplitSettings
-from excise.common.predicate import Fields
+from excise.common.predicate import Fields, Predicate
 
 
 class Split(StrEnum):
@@ -31,6 +32,7 @@ class Row:
     label : index into the site's class names; of several labels the indices of those it has, ascending
     split : what the image is used for
     fields : what a predicate may ask for, by name (DICOM keywords, ``class``, ``site``, ``patient``, ``item``)
+    copies : the fields of the same image under other names, which are not used
     """
 
     item: str
@@ -38,14 +40,32 @@ class Row:
     label: int | tuple[int, ...]
     split: Split
     fields: Fields
+    copies: tuple[Fields, ...] = ()
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        """Its identifier and those of its copies."""
+        return (self.item, *(str(fields["item"]) for fields in self.copies))
+
+    def matches(self, predicate: Predicate, lists: Mapping[str, frozenset[str]]) -> bool:
+        """Whether the image matches, under any of its names: what is to be forgotten of a copy is to be forgotten of it."""
+        return any(predicate.matches(fields, lists) for fields in (self.fields, *self.copies))
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A file or label that is left out, and why. Stays at the site: names can identify a patient."""
+    """A file or label that is left out, and why. Stays at the site: names can identify a patient.
+
+    Attributes
+    ----------
+    fields : what a predicate may ask for, where the image is known so far
+    place : where the image is, as its source names it
+    """
 
     item: str
     reason: str
+    fields: Fields | None = field(default=None, compare=False, repr=False)
+    place: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import tomli_w
 
 from excise.client.config import SEPARATOR, DataSettings, SiteConfig
 from excise.client.labels import read_labels
-from excise.client.policy import PolicySettings
+from excise.client.policy import LimitSettings, PolicySettings
 from excise.client.sources import named_labels, open_source, read_npz
 from excise.client.table import Row
 from excise.common.errors import DataError
@@ -200,6 +200,7 @@ def _write_site(home: Path, name: str, scenario: Scenario, data: DataSettings) -
             training=True,
             exact_counts=True,
         ),
+        limits=LimitSettings(rounds=1_000_000, steps=1_000_000),  # a bench runs one request many times
         compute=scenario.compute,
         models=(scenario.model.name,) if ":" in scenario.model.name else (),
         forgotten=scenario.forgotten,

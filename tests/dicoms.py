@@ -24,7 +24,7 @@ def dataset(pixels: NDArray[Any], uid: str = "1.2.3", patient: str | None = "P1"
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.SOPClassUID, ds.SOPInstanceUID = MRImageStorage, uid
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2", "1.2.1"
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = f"{uid}.1", f"{uid}.2"
     ds.PatientID, ds.PatientName, ds.Modality = patient, "", "MR"
     ds.SamplesPerPixel = 1
     ds.Rows, ds.Columns = pixels.shape[-2:]

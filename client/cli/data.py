@@ -23,6 +23,7 @@ class Source(StrEnum):
     """Kinds of places that images come from."""
 
     DICOM = "dicom"
+    DICOMWEB = "dicomweb"
     IMAGE_FOLDER = "image-folder"
     CSV = "csv"
     NPZ = "npz"
@@ -31,10 +32,14 @@ class Source(StrEnum):
 @site.command()
 def init(
     name: Annotated[str, typer.Option(help="Name of the site: letters, digits and hyphens.", prompt="Name of the site")],
-    path: Annotated[Path, typer.Option(help="Folder of the images, or the npz file.", prompt="Folder of the images")],
     source: Annotated[Source, typer.Option(help="Kind of the images' source.", prompt="Kind")] = Source.DICOM,
+    path: Annotated[
+        str,
+        typer.Option(help="Folder of the images, the npz file, or the address of the PACS' DICOMweb service.", prompt="Where"),
+    ] = "images",
     labels: Annotated[
-        str, typer.Option(help="CSV of labels, for dicom and csv.", prompt="CSV of labels, for dicom and csv")
+        str,
+        typer.Option(help="CSV of labels, for dicom, dicomweb and csv.", prompt="CSV of labels, for dicom, dicomweb and csv"),
     ] = "",
     classes: Annotated[
         str, typer.Option(help="Classes in the order that all sites share, parted by commas; read from the labels without.")
@@ -46,8 +51,9 @@ def init(
     from excise.client.setup import init as make_site
 
     table = Path(labels).absolute() if labels else None
-    named = [one.strip() for one in classes.split(",") if one.strip()] or _classes_of(source, path, table, multi_label)
-    make_site(folder, name, source, path.absolute(), table, named, multi_label)
+    where = path if source is Source.DICOMWEB else str(Path(path).absolute())
+    named = [one.strip() for one in classes.split(",") if one.strip()] or _classes_of(source, Path(path), table, multi_label)
+    make_site(folder, name, source, where, table, named, multi_label)
     tell(f"{folder / 'site.toml'} is written: read it, it says what may leave. The keys are in {folder / 'keys'}.")
     tell("Next: excise site scan, then excise site doctor")
 
@@ -59,8 +65,8 @@ def _classes_of(source: Source, path: Path, labels: Path | None, multi_label: bo
 
     if source is Source.IMAGE_FOLDER:
         found = {at.name for at in path.iterdir() if at.is_dir()} if path.is_dir() else set()
-    elif labels and source in (Source.DICOM, Source.CSV):
-        lines = read_labels(labels, "SOPInstanceUID" if source is Source.DICOM else "image")
+    elif labels and source in (Source.DICOM, Source.DICOMWEB, Source.CSV):
+        lines = read_labels(labels, "image" if source is Source.CSV else "SOPInstanceUID")
         found = {name for line in lines.values() for name in named_labels(line["label"], multi_label)}
     else:
         raise ConfigError("name the classes in the order that all sites share: --classes 'no tumour,tumour'")
@@ -82,7 +88,7 @@ def scan(
 
     config = read_site_config(site_toml)
     with progress(TITLES) as report:
-        if config.data.source == "dicom":
+        if config.data.is_dicom:
             index_of(config).scan(lambda found, read: report("scan", read, found, ""))
         forgotten = Register(site_toml.parent, config.split.key).holds
         found, _ = load_images(config, lambda done, total: report("prepare", done, total, ""), forgotten, retry=True)

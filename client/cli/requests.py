@@ -14,7 +14,7 @@ from rich.table import Table
 from excise.client.cli.shared import AsJson, SiteToml, print_counts, results, say, site
 from excise.client.config import read_site_config
 from excise.client.requests import Requests, Standing
-from excise.common.chain import append, faults
+from excise.common.chain import faults
 from excise.common.errors import ConfigError, DataError, RequestError, did_you_mean
 from excise.common.request import ForgetRequest
 from excise.common.terminal import tell
@@ -127,9 +127,11 @@ def forget(name: RequestName, by: By, site_toml: SiteToml = Path("site.toml")) -
     request = _request(name, kept)
     if read_site_config(site_toml).policy.approval and kept.standing(request) is not Standing.APPROVED:
         raise ConfigError(f"'{request.id}' is {kept.standing(request)} here; only what was approved is forgotten")
-    images, new = forget_for_good(site_toml.absolute(), request)
-    append(kept.log, "images forgotten", request=request.id, digest=request.digest, images=images, by=by)
-    tell(f"{images:,} images of '{request.id}' are left out from now on; {new:,} of them were not so before")
+    left = forget_for_good(site_toml.absolute(), request, by)
+    skipped = f" and {left.skipped:,} that were skipped so far" if left.skipped else ""
+    tell(
+        f"{left.images:,} images of '{request.id}'{skipped} are left out from now on; {left.new:,} of them were not so before"
+    )
 
 
 def _decide(name: str, standing: Standing, by: str, note: str, site_toml: Path) -> None:

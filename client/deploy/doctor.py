@@ -180,7 +180,7 @@ def _decoders() -> Iterator[Finding]:
 def _images(folder: Path, config: SiteConfig) -> Iterator[Finding]:
     try:
         Register(folder, config.split.key)
-        if config.data.source == "dicom" and not index_of(config).whole:
+        if config.data.is_dicom and not index_of(config).whole:
             yield Finding("images", False, "never scanned", "excise site scan")
             return
         scan = open_source(config).scan

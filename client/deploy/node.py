@@ -1,8 +1,8 @@
 """Flower's SuperNode with the site's own word on which app bundles may run, and a sign of life.
 
 The only place that reaches into Flower's internals at a site, hence the exact pin of flwr. `supervisor.py` starts it, with two
-variables in its environment: ``EXCISE_BUNDLES``, the SHA-256 of each allowed bundle, and ``EXCISE_HEARTBEAT``, a file that it
-touches each time it asks the coordinator for work.
+variables in its environment: ``EXCISE_SITE``, the site.toml whose `policy.bundles` says what may run, and
+``EXCISE_HEARTBEAT``, a file that it touches each time it asks the coordinator for work.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-BUNDLES, HEARTBEAT = "EXCISE_BUNDLES", "EXCISE_HEARTBEAT"
+from excise.client.config import read_site_config
+from excise.common.errors import ConfigError
+
+SITE, HEARTBEAT = "EXCISE_SITE", "EXCISE_HEARTBEAT"
 log = logging.getLogger("excise.node")
 
 
@@ -23,8 +26,17 @@ def allowed(content: bytes, told: str, bundles: frozenset[str]) -> bool:
     return digest == told and digest in bundles
 
 
-def guard(bundles: frozenset[str], heartbeat: Path) -> None:
-    """Let the SuperNode of this process refuse every bundle that is not in `bundles`, and touch `heartbeat`."""
+def bundles_of(site_toml: Path) -> frozenset[str]:
+    """The bundles that a site allows now; none while its site.toml cannot be read."""
+    try:
+        return frozenset(read_site_config(site_toml).policy.bundles)
+    except ConfigError:
+        log.warning("site.toml cannot be used: no bundle runs")
+        return frozenset()
+
+
+def guard(site_toml: Path, heartbeat: Path) -> None:
+    """Let the SuperNode of this process refuse every bundle that the site does not allow, and touch `heartbeat`."""
     from flwr.supernode import fleet_http_connection, start_client_internal
 
     connection: Any = fleet_http_connection  # what is replaced is no part of what Flower promises
@@ -37,7 +49,7 @@ def guard(bundles: frozenset[str], heartbeat: Path) -> None:
         return bundle
 
     def verify(bundle: Any, _: object) -> bool:
-        fits = allowed(bundle.content, bundle.hash_str, bundles)
+        fits = allowed(bundle.content, bundle.hash_str, bundles_of(site_toml))
         log.warning("bundle %s %s", bundle.hash_str, "runs" if fits else "is refused: it is not in policy.bundles")
         return fits
 
@@ -51,7 +63,7 @@ def guard(bundles: frozenset[str], heartbeat: Path) -> None:
 
 def main() -> None:
     """Start the SuperNode; its options are Flower's own."""
-    guard(frozenset(os.environ[BUNDLES].split()), Path(os.environ[HEARTBEAT]))
+    guard(Path(os.environ[SITE]), Path(os.environ[HEARTBEAT]))
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
     flower_supernode()

@@ -8,6 +8,8 @@ have neither. Everything is an outbound connection but the loopback port between
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import json
 import os
 import secrets
@@ -17,8 +19,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -26,7 +28,7 @@ from typing import IO
 
 from excise.client import logs
 from excise.client.config import SiteConfig
-from excise.client.deploy.node import BUNDLES, HEARTBEAT
+from excise.client.deploy.node import HEARTBEAT, SITE
 from excise.client.setup import NODE_KEY
 from excise.common.errors import ConfigError, StorageError
 from excise.common.files import write_atomically
@@ -74,7 +76,27 @@ class Supervisor:
         self.told: Status | None = None
 
     def run(self, pause: float = 1.0) -> None:
-        """Keep the site running until it is told to stop (SIGTERM, Ctrl-C)."""
+        """Keep the site running until it is told to stop (SIGTERM, Ctrl-C).
+
+        Raises
+        ------
+        ConfigError : another process keeps it running already
+        """
+        with self._alone():
+            self._run(pause)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the lock beside site.toml: the state may be deleted. A killed process leaves it."""
+        path = self.site_toml.with_name("up.lock")
+        with open(path, "w", opener=_private) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(f"the site is up already: {path} is held. Look at it with excise site status") from None
+            yield
+
+    def _run(self, pause: float) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -139,13 +161,19 @@ class Supervisor:
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # else an app may bring another release of torch
             "PYTHONUNBUFFERED": "1",
-            BUNDLES: " ".join(self.config.policy.bundles),
+            SITE: str(self.site_toml),
             HEARTBEAT: str(self.heartbeat),
             logs.FILE: str(self.folder / "rounds.jsonl"),
         }
         # A session of its own: Ctrl-C goes to this process alone, which then ends the others in order.
         return subprocess.Popen(  # noqa: S603 - our own interpreter and Flower's command, no shell
-            command, stdout=log, stderr=log, env=environment, start_new_session=True, umask=0o077
+            command,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+            umask=0o077,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - this process has one thread
         )
 
     def _fault(self) -> str:
@@ -213,6 +241,16 @@ def read_status(config: SiteConfig) -> Status | None:
     except PermissionError:  # it runs, as somebody else
         pass
     return told
+
+
+def _end_with_parent() -> None:
+    """Let the kernel end this process when the supervisor is killed, which then cannot do so itself; on Linux only."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: nothing may be between fork and exec
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import gdcm
 import pydicom
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 
@@ -19,6 +20,8 @@ from excise.common.predicate import FIELDS
 
 KEYWORDS = tuple(name for name in FIELDS if name[0].isupper())
 """DICOM keywords (PS3.6) that are read of every file."""
+READING = "headers-2"
+"""Part of the index's version: raise it when the values of a header change."""
 NEEDED = ("SOPInstanceUID", "PatientID")
 """Without these an image can neither be named nor assigned to a split."""
 UNREADABLE = "file cannot be read"
@@ -46,6 +49,7 @@ class Header(Mapping[str, str | None]):
 
 
 _PLACE = {keyword: i for i, keyword in enumerate(KEYWORDS)}
+_DECIMAL = frozenset(keyword for keyword in KEYWORDS if dictionary_VR(keyword) == "DS")
 _TAGS = [(keyword, gdcm.Tag(tag >> 16, tag & 0xFFFF)) for keyword in KEYWORDS if (tag := tag_for_keyword(keyword)) is not None]
 
 
@@ -55,13 +59,18 @@ def read_header(path: Path) -> Values | str:
         if path.stat().st_size == 0:
             return "file is empty"
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(KEYWORDS))
-        values = tuple(_text(dataset.get(keyword)) for keyword in KEYWORDS)  # values are parsed only here, and may refuse
+        return values_of(dataset)  # values are parsed only here, and may refuse
     except InvalidDicomError:
         return "not a DICOM file"
     except OSError as error:
         return f"{UNREADABLE}: {error.strerror or error}"
     except Exception as error:  # noqa: BLE001 - any bytes may stand in a file; the scan goes on, with the reason kept
         return f"header cannot be read ({type(error).__name__}): {error}"
+
+
+def values_of(dataset: Dataset) -> Values | str:
+    """The values of one header; or what it lacks."""
+    values = tuple(_canonical(keyword, _text(dataset.get(keyword))) for keyword in KEYWORDS)
     missing = [keyword for keyword in NEEDED if values[_PLACE[keyword]] is None]
     return f"without {', '.join(missing)}" if missing else values
 
@@ -87,7 +96,8 @@ def _scanned(scanner: gdcm.Scanner, name: str) -> Values | None:
         return None
     if not all(value is None or (value.isascii() and "\\" not in value) for value in raw):
         return None
-    values = tuple((value.strip(" \0").strip() or None) if value else None for value in raw)
+    texts = ((value.strip(" \0").strip() or None) if value else None for value in raw)
+    values = tuple(_canonical(keyword, text) for (keyword, _), text in zip(_TAGS, texts, strict=True))
     return None if any(values[_PLACE[keyword]] is None for keyword in NEEDED) else values
 
 
@@ -98,6 +108,19 @@ def _has_preamble(name: str) -> bool:
             return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
+
+
+def _canonical(keyword: str, text: str | None) -> str | None:
+    """A decimal string in one spelling: scanners write 1.5 as 1.500000 or 1.5E0 (PS3.5 6.2), and a PACS writes it anew."""
+    return "\\".join(map(_number, text.split("\\"))) if text and keyword in _DECIMAL else text
+
+
+def _number(text: str) -> str:
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return str(int(value)) if value.is_integer() else repr(value)
 
 
 def _text(value: object) -> str | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,16 +27,32 @@ from pydicom.errors import InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import UID
+from pydicom.uid import UID, RLELossless
 
+from excise.client.decoded import Decoded, fingerprint
 from excise.common.errors import DataError
 
-PIPELINE = "pixels-2"
+PIPELINE = "pixels-3"
 """Part of the cache key: raise it when decoding changes."""
 WITH_VOI_LUT = ("CR", "DX", "MG")
 """Modalities whose vendors put the look of an image into a VOI LUT (PS3.3 C.11.2)."""
 DEFERRED = 64 * 2**20
 """Bytes above which pixel data is not read with the header: a file of many frames may be larger than memory."""
+_FIRST = {RLELossless: "pylibjpeg"}
+"""Decoders asked before pydicom's own order, in which one in Python comes first for RLE: eight times as slow."""
+_PALETTE = [
+    f"{kind}{colour}PaletteColorLookupTable{part}"
+    for colour in ("Red", "Green", "Blue", "Alpha")
+    for kind, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
+]
+_ASKED = [
+    *("SOPClassUID", "Modality", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PlanarConfiguration"),
+    *("PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+    *("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence", "VOILUTFunction"),
+    *("WindowCenter", "WindowWidth", "PixelPaddingValue", "PixelPaddingRangeLimit", "PaletteColorLookupTableUID", *_PALETTE),
+]
+"""All that decoding asks of a file: to read the rest would take as long again."""
 Frames = Literal["skip", "first", "middle"]
 Grey = NDArray[np.float64]
 Stored = NDArray[np.integer[Any]]
@@ -57,30 +74,22 @@ class Rules:
     ct_window: tuple[float, float] = (40.0, 400.0)
 
 
-def decode(path: Path, rules: Rules = Rules()) -> NDArray[np.float32]:
-    """Decode one image to float32 in [0, 1], shape (rows, columns), of colour (rows, columns, 3).
+def decode(file: Path | Dataset, rules: Rules = Rules()) -> Decoded:
+    """Decode one image: (rows, columns), of colour (rows, columns, 3).
 
     Raises
     ------
     DataError : the file is truncated, has no usable pixels, or is of a kind that is not wanted; says which
     """
-    try:
-        dataset = pydicom.dcmread(path, defer_size=DEFERRED)
-        frames = int(dataset.get("NumberOfFrames") or 1)
-    except InvalidDicomError as error:
-        raise DataError("not a DICOM file") from error
-    except Exception as error:  # pydicom raises many kinds; the scan must go on, with the reason kept
-        raise DataError(f"header cannot be read ({type(error).__name__}): {error}") from error
-    kind = str(dataset.get("PhotometricInterpretation", ""))
-    if not kind or "Rows" not in dataset:
-        raise DataError(f"holds no image, but a {_named(dataset.get('SOPClassUID')) or 'file without an SOP class'}")
+    opened = _opened(file)
+    dataset, kind, frames = opened.dataset, opened.kind, opened.frames
     grey = kind in ("MONOCHROME1", "MONOCHROME2")
     if grey == rules.colour:
         wanted = "colour; set data.channels = 1" if rules.colour else "grey (MONOCHROME1 or 2); set data.channels = 3"
         raise DataError(f"{kind} image; expected {wanted} for such images")
     if frames > 1 and rules.frames == "skip":
         raise DataError(f"multi-frame image with {frames} frames; expected one. To use one of them set data.frames")
-    stored = _stored(path, dataset, frames, frames // 2 if rules.frames == "middle" else 0)
+    stored = opened.frame(frames // 2 if rules.frames == "middle" else 0)
     if stored.size == 0 or stored.ndim != (2 if grey or kind == "PALETTE COLOR" else 3):
         raise DataError(f"image of shape {stored.shape}; expected rows × columns, of colour × 3")
     try:
@@ -89,17 +98,61 @@ def decode(path: Path, rules: Rules = Rules()) -> NDArray[np.float32]:
         raise
     except Exception as error:  # a rescale, a window or a palette that is empty or no number raises many kinds too
         raise DataError(f"rescale, window or palette cannot be used ({type(error).__name__}): {error}") from error
-    return image.astype(np.float32)
+    return Decoded(image.astype(np.float32), opened.identity(stored))
 
 
-def _stored(path: Path, dataset: Dataset, frames: int, frame: int) -> Stored:
-    """Stored values of one frame; YBR becomes RGB. Of several frames only this one is read and decoded."""
+def fingerprint_of(file: Path | Dataset) -> str:
+    """The fingerprint of an image of whatever kind, wanted or not.
+
+    Raises
+    ------
+    DataError : it cannot be decoded
+    """
+    opened = _opened(file)
+    return opened.identity(opened.frame(0))
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A file with an image; `kind` is its photometric interpretation."""
+
+    file: Path | Dataset
+    dataset: Dataset
+    kind: str
+    frames: int
+
+    def frame(self, index: int) -> Stored:
+        """Stored values of one frame; YBR becomes RGB. Of several frames only this one is read and decoded."""
+        uid = self.dataset.file_meta.get("TransferSyntaxUID")
+        where = self.file if self.frames > 1 else self.dataset
+        if uid in _FIRST:
+            with suppress(Exception):  # the others may be more lenient, and tell the reason
+                return pixel_array(where, index=index, decoding_plugin=_FIRST[uid])
+        try:
+            return pixel_array(where, index=index)
+        except Exception as error:  # the decoders raise many kinds
+            told = f"pixels of {_named(uid) or 'no'} transfer syntax cannot be decoded ({type(error).__name__}): {error}"
+            raise DataError(told + _to_install(uid)) from error
+
+    def identity(self, stored: Stored) -> str:
+        """That of `stored`; of several frames that of the first and the middle one, whichever is used: one may be black."""
+        if self.frames == 1:
+            return fingerprint(stored)
+        return fingerprint(np.array([self.frames]), self.frame(0), self.frame(self.frames // 2))
+
+
+def _opened(file: Path | Dataset) -> _Opened:
     try:
-        return pixel_array(path if frames > 1 else dataset, index=frame)
-    except Exception as error:  # the decoders raise many kinds
-        uid = dataset.file_meta.get("TransferSyntaxUID")
-        told = f"pixels of {_named(uid) or 'no'} transfer syntax cannot be decoded ({type(error).__name__}): {error}"
-        raise DataError(told + _to_install(uid)) from error
+        dataset = file if isinstance(file, Dataset) else pydicom.dcmread(file, defer_size=DEFERRED, specific_tags=_ASKED)
+        frames = int(dataset.get("NumberOfFrames") or 1)
+    except InvalidDicomError as error:
+        raise DataError("not a DICOM file") from error
+    except Exception as error:  # pydicom raises many kinds; the scan must go on, with the reason kept
+        raise DataError(f"header cannot be read ({type(error).__name__}): {error}") from error
+    kind = str(dataset.get("PhotometricInterpretation", ""))
+    if not kind or "Rows" not in dataset:
+        raise DataError(f"holds no image, but a {_named(dataset.get('SOPClassUID')) or 'file without an SOP class'}")
+    return _Opened(file, dataset, kind, frames)
 
 
 def _to_install(uid: UID | None) -> str:
@@ -125,11 +178,13 @@ def _colour(stored: Stored, dataset: Dataset, kind: str) -> NDArray[np.float64]:
 
 
 def _grey(stored: Stored, dataset: Dataset, rules: Rules) -> Grey:
-    values = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64)
-    if not np.isfinite(values).all():
+    rescaled = apply_modality_lut(stored, dataset)
+    values = rescaled.astype(np.float64)  # a copy: what follows changes it in place
+    if rescaled.dtype.kind == "f" and not np.isfinite(values).all():
         raise DataError("rescaled values are not finite")
     padding = _padding(stored, dataset)
-    image = np.clip(_voi(values, dataset, rules, padding), 0, 1)
+    image = _voi(values, dataset, rules, padding)
+    np.clip(image, 0, 1, out=image)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         image = 1 - image
     if padding is not None:
@@ -138,7 +193,7 @@ def _grey(stored: Stored, dataset: Dataset, rules: Rules) -> Grey:
 
 
 def _voi(values: Grey, dataset: Dataset, rules: Rules, padding: NDArray[np.bool_] | None) -> Grey:
-    """Values of interest to [0, 1], not clipped."""
+    """Values of interest to [0, 1], not clipped; `values` may be overwritten."""
     modality = str(dataset.get("Modality", ""))
     if modality == "CT":
         return _linear(values, *rules.ct_window)
@@ -154,7 +209,9 @@ def _voi(values: Grey, dataset: Dataset, rules: Rules, padding: NDArray[np.bool_
             return window(values, centre, width)
     inside = values if padding is None or padding.all() else values[~padding]
     low, high = float(inside.min()), float(inside.max())
-    return (values - low) / max(high - low, 1e-9)
+    values -= low
+    values /= max(high - low, 1e-9)
+    return values
 
 
 def _linear(values: Grey, centre: float, width: float) -> Grey:

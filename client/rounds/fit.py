@@ -7,6 +7,7 @@ import time
 from torch import Generator
 
 from excise.client.compute import device_of, to_device
+from excise.client.permission import check_images
 from excise.client.rounds.model import check_model, load_model
 from excise.client.rounds.update import make_update
 from excise.client.site import Site
@@ -22,6 +23,7 @@ def answer(site: Site, instruction: FitInstruction) -> SiteUpdate:
     index = site.select(instruction.without).retain
     if len(index) == 0:
         raise DataError("no training image is left")
+    check_images(len(index), site.config.policy)
     model, device = load_model(site, instruction.model, instruction.weights), device_of(site.config)
     generator = Generator().manual_seed(instruction.seed)
     x, y_N = to_device(site.x[index], device), to_device(site.y_N[index], device)

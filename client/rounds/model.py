@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
-from excise.client.clock import watch
 from excise.client.compute import placed
+from excise.client.extent import watch
 from excise.client.site import Site
 from excise.common.errors import DataError, ExciseError, MessageError, SiteError
 from excise.common.models import ModelSpec, build_model, known_models

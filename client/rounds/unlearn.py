@@ -10,13 +10,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 from excise.client.compute import device_of, to_device
+from excise.client.permission import check_images
 from excise.client.preparation import Preparation, prepare_unlearning
 from excise.client.rounds.model import SiteFailure, check_model, load_model, read_teacher
 from excise.client.rounds.update import make_update
 from excise.client.site import Site
 from excise.client.unlearning.correction import corrected_overshoot, is_corrected, measured_rows
 from excise.client.unlearning.labels import boundary_losses, mix_of, scored_labels, sought_labels, strata
-from excise.client.unlearning.local import Diverged, ForgetSet, RetainSet, unlearn_locally
+from excise.client.unlearning.local import Diverged, ForgetSet, RetainSet, images_of_round, unlearn_locally
 from excise.client.unlearning.reference import Reference, as_if_unseen
 from excise.client.unlearning.targets import make_targets
 from excise.common.errors import MessageError, SiteError
@@ -39,13 +40,15 @@ def answer(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
         logits = prepared.teacher_logits_NC
         x, y_N = to_device(site.x[sets.retain], device), to_device(site.y_N[sets.retain], device)
         retain = RetainSet(x, y_N, logits.to(device) if logits is not None else None)
+    local = instruction.settings.local
+    check_images(images_of_round(local, len(forget.x) if forget else 0, len(retain.x) if retain else 0), site.config.policy)
     try:
         result = unlearn_locally(
             student,
             forget,
             retain,
             instruction.a_k,
-            instruction.settings.local,
+            local,
             instruction.round_index,
             Generator().manual_seed(instruction.seed),
             {name: tensor.to(device) for name, tensor in teacher_weights.items()},

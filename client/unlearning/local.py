@@ -139,9 +139,7 @@ class _Objective:
     @property
     def steps(self) -> int:
         """Steps of one round."""
-        if self.forget and self.settings.epochs is not None:
-            return self.settings.epochs * math.ceil(len(self.forget.x) / self.settings.forget_batch)
-        return self.settings.steps
+        return _steps(self.settings, len(self.forget.x) if self.forget else 0)
 
     def batches(self, steps: int, generator: Generator) -> tuple[Tensor | None, Tensor | None]:
         """Rows of each set in every step, on the device of their images, int64 (steps, B); None for an absent set."""
@@ -207,6 +205,18 @@ def _take_steps(student: nn.Module, objective: _Objective, rates: Sequence[float
 def _retain_term(logits_NC: Tensor, retain: RetainSet, index: Tensor, settings: LocalSettings) -> Tensor:
     teacher = retain.teacher_logits_NC
     return retain_loss(logits_NC, retain.y_N[index], teacher[index] if teacher is not None else None, settings)
+
+
+def images_of_round(settings: LocalSettings, forget: int, retain: int) -> int:
+    """How many different images one round trains on, of so many `forget` and `retain` images."""
+    steps = _steps(settings, forget)
+    return min(forget, steps * settings.forget_batch) + min(retain, steps * settings.retain_batch)
+
+
+def _steps(settings: LocalSettings, forget: int) -> int:
+    if forget and settings.epochs is not None:
+        return settings.epochs * math.ceil(forget / settings.forget_batch)
+    return settings.steps
 
 
 def step_size(settings: LocalSettings, step: int) -> float:

@@ -5,9 +5,11 @@ Every figure is the median of several runs, the ways in turn, on files made for 
 
 from __future__ import annotations
 
+import cProfile
 import json
 import math
 import os
+import pstats
 import shutil
 import statistics
 import subprocess
@@ -20,18 +22,24 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import torch
+from loky import ProcessPoolExecutor
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels.processing import apply_modality_lut
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, MRImageStorage, RLELossless
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEG2000Lossless, MRImageStorage, RLELossless
 
 from excise.client.config import DataSettings, SiteConfig
+from excise.client.dicom.folder import Folder
 from excise.client.dicom.headers import KEYWORDS
 from excise.client.dicom.index import Index
 from excise.client.images import load_images, prepare
+from excise.client.sources import open_source
 
 SIDE, SIZE = 256, 64
 """Pixels of a file's image, and of the prepared one."""
 SYNTAXES = {"uncompressed": ExplicitVRLittleEndian, "RLE": RLELossless, "JPEG 2000": JPEG2000Lossless}
+FEWER = {"JPEG 2000": 4}
+"""Of this one a fourth of the files will do: decoding it takes ten times as long."""
 CLASSES = ("clear", "ill")
 
 
@@ -50,6 +58,24 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """Images of one transfer syntax.
+
+    Attributes
+    ----------
+    cold : nothing was prepared before; ours includes the index
+    warm : everything was
+    shares : of the time of ours, cold and in one process, by what it went to
+    two : how many times as many images two processes at once decode as one, when they do nothing else
+    """
+
+    cold: Rates
+    warm: Rates
+    shares: dict[str, float]
+    two: float
+
+
+@dataclass(frozen=True)
 class Indexed:
     """What indexing many headers took."""
 
@@ -61,8 +87,8 @@ class Indexed:
     """Largest resident memory of all its processes together; what they share is counted in each."""
 
 
-def write_files(folder: Path, count: int) -> SiteConfig:
-    """`count` grey 16-bit images, each transfer syntax in turn, and their labels."""
+def write_files(folder: Path, count: int, syntax: UID) -> SiteConfig:
+    """`count` grey 16-bit images and their labels."""
     rng = np.random.default_rng(0)
     x = np.linspace(0, 6, SIDE)
     lines = ["SOPInstanceUID,label"]
@@ -70,9 +96,9 @@ def write_files(folder: Path, count: int) -> SiteConfig:
         waves = np.sin(x * (1 + i % 7))[:, None] * np.cos(x * (1 + i % 5))[None]
         dataset = _dataset(f"1.2.826.0.1.{i + 1}", f"P{i // 4}")
         dataset.PixelData = (1000 * (waves + 1) + rng.integers(0, 60, (SIDE, SIDE))).astype("<u2").tobytes()
-        syntax = list(SYNTAXES.values())[i % len(SYNTAXES)]
         if syntax != ExplicitVRLittleEndian:
-            dataset.compress(syntax, generate_instance_uid=False)
+            plugin = "pylibjpeg" if syntax == RLELossless else ""  # the other one is in Python, and slow
+            dataset.compress(syntax, generate_instance_uid=False, encoding_plugin=plugin)
         path = folder / "dicom" / f"{i // 100}" / f"{i}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
         dataset.save_as(path, enforce_file_format=True)
@@ -101,9 +127,10 @@ def _dataset(uid: str, patient: str) -> Dataset:
 # ---- headers ------------------------------------------------------------------------------------------------------------
 
 
-def headers(config: SiteConfig, repeats: int) -> Rates:
-    """Headers per second: reading every value that a predicate may ask for, and a whole scan into a new index."""
-    paths = sorted(path for path in config.data.path.rglob("*") if path.is_file())
+def headers(folder: Path, count: int, repeats: int) -> Rates:
+    """Headers per second, of files with pixels: reading all that a predicate may ask for, and a scan into a new index."""
+    write_headers(folder / "files", count, bytes(2 * SIDE * SIDE))
+    paths = sorted(path for path in (folder / "files").rglob("*") if path.is_file())
 
     def plain() -> None:
         for path in paths:
@@ -111,8 +138,8 @@ def headers(config: SiteConfig, repeats: int) -> Rates:
             [str(dataset.get(keyword)) for keyword in KEYWORDS]
 
     def ours() -> None:
-        shutil.rmtree(config.state, ignore_errors=True)
-        Index(config.state / "index.sqlite", config.data.path).scan()
+        shutil.rmtree(folder / "state", ignore_errors=True)
+        Index(folder / "state" / "index.sqlite", Folder(folder / "files")).scan()
 
     seconds = _in_turn([plain, ours], repeats)
     return Rates(len(paths) / seconds[0], len(paths) / seconds[1])
@@ -121,8 +148,8 @@ def headers(config: SiteConfig, repeats: int) -> Rates:
 # ---- images -------------------------------------------------------------------------------------------------------------
 
 
-def images(config: SiteConfig, repeats: int) -> dict[str, Rates]:
-    """Images per second, ``cold``: nothing is kept; ``warm``: everything was prepared before. Ours includes the index."""
+def images(config: SiteConfig, repeats: int) -> Decoding:
+    """Images per second, decoded and prepared, and what the time goes to."""
     paths = sorted(path for path in config.data.path.rglob("*") if path.is_file())
     monai_cache = config.state.parent / "monai"
 
@@ -136,17 +163,55 @@ def images(config: SiteConfig, repeats: int) -> dict[str, Rates]:
         shutil.rmtree(config.state, ignore_errors=True)
         ours()
 
+    some = paths[: math.ceil(len(paths) / 10)]  # it is slow, and as slow for many
+
     def monai_cold() -> None:
         shutil.rmtree(monai_cache, ignore_errors=True)
-        _by_monai(paths, monai_cache)
+        _by_monai(some, monai_cache)
 
     def monai() -> None:
-        _by_monai(paths, monai_cache)
+        _by_monai(some, monai_cache)
 
-    found = {}
-    for name, ways in (("cold", [plain, ours_cold, monai_cold]), ("warm", [plain, ours, monai])):
-        found[name] = Rates(*(len(paths) / seconds for seconds in _in_turn(ways, repeats)))
-    return found
+    counts = [len(paths)] * 3 + [len(some)] * 2
+    seconds = _in_turn([plain, ours_cold, ours, monai_cold, monai], repeats)
+    rates = [count / taken for count, taken in zip(counts, seconds, strict=True)]
+    cold, warm = Rates(rates[0], rates[1], rates[3]), Rates(rates[0], rates[2], rates[4])
+    return Decoding(cold, warm, _shares(config), _two_at_once(paths))
+
+
+def _shares(config: SiteConfig) -> dict[str, float]:
+    """Profile loading everything anew, in this process."""
+    source, profile = open_source(config), cProfile.Profile()
+    profile.enable()
+    for place in source.places:
+        prepare(source.read(place).image, config.data.size, config.data.channels)
+    profile.disable()
+    stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    seconds = {name: sum(found[3] for (_, _, called), found in stats.items() if called == name) for name in _PARTS}
+    whole = sum(found[2] for found in stats.values())
+    shares = {_PARTS[name]: taken / whole for name, taken in seconds.items()}
+    return shares | {"the rest": 1 - sum(shares.values())}
+
+
+_PARTS = {"frame": "decoder", "dcmread": "header", "fingerprint": "fingerprint", "_grey": "window", "prepare": "shrinking"}
+"""Functions of ours and of pydicom by what they do; none of them calls another."""
+
+
+def _two_at_once(paths: list[Path]) -> float:
+    some = paths[:400]
+    with ProcessPoolExecutor(2) as pool:
+        list(pool.map(_seconds_decoding, [some[:2]] * 2))  # starts both
+        alone = pool.submit(_seconds_decoding, some).result()
+        together = list(pool.map(_seconds_decoding, [some, some]))
+    return float(2 * alone / max(together))
+
+
+def _seconds_decoding(paths: list[Path]) -> float:
+    datasets = [pydicom.dcmread(path) for path in paths]
+    began = time.perf_counter()
+    for dataset in datasets:
+        pixel_array(dataset)
+    return time.perf_counter() - began
 
 
 def _plainly(path: Path) -> np.ndarray:
@@ -192,13 +257,14 @@ def _in_turn(ways: list[Callable[[], None]], repeats: int) -> list[float]:
 _INDEXING = """
 import json, sys, time
 from pathlib import Path
+from excise.client.dicom.folder import Folder
 from excise.client.dicom.index import Index
 
 folder, database = map(Path, sys.argv[1:])
 read, seconds = [], []
 for _ in range(2):
     began = time.perf_counter()
-    read.append(Index(database, folder).scan().read)
+    read.append(Index(database, Folder(folder)).scan().read)
     seconds.append(time.perf_counter() - began)
 print(json.dumps([read[0], *seconds]))
 """
@@ -233,12 +299,14 @@ def _resident(group: int) -> int:
     return total
 
 
-def write_headers(folder: Path, count: int) -> None:
-    """`count` small files, each of its own image and every tenth of another patient."""
+def write_headers(folder: Path, count: int, pixels: bytes = b"") -> None:
+    """`count` files, small ones without `pixels`, each of its own image and every tenth of another patient."""
     template = folder.parent / "template.dcm"
     folder.mkdir(parents=True, exist_ok=True)
     uid, patient = "1.2.826.0.1.9999999", "P999999"
     made = _dataset(uid, patient)
+    if pixels:
+        made.PixelData = pixels
     made.save_as(template, enforce_file_format=True)
     content = template.read_bytes()
     for i in range(count):

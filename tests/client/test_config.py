@@ -51,7 +51,7 @@ def test_absolute_paths_stay(tmp_path: Path) -> None:
         (GOOD + "[split]\nheld_ot = 0.1", r"unknown key 'split\.held_ot': did you mean 'held_out'\?"),
         (GOOD + "[policy]\nxyz = 1", r"unknown key 'policy\.xyz': known: approval"),
         (GOOD.replace('name = "site-1"', ""), "missing key 'name'"),
-        (GOOD.replace("path =", "# path ="), r"missing key 'data\.path'"),
+        (GOOD.replace("path =", "# path ="), "source = 'dicom' needs path"),
         (GOOD.replace("site-1", "Site 1"), "name: .*got 'Site 1'"),
         (GOOD + "size = 8", r"data\.size: .*greater than or equal to 16, got 8"),
         (GOOD + 'source = "dcm"', r"data\.source: .*'dicom'.*got 'dcm'"),
@@ -73,7 +73,7 @@ def test_a_fault_is_told_with_its_place(tmp_path: Path, text: str | bytes, reaso
 def test_every_fault_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_site_config(_write(tmp_path, "nam = 1\n[data]\nclases = []\n"))
-    for fault in ("'nam'", "'data.clases'", "'name'", "'data.path'", "'data.classes'"):
+    for fault in ("'nam'", "'data.clases'", "'name'", "'data.classes'"):
         assert fault in str(caught.value)
 
 

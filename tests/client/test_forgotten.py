@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import numpy as np
 import pydicom
 import pytest
 
-from excise.client.forgetting import forget_for_good
+from excise.client.config import read_site_config
+from excise.client.forgetting import Left, forget_for_good
 from excise.client.forgotten import Register, commitment
 from excise.client.images import image_cache
 from excise.client.preparation import PREPARATIONS
 from excise.client.site import open_site
 from excise.client.sources import index_of
+from excise.common.chain import faults
 from excise.common.errors import DataError, NothingToForget, StorageError
 from excise.common.request import ForgetRequest, RequestKind
 from excise.common.signing import make_key
@@ -35,7 +38,6 @@ def test_the_register_holds_what_was_entered_and_names_nobody(tmp_path: Path) ->
     assert not again.holds("a new name", "new pixels")
     assert not again.holds("a new name")
     assert not again.holds("a new name", "")
-    assert not Register(tmp_path, "another secret").holds("CANARY-UID", "pixels")
     assert "CANARY" not in again.path.read_text()
     assert again.path.stat().st_mode & 0o777 == 0o600
 
@@ -46,6 +48,36 @@ def test_a_damaged_register_stops_the_site(tmp_path: Path, damage: str) -> None:
     (tmp_path / "forgotten.jsonl").write_text(damage)
     with pytest.raises(DataError, match="or what was forgotten would come back"):
         open_site(site)
+
+
+def test_a_register_of_another_secret_stops_the_site(tmp_path: Path) -> None:
+    Register(tmp_path, "secret").add("r", [("a", "b")])
+    with pytest.raises(DataError, match="put the former key back"):
+        Register(tmp_path, "another secret")
+
+
+def test_a_register_that_is_lost_or_older_than_the_log_stops_the_site(tmp_path: Path) -> None:
+    toml = write_hospital(tmp_path, patients=12)
+    first = ForgetRequest(id="one", kind=RequestKind.SAMPLES, where="SOPInstanceUID = 1.2.3.2", reason="r")
+    forget_for_good(toml, first, "N")
+    older = (tmp_path / "forgotten.jsonl").read_bytes()
+    forget_for_good(toml, DEVICE, "N")
+    (tmp_path / "forgotten.jsonl").write_bytes(older)
+    with pytest.raises(DataError, match=r"holds 1 images, and audit\.jsonl tells of 5: put it back"):
+        open_site(toml)
+    (tmp_path / "forgotten.jsonl").unlink()
+    with pytest.raises(DataError, match="holds 0 images"):
+        open_site(toml)
+    assert not faults(tmp_path / "audit.jsonl")
+
+
+def test_entries_made_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    def enter(n: int) -> int:
+        return Register(tmp_path, "secret").add("r", [(f"{n}-{i}", None) for i in range(5)])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(enter, range(16))) == 80
+    assert len(Register(tmp_path, "secret")) == 80
 
 
 def test_a_register_that_cannot_be_written_says_so(tmp_path: Path) -> None:
@@ -64,7 +96,7 @@ def test_forgotten_images_are_used_for_nothing_any_more(tmp_path: Path) -> None:
     path = site.config.state / PREPARATIONS / "paths.safetensors"
     path.parent.mkdir()
     path.touch()
-    assert forget_for_good(toml, DEVICE) == (10, 10)
+    assert forget_for_good(toml, DEVICE, "N") == Left(images=10, skipped=0, new=10)
     assert not path.exists()
     after = open_site(toml)
     assert (len(after.scan.rows), after.forgotten) == (20, 10)
@@ -73,12 +105,12 @@ def test_forgotten_images_are_used_for_nothing_any_more(tmp_path: Path) -> None:
     records = np.fromfile(image_cache(after.config).path, "<f4").reshape(30, -1)
     assert int((records.max(1) == 0).sum()) == 10
     with pytest.raises(NothingToForget):
-        forget_for_good(toml, DEVICE)
+        forget_for_good(toml, DEVICE, "N")
 
 
 def test_neither_a_new_scan_nor_a_new_uid_brings_one_back(tmp_path: Path) -> None:
     toml = write_hospital(tmp_path, patients=9)
-    forget_for_good(toml, DEVICE)
+    forget_for_good(toml, DEVICE, "N")
     old = pydicom.dcmread(tmp_path / "images" / "1.2.3.1.dcm")  # patient 0, scanner MR7
     labels = (tmp_path / "labels.csv").read_text()
     renamed = {"StationName": "MR1", "WindowCenter": "2000", "WindowWidth": "4000"}
@@ -109,7 +141,7 @@ def test_a_copy_that_was_prepared_before_does_not_take_the_place_of_what_was_for
     assert {problem.item for problem in open_site(toml).scan.problems} == {"1.2.9.9"}
     older = tmp_path / "state" / "images" / "of-earlier-settings.images"
     older.write_bytes(b"pixels")
-    forget_for_good(toml, DEVICE)
+    forget_for_good(toml, DEVICE, "N")
     assert not older.exists()
     for _ in range(2):
         open_site.cache_clear()
@@ -117,6 +149,51 @@ def test_a_copy_that_was_prepared_before_does_not_take_the_place_of_what_was_for
         assert {row.item for row in site.scan.rows} == {f"1.2.3.{n + 1}" for n in range(9) if n % 3}
     known = image_cache(site.config).known()
     assert "1.2.9.9" not in known or known["1.2.9.9"].place is None
+
+
+def _label(folder: Path, *uids: str) -> None:
+    with (folder / "labels.csv").open("a") as file:
+        file.writelines(f"{uid},{CLASSES[0]}\n" for uid in uids)
+
+
+def test_what_was_skipped_is_forgotten_too_and_does_not_come_back_with_a_label(tmp_path: Path) -> None:
+    toml = write_hospital(tmp_path, patients=9)
+    pixels = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32)
+    images = tmp_path / "images"
+    write_dicom(images / "unlabelled.dcm", pixels, "1.7.1", "P77", StationName="MR7")
+    write_dicom(images / "frames.dcm", np.stack([pixels, pixels[::-1]]), "1.7.2", "P77", StationName="MR7", NumberOfFrames="2")
+    write_dicom(images / "broken.dcm", pixels, "1.7.3", "P77", StationName="MR7", PixelData=b"12")
+    _label(tmp_path, "1.7.2", "1.7.3")
+    assert len(open_site(toml).scan.rows) == 9
+    assert forget_for_good(toml, DEVICE, "N") == Left(images=3, skipped=3, new=6)
+    write_dicom(images / "again.dcm", pixels, "1.7.4", "P78", StationName="MR1")  # what had no label, under a new UID
+    write_dicom(images / "mended.dcm", pixels + 5, "1.7.3", "P77", StationName="MR7")
+    (images / "broken.dcm").unlink()
+    _label(tmp_path, "1.7.1", "1.7.4")
+    site_toml = write_site_toml(tmp_path, data={"labels": "labels.csv", "frames": "middle"})
+    index_of(read_site_config(site_toml)).scan()
+    open_site.cache_clear()
+    assert {row.item for row in open_site(toml).scan.rows} == {f"1.2.3.{n + 1}" for n in range(9) if n % 3}
+
+
+@pytest.mark.parametrize("uid", ["1.9.9", "1.2.3.2"])
+def test_what_is_to_be_forgotten_of_a_copy_is_forgotten_of_the_image(tmp_path: Path, uid: str) -> None:
+    toml = write_hospital(tmp_path, patients=9)
+    kept = pydicom.dcmread(tmp_path / "images" / "1.2.3.2.dcm")
+    write_dicom(tmp_path / "images" / "zcopy.dcm", kept.pixel_array, uid, "P99", StationName="MR99")
+    _label(tmp_path, *{uid} - {"1.2.3.2"})
+    request = ForgetRequest(id="copy", kind=RequestKind.DEVICE, where="StationName = MR99", reason="retired")
+    site = open_site(toml)
+    assert len(site.scan.rows) == 9
+    sets = site.select(request)
+    (row,) = [site.scan.rows[i] for i in [*sets.forget.tolist(), *sets.excluded.tolist()]]
+    assert (row.item, set(row.items)) == ("1.2.3.2", {"1.2.3.2", uid})
+    left = forget_for_good(toml, request, "N")
+    assert (left.images, left.skipped, left.new) == (1, 0, len(set(row.items)))
+    after = open_site(toml)
+    assert len(after.scan.rows) == 8
+    assert after.forgotten >= 1
+    assert uid not in {problem.item for problem in after.scan.problems}
 
 
 def test_only_what_was_approved_is_forgotten(tmp_path: Path, excise: Callable[..., Any]) -> None:

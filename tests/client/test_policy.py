@@ -80,7 +80,6 @@ def test_every_request_that_a_message_names_has_to_be_allowed(message: Message) 
         (ASKED[1], {"profiles": False}, {}, "losses do not leave"),
         (ASKED[0], {"releases": ("9.9.9",)}, {}, f"excise {__version__} may not run here, only 9.9.9"),
         (ASKED[0], {"hours": (time(20), time(6))}, {}, "from 20:00 to 06:00, it is 12:00"),
-        (unlearn(round_index=3), {}, {"rounds": 3}, "round 4 of a request; at most 3"),
         (unlearn(steps=11), {}, {"steps": 10}, "11 gradient steps in a round; at most 10"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from flwr.app import ConfigRecord, Message
 
 from excise.client import app
+from excise.client.permission import Forbidden, count_round
+from excise.client.policy import LimitSettings
 from excise.client.requests import Requests, Standing
 from excise.common.chain import faults
 from excise.common.errors import ConfigError, RequestError
@@ -41,11 +44,31 @@ def test_a_request_waits_until_it_is_decided(requests: Requests) -> None:
     assert requests.standing(DEVICE) is Standing.DENIED
     assert list(requests) == [DEVICE]
     events = [json.loads(line) for line in requests.log.read_text().splitlines()]
-    assert [(event["event"], event["by"]) for event in events] == [
+    assert [(event["event"], event.get("by")) for event in events] == [
+        ("request arrived", None),
         ("request approved", "Dr. Noether"),
         ("request denied", "Dr. Noether"),
     ]
     assert faults(requests.log) == []
+
+
+def test_rounds_are_counted_for_each_exact_request(requests: Requests) -> None:
+    limits = LimitSettings(rounds=3)
+    for _ in range(3):
+        count_round(DEVICE, requests, limits)
+    with pytest.raises(Forbidden, match=r"'mr7' had limits\.rounds = 3 rounds here already") as refused:
+        count_round(DEVICE, Requests(requests.folder.parent), limits)
+    assert refused.value.code == "forbidden"
+    count_round(DEVICE.model_copy(update={"reason": "another"}), requests, limits)
+    count_round(SECOND, requests, limits)
+    count_round(DEVICE, requests, LimitSettings(rounds=5))
+
+
+def test_rounds_that_are_answered_at_once_are_all_counted(requests: Requests) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(lambda _: Requests(requests.folder.parent).count_round(DEVICE), range(24))) == list(
+            range(1, 25)
+        )
 
 
 def test_another_request_of_the_same_id_is_refused(requests: Requests) -> None:

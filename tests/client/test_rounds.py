@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from excise.client import preparation, rounds
 from excise.client.audit import loss_profile
 from excise.client.config import ComputeSettings
+from excise.client.extent import LimitReached, limited_to
+from excise.client.permission import Forbidden
+from excise.client.policy import LimitSettings
 from excise.client.rounds.losses import evenly_spread
 from excise.client.rounds.model import SiteFailure
 from excise.client.site import Site, open_site
@@ -405,9 +408,39 @@ def test_unlearn_says_nothing_of_few_images(site: Site) -> None:
     update = rounds.unlearn.answer(_with_min_count(site, few), _unlearn())
     assert update.metrics.keys() == {"retain_loss", "gradient_norm", "step_sum"}
     assert update.ascent == ()
-    update = rounds.unlearn.answer(_with_min_count(site, 41), _unlearn())
-    assert update.metrics.keys() == {"gradient_norm", "step_sum"}
-    assert rounds.fit.answer(_with_min_count(site, 41), _fit()).metrics == {}
+
+
+def test_nothing_is_learnt_from_few_images(site: Site) -> None:
+    _bring_teacher(site)
+    sets = site.select(REQUEST)
+    local = SETTINGS.local.model_copy(update={"steps": 1, "forget_batch": 4, "retain_batch": 5})
+    settings = SETTINGS.model_copy(update={"local": local})
+    rounds.unlearn.answer(_with_min_count(site, 9), _unlearn(settings=settings))
+    with pytest.raises(Forbidden, match=r"would come from 9 images; from at least policy\.min_count = 10") as refused:
+        rounds.unlearn.answer(_with_min_count(site, 10), _unlearn(settings=settings))
+    assert refused.value.code == "forbidden"
+    with pytest.raises(Forbidden, match="would come from 4 images"):
+        rounds.unlearn.answer(_with_min_count(site, 9), _unlearn(settings=settings, a_k=1.0))
+    many = local.model_copy(update={"steps": 1000})
+    whole = len(sets.forget) + len(sets.retain)
+    with pytest.raises(Forbidden, match=f"would come from {whole} images"):
+        rounds.unlearn.answer(_with_min_count(site, whole + 1), _unlearn(settings=settings.model_copy(update={"local": many})))
+    with pytest.raises(Forbidden, match=f"would come from {len(sets.retain)} images"):
+        rounds.fit.answer(_with_min_count(site, len(sets.retain) + 1), _fit(REQUEST))
+
+
+@pytest.mark.parametrize("epochs", [None, 3])
+def test_more_steps_than_the_site_allows_are_given_up(site: Site, epochs: int | None) -> None:
+    _bring_teacher(site)
+    local = LocalSettings(rounds=1, steps=6, epochs=epochs, forget_batch=4, schedule="constant" if epochs else "linear")
+    instruction = _unlearn(settings=SETTINGS.model_copy(update={"local": local}))
+    steps = 6 if epochs is None else 3 * math.ceil(len(site.select(REQUEST).forget) / 4)
+    with limited_to(LimitSettings(steps=steps)):
+        rounds.unlearn.answer(site, instruction)
+    with limited_to(LimitSettings(steps=steps - 1)), pytest.raises(LimitReached, match=r"limits\.steps"):
+        rounds.unlearn.answer(site, instruction)
+    with limited_to(LimitSettings(steps=1)), pytest.raises(LimitReached, match=r"limits\.steps"):
+        rounds.fit.answer(site, _fit())
 
 
 # --- audit ---------------------------------------------------------------------------------------------------------------

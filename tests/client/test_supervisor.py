@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ import pytest
 
 from excise.client.config import read_site_config
 from excise.client.deploy import supervisor as supervising
-from excise.client.deploy.node import allowed
+from excise.client.deploy.node import allowed, bundles_of
 from excise.client.deploy.supervisor import Status, Supervisor, read_status
 from excise.common.errors import ConfigError
 from tests.dicoms import write_site_toml
@@ -156,6 +157,69 @@ def test_a_site_that_has_not_joined_cannot_be_supervised(tmp_path: Path) -> None
     site = write_site_toml(tmp_path)
     with pytest.raises(ConfigError, match="excise site join"):
         Supervisor(site, read_site_config(site), print)
+
+
+def test_a_site_is_kept_up_by_one_process(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "commands", lambda *_: [STAYS, STAYS])
+    second = Supervisor(supervisor.site_toml, supervisor.config, print)
+    refused: list[str] = []
+
+    def both() -> bool:
+        if supervisor.processes and not refused:
+            with pytest.raises(ConfigError, match="is up already") as error:
+                second.run()
+            refused.append(str(error.value))
+        return bool(refused)
+
+    run_until(supervisor, both)
+    supervisor.stopping = False
+    run_until(supervisor, lambda: bool(supervisor.processes))  # and again when it has ended
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from excise.client.config import read_site_config
+from excise.client.deploy.supervisor import Supervisor
+
+stays = [sys.executable, "-c", "import time; time.sleep(60)"]
+made = Supervisor(Path(sys.argv[1]), read_site_config(Path(sys.argv[1])), lambda _: None)
+made.commands = lambda *_: [stays, stays]
+start = made._start
+
+
+def started():
+    start()
+    print(*(process.pid for process in made.processes), flush=True)
+
+
+made._start = started
+made.run()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
+def test_of_a_killed_supervisor_nothing_is_left(supervisor: Supervisor) -> None:
+    command = [sys.executable, "-c", KILLED, str(supervisor.site_toml)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        ids = list(map(int, process.stdout.readline().split()))
+        assert len(ids) == 2
+        assert not any(map(gone, ids))
+        process.kill()
+    ends = time.monotonic() + 20
+    while not all(map(gone, ids)) and time.monotonic() < ends:
+        time.sleep(0.02)
+    assert all(map(gone, ids))
+
+
+def test_the_bundles_that_may_run_are_those_of_site_toml_now(tmp_path: Path) -> None:
+    site = write_site_toml(tmp_path, policy={"bundles": ["a"]})
+    assert bundles_of(site) == {"a"}
+    write_site_toml(tmp_path, policy={"bundles": ["b", "c"]})
+    assert bundles_of(site) == {"b", "c"}
+    site.write_text("no TOML [")
+    assert bundles_of(site) == frozenset()
 
 
 def test_only_a_bundle_on_the_list_that_is_what_it_says_may_run() -> None:

@@ -8,11 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
+from excise.client.dicom import folder as dicom_folder
 from excise.client.dicom import index
-from excise.client.dicom.headers import Header
+from excise.client.dicom.folder import Folder
+from excise.client.dicom.headers import Header, read_header
 from excise.client.dicom.index import CHANGED, Index, Scanned
+from excise.client.dicom.place import File
 from excise.client.table import Problem
 from excise.common.errors import DataError, StorageError
 from excise.common.predicate import FIELDS
@@ -22,7 +26,7 @@ PIXELS = np.zeros((8, 8), np.uint16)
 
 
 def index_of(folder: Path) -> Index:
-    return Index(folder.parent / f"{folder.name}.sqlite", folder)
+    return Index(folder.parent / f"{folder.name}.sqlite", Folder(folder))
 
 
 def scanned(folder: Path) -> tuple[list[tuple[Path, str, Header]], list[Problem]]:
@@ -62,10 +66,25 @@ def test_values_are_read_as_text(tmp_path: Path) -> None:
     )
     ((_, _, header),), _ = scanned(tmp_path)
     assert header["SoftwareVersions"] == "VB17\\Patch 3"
-    assert header["MagneticFieldStrength"] == "1.50"
+    assert header["MagneticFieldStrength"] == "1.5"  # decimal strings have one spelling (PS3.5 6.2)
     assert header["KVP"] is None
     assert header["StationName"] is None
     assert header["InstitutionName"] == "Charité"
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("1.500000", "1.5"), ("3.0E0 ", "3"), ("-0.25", "-0.25"), ("120", "120"), ("about 3", "about 3"), ("1\\2.50", "1\\2.5")],
+)
+def test_a_decimal_string_has_one_spelling(tmp_path: Path, written: str, read: str) -> None:
+    values = written.split("\\")
+    write_dicom(tmp_path / "a.dcm", PIXELS, "1.1", MagneticFieldStrength="0", SoftwareVersions="1.500000")
+    content = pydicom.dcmread(tmp_path / "a.dcm")
+    content["MagneticFieldStrength"]._value = values if len(values) > 1 else written  # pydicom would write it anew
+    content.save_as(tmp_path / "a.dcm")
+    ((_, _, header),), _ = scanned(tmp_path)
+    assert (header["MagneticFieldStrength"], header["SoftwareVersions"]) == (read, "1.500000")
+    assert read_header(tmp_path / "a.dcm") == header.values_
 
 
 @pytest.mark.parametrize(
@@ -150,7 +169,7 @@ def test_only_new_and_changed_files_are_read_again(tmp_path: Path) -> None:
     os.utime(folder / "b", ns=(1, 1))
     (folder / "c").unlink()
     write_dicom(folder / "d", PIXELS, "1.4")
-    assert Index(found.database, folder).scan(workers=0) == Scanned(found=3, read=2, gone=1)
+    assert Index(found.database, Folder(folder)).scan(workers=0) == Scanned(found=3, read=2, gone=1)
     assert {path.name: header["StationName"] for path, _, header in found.headers()} == {"a": None, "b": "MR7", "d": None}
 
 
@@ -178,7 +197,7 @@ def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pyte
         write_dicom(folder / f"{i}", PIXELS, f"1.{i}")
     (folder / "broken").write_bytes(b"broken")
     monkeypatch.setattr(index, "BATCH", 2)
-    alone, together = Index(tmp_path / "alone.sqlite", folder), Index(tmp_path / "together.sqlite", folder)
+    alone, together = Index(tmp_path / "alone.sqlite", Folder(folder)), Index(tmp_path / "together.sqlite", Folder(folder))
     told: list[tuple[int, int]] = []
     assert alone.scan(workers=0) == together.scan(lambda *done: told.append(done), workers=2)
     assert told[-1] == (10, 10)
@@ -186,7 +205,7 @@ def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pyte
     assert alone.problems() == together.problems() == [Problem("broken", "not a DICOM file")]
 
 
-def fatal(_: Path, files: list[index._File]) -> list[index.Values | str]:
+def fatal(_: Path, files: list[File]) -> list[index.Values | str]:
     """Reads headers until it meets a file that ends the process."""
     if any(file.path.endswith(b"fatal") for file in files):
         os._exit(1)
@@ -198,7 +217,7 @@ def test_a_file_that_ends_its_reader_is_left_out_and_the_scan_goes_on(tmp_path: 
         (tmp_path / "images").mkdir(exist_ok=True)
         (tmp_path / "images" / name).write_text(name)
     monkeypatch.setattr(index, "BATCH", 2)
-    monkeypatch.setattr(index, "_read", fatal)
+    monkeypatch.setattr(dicom_folder, "_read", fatal)
     found = index_of(tmp_path / "images")
     assert found.scan(workers=1) == Scanned(found=7, read=7, gone=0)
     reasons = {problem.item: problem.reason for problem in found.problems()}
@@ -219,11 +238,13 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path, monk
     folder = tmp_path / "images"
     write_dicom(folder / "a", PIXELS, "1.1")
     found = index_of(folder)
-    read = index.read_headers
-    monkeypatch.setattr(index, "read_headers", lambda paths: (write_dicom(folder / "a", PIXELS[:4], "1.2"), read(paths))[1])
+    read = dicom_folder.read_headers
+    monkeypatch.setattr(
+        dicom_folder, "read_headers", lambda paths: (write_dicom(folder / "a", PIXELS[:4], "1.2"), read(paths))[1]
+    )
     found.scan(workers=0)
     assert found.problems() == [Problem("a", CHANGED)]
-    monkeypatch.setattr(index, "read_headers", read)
+    monkeypatch.setattr(dicom_folder, "read_headers", read)
     assert found.scan(workers=0) == Scanned(found=1, read=1, gone=0)
     assert [header["SOPInstanceUID"] for _, _, header in found.headers()] == ["1.2"]
 
@@ -255,7 +276,7 @@ def test_what_may_pass_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_dicom(folder / "a", PIXELS, "1.1")
     found = index_of(folder)
     with monkeypatch.context() as patched:
-        patched.setattr(index, "read_headers", lambda paths: [f"{index.UNREADABLE}: Permission denied"] * len(paths))
+        patched.setattr(dicom_folder, "read_headers", lambda paths: [f"{index.UNREADABLE}: Permission denied"] * len(paths))
         found.scan(workers=0)
     assert found.problems() == [Problem("a", "file cannot be read: Permission denied")]
     assert found.scan(workers=0) == Scanned(found=1, read=1, gone=0)
@@ -292,20 +313,20 @@ def test_a_folder_without_permission_becomes_a_problem(tmp_path: Path, monkeypat
 def test_an_index_of_another_folder_or_of_other_keywords_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "two"):
         write_dicom(tmp_path / name / name, PIXELS, "1.1")
-    found = Index(tmp_path / "index.sqlite", tmp_path / "one")
+    found = Index(tmp_path / "index.sqlite", Folder(tmp_path / "one"))
     found.scan(workers=0)
-    again = Index(tmp_path / "index.sqlite", tmp_path / "two")
+    again = Index(tmp_path / "index.sqlite", Folder(tmp_path / "two"))
     assert not again.whole
     assert list(again.headers()) == []
     again.scan(workers=0)
     monkeypatch.setattr(index, "KEYWORDS", (*index.KEYWORDS, "PatientAge"))
-    assert not Index(tmp_path / "index.sqlite", tmp_path / "two").whole
+    assert not Index(tmp_path / "index.sqlite", Folder(tmp_path / "two")).whole
 
 
 def test_a_damaged_index_says_so(tmp_path: Path) -> None:
     (tmp_path / "index.sqlite").write_bytes(b"no database at all " * 100)
     with pytest.raises(DataError, match=r"is damaged .*: delete it"):
-        Index(tmp_path / "index.sqlite", tmp_path)
+        Index(tmp_path / "index.sqlite", Folder(tmp_path))
 
 
 def test_a_full_disk_is_told_and_what_was_read_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The clock: a round that takes too long is given up, whatever it is doing."""
+"""A round that takes too long or too many steps is given up, whatever it is doing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from flwr.app import ConfigRecord, Message
 from torch import nn
 
 from excise.client import app
-from excise.client.clock import OutOfTime, limited_to, watch
+from excise.client.extent import LimitReached, limited_to, watch
+from excise.client.policy import LimitSettings
 from excise.common.messages import AuditQuery
 from excise.common.models import ModelSpec, build_model
 from excise.common.request import ForgetRequest, RequestKind
@@ -23,10 +24,29 @@ def test_a_model_runs_within_its_time_and_no_longer() -> None:
     model, x = nn.Linear(2, 2), torch.zeros(1, 2)
     watch(model)
     model(x)  # without a limit there is none
-    with limited_to(60):
+    with limited_to(LimitSettings(seconds=60)):
         model(x)
-    with limited_to(-1), pytest.raises(OutOfTime, match=r"limits\.seconds"):
+    with limited_to(LimitSettings(seconds=1e-9)), pytest.raises(LimitReached, match=r"limits\.seconds") as reached:
         model(x)
+    assert reached.value.code == "out_of_time"
+    model(x)
+
+
+def test_passes_in_training_are_counted_and_others_are_not() -> None:
+    model, x = nn.Linear(2, 2), torch.zeros(1, 2)
+    watch(model)
+    with limited_to(LimitSettings(steps=2)):
+        model.eval()
+        for _ in range(5):
+            model(x)
+        model.train()
+        with torch.no_grad():
+            model(x)
+        model(x)
+        model(x)
+        with pytest.raises(LimitReached, match=r"limits\.steps") as reached:
+            model(x)
+    assert reached.value.code == "forbidden"
     model(x)
 
 
