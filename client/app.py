@@ -21,7 +21,7 @@ from flwr.clientapp import ClientApp
 
 from excise.client import logs, rounds
 from excise.client.config import read_site_config
-from excise.client.egress import Withheld, release
+from excise.client.egress import Withheld, permitted, release
 from excise.client.extent import LimitReached, limited_to
 from excise.client.permission import Forbidden, check, check_approval, count_round
 from excise.client.requests import Requests
@@ -64,7 +64,7 @@ def _handler(
                 count_round(question.request, requests, config.limits)
             site = open_site(site_toml)  # may decode for hours: only for what is allowed
             with limited_to(config.limits):
-                reply = release(work(site, question), question, site.public_names)
+                reply = release(permitted(work(site, question), config.policy), question, site.public_names)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must be answered, and its text must stay here
             reply = release(_failure(error, about), question, frozenset())
         else:

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 
 from excise.client import rounds
-from excise.client.egress import release
+from excise.client.egress import permitted, release
 from excise.client.site import Site
 from excise.client.summary import count
 from excise.common import messages as m
@@ -71,7 +71,7 @@ def dry_run(
     model = snapshot(build_model(spec, 0)) if weights is None else weights
     leaving: list[Leaving] = []
     for reply, question in _rounds(site, request, spec, model, tell, nothing=len(sets.forget) == 0):
-        record = release(reply, question, site.public_names)
+        record = release(permitted(reply, site.config.policy), question, site.public_names)
         leaving.append(Leaving(reply.KIND, _fields(record), len(recorddict_to_proto(record).SerializeToString())))
     return DryRun(count(rows), tuple(leaving))
 

@@ -1,5 +1,7 @@
 """The last gate before a reply leaves: whatever is not on its list stays, and with it the whole reply.
 
+Before it, `permitted` leaves out what the site's policy does not want told; a round goes on without.
+
 It trusts none of the code before it. Every field, every name of a number, every text and every array is compared with what a
 reply of its kind to such a question may hold; a text has to be an enumerated word, a digest, an incident's number, or one of
 the site's own public names.
@@ -13,6 +15,7 @@ import re
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from excise.client.policy import Metric, PolicySettings
 from excise.common import messages as m
 from excise.common.errors import ExciseError, SiteError
 
@@ -24,6 +27,13 @@ _METRICS = {
     "audit": rf"{_SETS}_(?:images|scored|accuracy|loss|ece|accuracy_class_\d+|images_class_\d+)",
     "reference": r"(?:unseen|trained)/(?:all|\d+)",
 }
+_KINDS = {
+    Metric.ACCURACY: re.compile(r"_accuracy(?:_class_\d+)?$"),
+    Metric.CALIBRATION: re.compile(r"_ece$"),
+    Metric.LOSS: re.compile(r"(?:^|_)loss$"),
+    Metric.SEARCH: re.compile(r"^(?:crossing_rate|path_length)$"),
+    Metric.PROGRESS: re.compile(r"^(?:gradient_norm|step_sum|overshoot)$"),
+}
 _PROFILES = {"audit": rf"{_SETS}/\d+", "reference": r"(?:unseen|trained)/(?:all|\d+)"}
 
 
@@ -31,6 +41,25 @@ class Withheld(ExciseError):
     """A reply holds something that may not leave. Says what, for the site's own log."""
 
     code = SiteError.EGRESS
+
+
+def permitted(reply: m.Message, policy: PolicySettings) -> m.Message:
+    """`reply` without the measured numbers that the policy does not let leave."""
+
+    def told(metrics: dict[str, float]) -> dict[str, float]:
+        return {name: value for name, value in metrics.items() if (kind := _kind_of(name)) is None or kind in policy.metrics}
+
+    if isinstance(reply, m.SiteUpdate):
+        ascent = reply.ascent if Metric.SEARCH in policy.metrics else ()
+        return dataclasses.replace(reply, metrics=told(reply.metrics), ascent=ascent)
+    if isinstance(reply, m.AuditReply):
+        return dataclasses.replace(reply, metrics=told(reply.metrics), profiles=reply.profiles if policy.profiles else {})
+    return reply
+
+
+def _kind_of(name: str) -> Metric | None:
+    """The kind of a metric; None of numbers of images."""
+    return next((kind for kind, pattern in _KINDS.items() if pattern.search(name)), None)
 
 
 def release(reply: m.Message, question: m.Message | None, public: frozenset[str]) -> RecordDict:

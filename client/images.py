@@ -86,7 +86,9 @@ def prepare(image: NDArray[np.float32], size: int, channels: int, dims: int = 2)
     side = max(x.shape[1:])
     before = [(side - length) // 2 for length in x.shape[1:]]
     after = [side - length - left for length, left in zip(x.shape[1:], before, strict=True)]
-    x = F.pad(x, [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair])[None]  # last axis first
+    if any((*before, *after)):
+        x = F.pad(x, [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair])  # last axis first
+    x = x[None]
     if dims == 2:
         x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
     elif size < side:

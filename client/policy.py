@@ -6,12 +6,28 @@ The site owns its policy. What the coordinator asks for may be less than it, nev
 from __future__ import annotations
 
 from datetime import time
+from enum import StrEnum
 
 from pydantic import Field, field_validator
 
 from excise import __version__
 from excise.common.request import RequestKind
 from excise.common.settings import PrivacySettings, Settings
+
+
+class Metric(StrEnum):
+    """Kinds of measured numbers that may leave, each over at least `min_count` images."""
+
+    ACCURACY = "accuracy"
+    """Accuracies of audits, of each class too."""
+    CALIBRATION = "calibration"
+    """Expected calibration errors of audits."""
+    LOSS = "loss"
+    """Mean losses of audits, training and unlearning."""
+    SEARCH = "search"
+    """Of boundary searches: share that crossed, length of their paths, ascent by step."""
+    PROGRESS = "progress"
+    """Of unlearning: gradient norms, sum of step sizes, overshoot."""
 
 
 class PolicySettings(PrivacySettings):
@@ -27,7 +43,9 @@ class PolicySettings(PrivacySettings):
     """Whether numbers of images leave as they are; else the next multiple of `min_count` (docs/adr/0015): a number, and the
     difference of two, is then zero or stands for so many."""
     profiles: bool = True
-    """Whether losses leave as means over groups of images. Calibrated targets and the membership test need them."""
+    """Whether losses leave as means over small groups of images. Calibrated targets and the membership test need them."""
+    metrics: tuple[Metric, ...] = tuple(Metric)
+    """Which measured numbers leave; an update's weights and an audit's numbers of images leave with any."""
     hours: tuple[time, time] | None = None
     """When rounds may be answered, local time, such as ``["20:00", "06:00"]``; at any time without."""
     releases: tuple[str, ...] = (__version__,)

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from excise import __version__
 from excise.client.config import SiteConfig, read_site_config
+from excise.client.policy import Metric
 from excise.common.bundle import bundle_digest
 from excise.common.errors import ConfigError
 from excise.common.files import write_atomically
@@ -44,6 +45,7 @@ def init(
         classes=json.dumps(list(classes), ensure_ascii=False),
         multi_label=json.dumps(multi_label),
         kinds=json.dumps([*RequestKind]),
+        metrics=json.dumps([*Metric]),
         release=__version__,
         bundle=bundle_digest(),
         split_key=secrets.token_hex(16),
@@ -107,6 +109,7 @@ kinds = {kinds}
 approval = true                # a person approves each request: excise site approve
 min_count = 10                 # nothing that is measured on fewer images leaves; numbers of images are rounded up to it
 profiles = true                # means of losses over groups of images may leave; unlearning patients or devices needs them
+metrics = {metrics}  # measured numbers that may leave
 training = false               # ordinary federated training
 releases = ["{release}"]       # of excise that may run here
 bundles = ["{bundle}"]  # Flower's bundle of this release: it names the code installed here

@@ -120,7 +120,12 @@ class Federation:
     ) -> RoundResult[m.R]:
         """One round of questions, to every site unless `nodes` are given; refusals become events (`server/rounds.py`)."""
         asked = self.nodes if nodes is None else nodes
-        answer = run_round(self.grid, asked, question, reply_type, self.plan.rounds, use, name, self.stopped)
+        try:
+            answer = run_round(self.grid, asked, question, reply_type, self.plan.rounds, use, name, self.stopped)
+        except QuorumError as error:  # the run ends: what it ended of is told first
+            for site, code in zip(error.missing, error.codes, strict=False):
+                self.folder.event("refused", round=name, site=site, code=code)
+            raise
         for refusal in answer.refused:
             self.folder.event("refused", round=name, site=refusal.site, code=refusal.code, incident=refusal.incident)
         return answer

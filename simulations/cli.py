@@ -202,7 +202,7 @@ def bench_ingest(
         read = ingest.headers(Path(folder, "speed"), headers // 10, repeats)
         said(f"indexing {headers:,} headers")
         indexed = ingest.indexed(Path(folder, "memory"), headers)
-    write_ingest_page(page, (files, headers // 10), read, decoded, indexed)
+    write_ingest_page(page, (files, headers // 10), read, decoded, indexed, ingest.start_seconds())
     terminal.print(f"Result page: {page}")
 
 

@@ -108,6 +108,23 @@ def scan(
         tell("Every skipped file and its reason: excise site scan --problems")
 
 
+@site.command()
+def stats(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> None:
+    """Numbers of images as the last scan found them, by modality, maker, model, year, class and split."""
+    from excise.client.site import open_site
+    from excise.client.summary import summarise
+
+    opened = open_site(site_toml.absolute())
+    summary = summarise(opened.scan)
+    summary["total"]["forgotten"] = opened.forgotten
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+        return
+    _print_summary(summary)
+    if opened.forgotten:
+        say(f"{opened.forgotten:,} more are left out: they were forgotten")
+
+
 def _print_summary(summary: dict[str, dict[str, int]]) -> None:
     total = summary["total"]
     say(f"{total['images']:,} images of {total['patients']:,} patients; {total['skipped']:,} skipped")

@@ -36,6 +36,7 @@ from pydicom.uid import (
 from excise.client.compute import device_of
 from excise.client.config import SiteConfig, SplitSettings, read_site_config
 from excise.client.dicom.pixels import Rules, decode
+from excise.client.dicom.web import Pacs
 from excise.client.forgotten import Register
 from excise.client.setup import NODE_KEY, SIGNING_KEY
 from excise.client.sources import index_of, open_source
@@ -44,6 +45,8 @@ from excise.common.errors import ExciseError
 
 FREE = 2 * 2**30
 """Bytes that have to be free beside the state: a model of half a gigabyte, twice, and room to work."""
+GPU_FREE = 2 * 2**30
+"""Bytes of a GPU that should be free: a model of half a gigabyte, its gradients, its momentum, and room to work."""
 CLOCK = timedelta(minutes=2)
 """Most that the clock may differ from the coordinator's: certificates and Flower's signatures are refused beyond."""
 SECRET = 16
@@ -100,6 +103,7 @@ def examine(site_toml: Path) -> Iterator[Finding]:
         lambda: _bundle(config),
         lambda: _disk(config),
         _decoders,
+        lambda: _pacs(config),
         lambda: _images(site_toml.parent, config),
         lambda: _device(config),
         lambda: _coordinator(config),
@@ -177,6 +181,21 @@ def _decoders() -> Iterator[Finding]:
             yield Finding(name, True, "decodes")
 
 
+def _pacs(config: SiteConfig) -> Iterator[Finding]:
+    if config.data.pacs is None:
+        return
+    url = config.data.pacs.url
+    try:
+        found = next(Pacs(config.data.pacs).walk(), None)
+    except ExciseError as error:
+        yield Finding("PACS", False, f"{url}: {error}", "correct [data.pacs] in site.toml, or ask those who run it", False)
+        return
+    told = f"{url} answers" if found else f"{url} answers, and knows no image that data.pacs.search finds"
+    yield Finding("PACS", bool(found), told, "correct data.pacs.search in site.toml", required=False)
+    if url.startswith("http://"):
+        yield Finding("PACS' TLS", None, "none: whoever listens in the network sees images", "use https", required=False)
+
+
 def _images(folder: Path, config: SiteConfig) -> Iterator[Finding]:
     try:
         Register(folder, config.split.key)
@@ -198,8 +217,18 @@ def _device(config: SiteConfig) -> Iterator[Finding]:
     except (RuntimeError, AssertionError) as error:
         yield Finding("device", False, str(error).splitlines()[0], "correct `device` in site.toml, or leave it out")
         return
-    told = torch.cuda.get_device_name(device) if device.type == "cuda" else "the processor; no GPU was found or wanted"
-    yield Finding("device", True, told, required=False)
+    if device.type != "cuda":
+        yield Finding("device", True, "the processor; no GPU was found or wanted", required=False)
+        return
+    free, total = torch.cuda.mem_get_info(device)
+    most = config.limits.gpu_share * total
+    name = torch.cuda.get_device_name(device)
+    told = f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GB free, at most {most / 2**30:.1f} used"
+    good = True if free >= GPU_FREE and most >= GPU_FREE else None
+    remedy = (
+        f"a large model takes {GPU_FREE / 2**30:g} GB: end what else runs there, raise limits.gpu_share, or use another device"
+    )
+    yield Finding("device", good, told, remedy, required=False)
 
 
 # ---- the coordinator ----------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
@@ -46,11 +47,15 @@ _PALETTE = [
     for kind, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
 ]
 _ASKED = [
-    *("SOPClassUID", "Modality", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PlanarConfiguration"),
-    *("PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
-    *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
-    *("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence", "VOILUTFunction"),
-    *("WindowCenter", "WindowWidth", "PixelPaddingValue", "PixelPaddingRangeLimit", "PaletteColorLookupTableUID", *_PALETTE),
+    tag_for_keyword(keyword) or 0  # numbers: names would be looked up for every file
+    for keyword in (
+        *("SOPClassUID", "Modality", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PlanarConfiguration"),
+        *("PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+        *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+        *("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence", "VOILUTFunction"),
+        *("WindowCenter", "WindowWidth", "PixelPaddingValue", "PixelPaddingRangeLimit", "PaletteColorLookupTableUID"),
+        *_PALETTE,
+    )
 ]
 """All that decoding asks of a file: to read the rest would take as long again."""
 Frames = Literal["skip", "first", "middle"]
@@ -124,6 +129,7 @@ class _Opened:
     def frame(self, index: int) -> Stored:
         """Stored values of one frame; YBR becomes RGB. Of several frames only this one is read and decoded."""
         uid = self.dataset.file_meta.get("TransferSyntaxUID")
+        self._check_size(uid)
         where = self.file if self.frames > 1 else self.dataset
         if uid in _FIRST:
             with suppress(Exception):  # the others may be more lenient, and tell the reason
@@ -133,6 +139,20 @@ class _Opened:
         except Exception as error:  # the decoders raise many kinds
             told = f"pixels of {_named(uid) or 'no'} transfer syntax cannot be decoded ({type(error).__name__}): {error}"
             raise DataError(told + _to_install(uid)) from error
+
+    def _check_size(self, uid: UID | None) -> None:
+        """Refuse a file far larger than its image before it is read: it may not fit into memory."""
+        if (
+            not isinstance(self.file, Path)
+            or (size := self.file.stat().st_size) < DEFERRED
+            or uid is None
+            or uid.is_encapsulated
+        ):
+            return
+        bits = [int(self.dataset.get(key) or 0) for key in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated")]
+        expected = math.prod(bits) * self.frames // 8
+        if size > 2 * expected + DEFERRED:
+            raise DataError(f"file of {size:,} bytes; expected {expected:,} for its pixels")
 
     def identity(self, stored: Stored) -> str:
         """That of `stored`; of several frames that of the first and the middle one, whichever is used: one may be black."""

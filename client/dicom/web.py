@@ -183,5 +183,5 @@ def _answers() -> Iterator[None]:
         raise DataError(f"{UNREADABLE}: the PACS answers with no DICOMweb (no JSON)") from error
     except requests.RequestException as error:
         raise DataError(f"{UNREADABLE}: the PACS does not answer ({type(error).__name__}); look at data.pacs.url") from error
-    except (ValueError, KeyError, IndexError, TypeError, EOFError, InvalidDicomError) as error:  # no JSON, no multipart, no DICOM
+    except (ValueError, KeyError, IndexError, TypeError, EOFError, InvalidDicomError) as error:
         raise DataError(f"{UNREADABLE}: the PACS answers with no DICOMweb ({type(error).__name__})") from error

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from excise.client.config import read_site_config
 from excise.client.deploy import doctor
 from excise.client.deploy.doctor import Finding, examine
 from excise.client.setup import make_node_key
@@ -209,3 +211,18 @@ def test_a_port_that_speaks_no_tls_is_found(tmp_path: Path) -> None:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.mark.parametrize(("free", "share", "good"), [(8, 1.0, True), (1, 1.0, None), (8, 0.1, None)])
+def test_the_memory_of_a_gpu_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, share: float, good: bool | None
+) -> None:
+    write_hospital(tmp_path)
+    config = read_site_config(write_site_toml(tmp_path, data={"labels": "labels.csv"}, limits={"gpu_share": share}))
+    monkeypatch.setattr(doctor, "device_of", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "GPU")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free * 2**30, 16 * 2**30))
+    (finding,) = list(doctor._device(config))
+    assert (finding.good, finding.required) == (good, False)
+    assert finding.told == f"GPU, {free:.1f} of 16.0 GB free, at most {16 * share:.1f} used"

@@ -10,7 +10,8 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from excise.client.egress import Withheld, release
+from excise.client.egress import Withheld, permitted, release
+from excise.client.policy import Metric, PolicySettings
 from excise.common import messages as m
 from excise.common.errors import SiteError
 from excise.common.models import ModelSpec
@@ -145,3 +146,44 @@ def test_whoever_writes_the_record_the_gate_sees_it(
     monkeypatch.setattr(m.SiteUpdate, "to_record", lambda _: packed)
     with pytest.raises(Withheld):
         release(UPDATE, FIT, PUBLIC)
+
+
+# ---- what the policy leaves out -------------------------------------------------------------------------------------------
+
+NAMES = {
+    Metric.ACCURACY: ["deployed/forget_accuracy", "deployed/part0_accuracy_class_1"],
+    Metric.CALIBRATION: ["deployed/held_out_ece"],
+    Metric.LOSS: ["deployed/retain_loss", "loss", "retain_loss", "forget_loss"],
+    Metric.SEARCH: ["crossing_rate", "path_length"],
+    Metric.PROGRESS: ["gradient_norm", "step_sum", "overshoot"],
+}
+COUNTS = ["deployed/forget_images", "deployed/forget_scored", "deployed/forget_images_class_1"]
+
+
+@pytest.mark.parametrize("left_out", Metric)
+def test_the_policy_leaves_out_a_kind_of_numbers_and_nothing_else(left_out: Metric) -> None:
+    policy = PolicySettings(metrics=tuple(kind for kind in Metric if kind is not left_out))
+    every = {name: 1.0 for names in (*NAMES.values(), COUNTS) for name in names}
+    remain = every.keys() - set(NAMES[left_out])
+    update, audited = replace(UPDATE, metrics=every), replace(AUDITED, metrics=every)
+    for reply in (update, audited):
+        told = permitted(reply, policy)
+        assert isinstance(told, m.SiteUpdate | m.AuditReply)
+        assert told.metrics.keys() == remain
+        assert permitted(reply, PolicySettings()) == reply
+    searched = permitted(update, policy)
+    assert isinstance(searched, m.SiteUpdate)
+    assert bool(searched.ascent) == (left_out is not Metric.SEARCH)
+
+
+def test_without_profiles_no_losses_of_groups_leave_in_an_audit() -> None:
+    told = permitted(AUDITED, PolicySettings(profiles=False))
+    assert isinstance(told, m.AuditReply)
+    assert (told.metrics, told.profiles, told.passes) == (AUDITED.metrics, {}, AUDITED.passes)
+
+
+def test_every_kind_of_metric_may_leave() -> None:
+    names = [name for of_kind in (*NAMES.values(), COUNTS) for name in of_kind]
+    for reply, question, ours in ((UPDATE, FIT, False), (AUDITED, AUDIT, True)):
+        metrics = {name: 1.0 for name in names if ("/" in name) == ours}
+        release(permitted(replace(reply, metrics=metrics), PolicySettings()), question, PUBLIC)  # type: ignore[type-var]

@@ -135,3 +135,19 @@ def test_a_scan_that_is_killed_again_and_again_comes_to_its_end(tmp_path: Path) 
     opened = open_site(site)
     fresh = open_site(write_hospital(tmp_path / "fresh", patients=120))
     assert torch.equal(opened.x[:], fresh.x[:])
+
+
+# ---- stats --------------------------------------------------------------------------------------------------------------
+
+
+def test_stats_tell_what_the_last_scan_found(tmp_path: Path, excise: Callable[..., Any]) -> None:
+    site = write_hospital(tmp_path, patients=12)
+    assert excise("site", "scan", "--site", site)[0] == 0
+    (tmp_path / "images" / "1.2.3.1.dcm").unlink()  # what no scan has seen is not told
+    code, out, _ = excise("site", "stats", "--site", site)
+    assert code == 0
+    assert "12 images of 12 patients; 0 skipped" in out
+    code, out, _ = excise("site", "stats", "--site", site, "--json")
+    told = json.loads(out)
+    assert told["total"] == {"images": 12, "patients": 12, "skipped": 0, "forgotten": 0}
+    assert told["class"] == {"clear": 6, "ill": 6}

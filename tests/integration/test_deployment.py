@@ -22,7 +22,7 @@ from excise.client.site import open_site
 from excise.common.bundle import FOLDER, bundle_digest
 from excise.common.chain import faults
 from excise.common.models import ModelSpec, build_model
-from excise.common.request import ForgetRequest, RequestKind
+from excise.common.request import ForgetRequest, RequestKind, joined
 from excise.common.settings import LocalSettings, RoundSettings, UnlearningSettings
 from excise.common.signing import make_key
 from excise.common.weights import load_weights, save_weights, snapshot
@@ -32,7 +32,12 @@ from tests.dicoms import write_hospital, write_site_toml
 from tests.recorder import Recorder, recorder
 
 SPEC = ModelSpec(name="allcnn", classes=2, size=16, width=0.05)
-REQUEST = ForgetRequest(id="mr7", kind=RequestKind.DEVICE, where="StationName = MR7 and site = site-1", reason="retired")
+DEVICE = ForgetRequest(id="mr7", kind=RequestKind.DEVICE, where="StationName = MR7 and site = site-1", reason="retired")
+WITHDRAWN = ForgetRequest(
+    id="withdrawn", kind=RequestKind.PATIENTS, where="PatientID in @CANARY-LIST and site = site-1", reason="consent withdrawn"
+)
+PARTS = (DEVICE, WITHDRAWN)
+REQUEST = joined(PARTS)
 CANARIES = {
     "PatientID": "CANARY-PATIENT-",
     "PatientName": "CANARY^JANE",
@@ -45,6 +50,8 @@ CANARIES = {
 ROOT_UID = "1.2.826.0.1.739173."
 """Before the UID of every image: long enough not to occur by chance, in base64 neither."""
 PLACE = "CANARY-FOLDER"
+CLASS, NOTE = "CANARY-CLASS", "CANARY-NOTE"
+"""In the table of labels."""
 PIXELS = bytes(range(0x81, 0xA1))
 """A row of each image, 16 bits a pixel."""
 
@@ -62,10 +69,12 @@ def write_canaries(folder: Path) -> None:
         path.unlink()
         (folder / "images" / PLACE).mkdir(exist_ok=True)
         dataset.save_as(folder / "images" / PLACE / f"{PLACE}-{path.name}", enforce_file_format=True)
-    labels = folder / "labels.csv"
-    labels.write_text(labels.read_text().replace("\n1.2.3.", f"\n{ROOT_UID}1.2.3."))
+    lines = (folder / "labels.csv").read_text().replace("\n1.2.3.", f"\n{ROOT_UID}1.2.3.").splitlines()
+    lines[1] = f"{lines[1].partition(',')[0]},{CLASS}"  # a class that the site does not have
+    noted = [f"{line},{NOTE if i else 'note'}" for i, line in enumerate(lines)]
+    (folder / "labels.csv").write_text("\n".join(noted) + "\n")
     (folder / "lists").mkdir()
-    (folder / "lists" / "CANARY-LIST.txt").write_text("CANARY-PATIENT-3\n")
+    (folder / "lists" / "CANARY-LIST.txt").write_text("".join(f"CANARY-PATIENT-{n}\n" for n in (1, 4, 7, 10, 13)))
 
 
 def site_of(folder: Path, number: int, made: Deployment, port: int, bundles: list[str]) -> Path:
@@ -119,6 +128,7 @@ def plan_in(folder: Path, deadline: float = 60) -> Path:
         deployed=folder / "deployed.safetensors",
         retrain=False,
         request=REQUEST,
+        parts=PARTS,
         unlearning=UnlearningSettings(local=LocalSettings(rounds=1, steps=3)),
         rounds=RoundSettings(watch=False, deadline=deadline),
     )
@@ -130,6 +140,9 @@ def test_nothing_is_done_before_the_sites_approve(made: Deployment, sites: list[
     folder = plan_in(made.folder / "early")
     made.run(folder)
     assert not (folder / "model.safetensors").exists()
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    told = [(event["round"], event["code"]) for event in events if event["event"] == "refused"]
+    assert told == [("status", "not_approved")] * 2
     for site in sites:
         log = (site.parent / "state" / "node" / "rounds.jsonl").read_text()
         assert {json.loads(line)["code"] for line in log.splitlines()} == {"not_approved"}
@@ -141,8 +154,9 @@ def unlearned(made: Deployment, sites: list[Path]) -> Path:
     """The folder of a run that was carried out."""
     for site in sites:
         kept = Requests(site.parent)
-        kept.arrive(REQUEST)
-        kept.decide(REQUEST, Standing.APPROVED, "Dr. Noether", "")
+        kept.arrive(REQUEST, PARTS)
+        for part in PARTS:
+            kept.decide(part, Standing.APPROVED, "Dr. Noether", "")
     folder = plan_in(made.folder / "run")
     made.run(folder)
     return folder
@@ -175,10 +189,11 @@ def test_no_canary_leaves_a_site_in_any_encoding(unlearned: Path, recorded: Reco
     assert len(sent) > sum(x.numel() * 4 for x in revised.values())
     assert b"site-1" in sent  # the recorder sees what is said: nothing was encrypted or compressed
     assert b"crossing_rate" in sent
+    assert b"part1_accuracy" in sent
     site = open_site(sites[0])
     prepared = [site.x[:][i].numpy().tobytes()[64:96] for i in (0, 7)]
     uids = [row.item for row in site.scan.rows[:3]]
-    canaries = [value.encode() for value in (*CANARIES.values(), PLACE, "CANARY-LIST", *uids)]
+    canaries = [value.encode() for value in (*CANARIES.values(), PLACE, CLASS, NOTE, "CANARY-LIST", *uids)]
     for canary in [*canaries, PIXELS, *prepared, site.folder.as_posix().encode()]:
         for encoded in encodings(canary):
             if len(encoded) >= 8:  # fewer occur by chance

@@ -151,3 +151,16 @@ def test_a_site_works_from_it_and_forgets(site: Path, pacs: Orthanc, tmp_path: P
 
 def _pixels(path: Path) -> Any:
     return pydicom.dcmread(path).pixel_array
+
+
+def test_the_doctor_asks_it(site: Path, pacs: Orthanc, tmp_path: Path, excise: Callable[..., Any]) -> None:
+    _, out, _ = excise("site", "doctor", "--site", site)
+    assert f"✓ PACS: {pacs.url} answers\n" in out
+    assert "– PACS' TLS: none" in out
+    write_pacs_site(tmp_path, pacs, search={"PatientID": "NOBODY"})
+    _, out, _ = excise("site", "doctor", "--site", site)
+    assert "✗ PACS" in out
+    assert "knows no image that data.pacs.search finds" in out
+    write_pacs_site(tmp_path, pacs, url="http://127.0.0.1:1/dicom-web")
+    _, out, _ = excise("site", "doctor", "--site", site)
+    assert "does not answer (ConnectionError)" in out

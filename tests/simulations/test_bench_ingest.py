@@ -42,7 +42,7 @@ def test_headers_and_memory_are_measured(tmp_path: Path) -> None:
 def test_the_page_judges_what_was_measured(tmp_path: Path) -> None:
     good, bad = Rates(100.0, 400.0), Rates(100.0, 250.0, 80.0)
     decoded = Decoding(bad, Rates(100.0, 9000.0, 3000.0), {"decoder": 0.75, "the rest": 0.25}, 1.28)
-    write_ingest_page(tmp_path / "a.md", (9, 20), good, {"RLE": decoded}, Indexed(9, 1.0, 0.1, 501.0))
+    write_ingest_page(tmp_path / "a.md", (9, 20), good, {"RLE": decoded}, Indexed(9, 1.0, 0.1, 501.0), 2.5)
     text = (tmp_path / "a.md").read_text()
     assert [line.rsplit("|", 2)[1].strip() for line in text.splitlines() if "at least" in line or "less than" in line] == [
         "yes",
@@ -53,3 +53,4 @@ def test_the_page_judges_what_was_measured(tmp_path: Path) -> None:
     assert "| RLE, cold | 100 | 80 | 250 | 2.5 |" in text
     assert "| headers | 100 | – | 400 | 4.0 |" in text
     assert "| RLE | 75% | 25% | 1.28 |" in text
+    assert ingest.start_seconds() > 0

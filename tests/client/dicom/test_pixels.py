@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.sequence import Sequence
 
+from excise.client.dicom.headers import read_headers
 from excise.client.dicom.pixels import Rules, decode
 from excise.common.errors import DataError
 from tests.dicoms import dataset, write_dicom
@@ -316,3 +318,21 @@ def test_the_helper_writes_what_it_says(tmp_path: Path) -> None:
     path = write_dicom(tmp_path / "a.dcm", RAMP)
     np.testing.assert_array_equal(pydicom.dcmread(path).pixel_array, RAMP)
     assert dataset(RAMP).PatientID == "P1"
+
+
+def test_a_file_of_two_gigabytes_is_not_read_into_memory(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "a.dcm", RAMP)
+    content, size = path.read_bytes(), 2**31
+    length = (2 * RAMP.size).to_bytes(4, "little")
+    assert content.count(length) == 1
+    with path.open("wb") as file:  # a hole: it takes no space on the disk
+        file.write(content.replace(length, size.to_bytes(4, "little")))
+        file.truncate(len(content) - 2 * RAMP.size + size)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"file of 2,147,48\d,\d+ bytes; expected 8,192 for its pixels"):
+            image_of(path)
+        assert not isinstance(read_headers([path])[0], str)
+        assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
+    finally:
+        tracemalloc.stop()
