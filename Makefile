@@ -7,14 +7,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench-demo bench-engine test check clean
+.PHONY: help setup demo bench-demo bench-engine bench-ingest test check clean
 
 help:
 	@echo "make setup         install into $(VENV): several GB (torch), a few minutes the first time"
 	@echo "make demo          unlearn one scanner at one of four simulated hospitals; writes runs/<id>/report.html"
 	@echo "make bench-demo    the same over five seeds, and by patient over three, with baselines; writes docs/results/brain-mri*.md"
 	@echo "make bench-engine  speed and quality of the engine on Fashion-MNIST; writes docs/results/engine.md"
-	@echo "make test          run the tests"
+	@echo "make bench-ingest  speed and memory of reading DICOM; writes docs/results/ingest.md"
+	@echo "make test          run the tests; installs a PACS and dcmtk for them where they are missing"
 	@echo "make check         check format, lint and types"
 	@echo "make clean         remove caches and build outputs; keeps $(VENV) and runs"
 
@@ -46,6 +47,9 @@ $(FASHION):
 bench-engine: setup | $(FASHION)
 	$(BIN)/excise bench engine
 	$(BIN)/excise bench profile
+
+bench-ingest: setup
+	$(BIN)/excise bench ingest
 
 # What tests ask of other programs: a real PACS, and a second reader of DICOM.
 DICOMWEB := /usr/share/orthanc/plugins/libOrthancDicomWeb.so

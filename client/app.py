@@ -22,7 +22,7 @@ from flwr.clientapp import ClientApp
 from excise.client import logs, rounds
 from excise.client.config import read_site_config
 from excise.client.egress import Withheld, permitted, release
-from excise.client.extent import LimitReached, limited_to
+from excise.client.extent import OutOfTime, limited_to
 from excise.client.permission import Forbidden, check, check_approval, count_round
 from excise.client.requests import Requests
 from excise.client.rounds.model import SiteFailure
@@ -63,7 +63,7 @@ def _handler(
             if isinstance(question, messages.UnlearnInstruction):
                 count_round(question.request, requests, config.limits)
             site = open_site(site_toml)  # may decode for hours: only for what is allowed
-            with limited_to(config.limits):
+            with limited_to(config.limits.seconds):
                 reply = release(permitted(work(site, question), config.policy), question, site.public_names)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must be answered, and its text must stay here
             reply = release(_failure(error, about), question, frozenset())
@@ -83,7 +83,7 @@ def _failure(error: Exception, about: Mapping[str, object]) -> messages.Failure:
 
 
 def _code(error: Exception) -> SiteError:
-    if isinstance(error, SiteFailure | Forbidden | Withheld | LimitReached):
+    if isinstance(error, SiteFailure | Forbidden | Withheld | OutOfTime):
         return error.code
     for kind, code in (
         (MessageError, SiteError.BAD_MESSAGE),

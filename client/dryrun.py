@@ -44,10 +44,12 @@ class DryRun:
     Attributes
     ----------
     matched : images that match, by class, maker, model, year and so on; of all splits
+    skipped : images that match and cannot be used here so far
     leaving : the replies of its rounds, in their order
     """
 
     matched: dict[str, dict[str, int]]
+    skipped: int
     leaving: tuple[Leaving, ...]
 
 
@@ -73,7 +75,7 @@ def dry_run(
     for reply, question in _rounds(site, request, spec, model, tell, nothing=len(sets.forget) == 0):
         record = release(permitted(reply, site.config.policy), question, site.public_names)
         leaving.append(Leaving(reply.KIND, _fields(record), len(recorddict_to_proto(record).SerializeToString())))
-    return DryRun(count(rows), tuple(leaving))
+    return DryRun(count(rows), len(site.skipped(request)), tuple(leaving))
 
 
 def _rounds(

@@ -34,6 +34,7 @@ _KINDS = {
     Metric.SEARCH: re.compile(r"^(?:crossing_rate|path_length)$"),
     Metric.PROGRESS: re.compile(r"^(?:gradient_norm|step_sum|overshoot)$"),
 }
+_COUNT = re.compile(r"_(?:images|scored|images_class_\d+)$")
 _PROFILES = {"audit": rf"{_SETS}/\d+", "reference": r"(?:unseen|trained)/(?:all|\d+)"}
 
 
@@ -47,7 +48,7 @@ def permitted(reply: m.Message, policy: PolicySettings) -> m.Message:
     """`reply` without the measured numbers that the policy does not let leave."""
 
     def told(metrics: dict[str, float]) -> dict[str, float]:
-        return {name: value for name, value in metrics.items() if (kind := _kind_of(name)) is None or kind in policy.metrics}
+        return {name: value for name, value in metrics.items() if _COUNT.search(name) or _kind_of(name) in policy.metrics}
 
     if isinstance(reply, m.SiteUpdate):
         ascent = reply.ascent if Metric.SEARCH in policy.metrics else ()
@@ -58,7 +59,7 @@ def permitted(reply: m.Message, policy: PolicySettings) -> m.Message:
 
 
 def _kind_of(name: str) -> Metric | None:
-    """The kind of a metric; None of numbers of images."""
+    """The kind of a metric; None when it is of none that is known."""
     return next((kind for kind, pattern in _KINDS.items() if pattern.search(name)), None)
 
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from excise.client.cache import ImageCache
+from excise.client.config import read_site_config
 from excise.client.forgotten import EVENT, Register
-from excise.client.images import FATAL, image_cache
+from excise.client.images import image_cache
 from excise.client.preparation import PREPARATIONS
 from excise.client.requests import log_of
-from excise.client.site import open_site
-from excise.client.sources import open_source
-from excise.client.table import Problem, Row
+from excise.client.site import Site, open_site
+from excise.client.sources import index_of
 from excise.common.chain import append
-from excise.common.errors import DataError, NothingToForget
+from excise.common.errors import NothingToForget
 from excise.common.files import storage_errors
 from excise.common.request import ForgetRequest
+
+BEGUN = "images are being forgotten"
+"""The event that stands in the site's log before anything is done; `EVENT` stands there when all is."""
 
 
 @dataclass(frozen=True)
@@ -28,59 +31,69 @@ class Left:
 
     Attributes
     ----------
-    images : that were used, each with its copies
-    skipped : that could not be used here so far, such as those without a label, and may never be
-    new : of both, that were not in the register before
+    images : that were used
+    skipped : that could not be used here so far, such as those without a label
+    new : names and fingerprints that were not in the register before
+    unknown : of the skipped ones those that cannot be decoded today: under another name they would not be recognised
     """
 
     images: int
     skipped: int
     new: int
+    unknown: int
 
 
 def forget_for_good(site_toml: Path, request: ForgetRequest, by: str) -> Left:
     """Enter all images that `request` matches in the site's register, and purge them from its cache.
 
+    The data are looked through first, as `excise site scan` does. Stopped at any moment, it is finished by being done again.
+
     Raises
     ------
     NothingToForget : no image matches
+    DataError : the data cannot be read; nothing was done
     StorageError : the register or the cache cannot be written
     """
-    site = open_site(site_toml)
-    sets, cache = site.select(request), image_cache(site.config)
-    rows = [site.scan.rows[i] for i in sorted([*sets.forget.tolist(), *sets.excluded.tolist()])]
-    skipped = site.skipped(request)
-    if not rows and not skipped:
+    config = read_site_config(site_toml)
+    if config.data.is_dicom:
+        index_of(config).scan()
+        open_site.cache_clear()
+    site, log = open_site(site_toml), log_of(site_toml.parent)
+    sets, skipped = site.select(request), site.skipped(request)
+    rows = sorted([*sets.forget.tolist(), *sets.excluded.tolist()])
+    if not rows and not skipped and not _unfinished(log, request):
         raise NothingToForget(f"no image here matches: {request.where}")
-    log = log_of(site.folder)
-    append(log, "images are being forgotten", request=request.id, digest=request.digest, images=len(rows), by=by)
-    register = Register(site.folder, site.config.split.key)
-    known = [*_known(rows, cache), *_skipped(skipped, open_source(site.config).identify)]
-    new = register.add(request.id, known)
-    left = Left(len(rows), len(skipped), new)
+    append(log, BEGUN, request=request.id, digest=request.digest, images=len(rows), by=by)
+    identities = site.identities(skipped, retry=True)
+    used = [(item, site.x.fingerprints[i]) for i in rows for item in site.scan.rows[i].items]
+    register, cache = Register(site.folder, config.split.key), image_cache(config)
+    new = register.add(request.id, [*used, *((name, identities[one.item] or None) for one in skipped for name in one.names)])
+    cache.purge([item for item, _ in used] + [one.item for one in skipped])
+    _purge_others(site, cache)
+    left = Left(len(rows), len(skipped), new, sum(not pixels for pixels in identities.values()))
     append(log, EVENT, request=request.id, digest=request.digest, **vars(left), registered=len(register), by=by)
-    cache.purge(item for item, _ in known)  # after the register: were it stopped between the two, the next scan would purge
-    prepared = site.config.state / PREPARATIONS  # what the model said of them, on the way
-    with storage_errors(prepared):
-        if prepared.exists():
-            shutil.rmtree(prepared)
-        for path in cache.path.parent.iterdir():  # prepared by other settings, some time ago
-            if path.stem != cache.path.stem:
-                path.unlink()
     open_site.cache_clear()
     return left
 
 
-def _known(rows: list[Row], cache: ImageCache) -> Iterator[tuple[str, str | None]]:
-    """Identifiers of images and of their copies, with their fingerprints."""
-    known = cache.known()
-    yield from ((item, known[row.item].pixels) for row in rows for item in row.items)
+def _purge_others(site: Site, cache: ImageCache) -> None:
+    """What the model said of images on the way, and what was prepared by other settings, some time ago."""
+    prepared = site.config.state / PREPARATIONS
+    with storage_errors(prepared):
+        if prepared.exists():
+            shutil.rmtree(prepared)
+        for path in cache.path.parent.iterdir():
+            if path.stem != cache.path.stem:
+                path.unlink()
 
 
-def _skipped(problems: list[Problem], identify: Callable[[Any], str]) -> Iterator[tuple[str, str | None]]:
-    for problem in problems:
-        try:
-            pixels = None if problem.reason == FATAL else identify(problem.place)
-        except DataError:  # it cannot be decoded today: its identifier is all that is known of it
-            pixels = None
-        yield problem.item, pixels
+def _unfinished(log: Path, request: ForgetRequest) -> bool:
+    """Whether forgetting `request` was begun here and never came to its end."""
+    begun = False
+    if log.exists():
+        for line in log.read_text().splitlines():
+            with suppress(ValueError, KeyError, TypeError):  # lines that were altered are for excise site audit verify
+                event = json.loads(line)
+                if event["digest"] == request.digest and event["event"] in (BEGUN, EVENT):
+                    begun = event["event"] == BEGUN
+    return begun

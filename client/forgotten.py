@@ -40,8 +40,9 @@ class Register:
 
     def __init__(self, folder: Path, secret: str) -> None:
         self.path, self._secret = folder / "forgotten.jsonl", secret
+        told = _registered(folder / "audit.jsonl")  # before the register: another process may write both meanwhile
         self._read()
-        if len(self) < (told := _registered(folder / "audit.jsonl")):
+        if len(self) < told:
             raise DataError(
                 f"{self.path} holds {len(self)} images, and audit.jsonl tells of {told}: put it back from your backup, or "
                 "what was forgotten would come back"
@@ -86,7 +87,7 @@ class Register:
                     "pixels": None if pixels is None else self._keyed(pixels),
                 }
                 for item, pixels in images
-                if not self.holds(item)
+                if not self.holds(item) or (pixels is not None and self._keyed(pixels) not in self._pixels)
             }
             lines = [json.dumps(self._head), *self._lines, *map(json.dumps, new.values())]
             write_atomically(self.path, "".join(f"{line}\n" for line in lines))

@@ -45,10 +45,10 @@ Progress = Callable[[int, int], None]
 
 
 class Images:
-    """The prepared images of a site's rows, read from disk as they are asked for."""
+    """The prepared images of a site's rows, read from disk as they are asked for; `fingerprints` are those of each."""
 
-    def __init__(self, records: NDArray[np.float32], places: NDArray[np.int64]) -> None:
-        self._records, self._places = records, places
+    def __init__(self, records: NDArray[np.float32], places: NDArray[np.int64], fingerprints: Sequence[str]) -> None:
+        self._records, self._places, self.fingerprints = records, places, fingerprints
 
     def __len__(self) -> int:
         return len(self._places)
@@ -65,7 +65,8 @@ class Images:
 
     def only(self, rows: Sequence[int]) -> Images:
         """The images of these rows alone."""
-        return Images(self._records, self._places[np.asarray(rows, dtype=np.int64)])
+        fingerprints = [self.fingerprints[i] for i in rows]
+        return Images(self._records, self._places[np.asarray(rows, dtype=np.int64)], fingerprints)
 
 
 def prepare(image: NDArray[np.float32], size: int, channels: int, dims: int = 2) -> NDArray[np.float32]:
@@ -146,16 +147,19 @@ def load_images(
         known = cache.known()
     kept: list[Row] = []
     places: list[int] = []
+    fingerprints: list[str] = []
     problems = list(source.scan.problems)
     again = 0  # forgotten images that came back under another name
     no_copies, first = data.is_dicom, dict[str, int]()  # other sources have no names that copies come under
     back: list[str] = []
-    for row, where in ((rows[i], source.places[i]) for i in wanted):
-        place, pixels, reason = known[row.item].place, str(known[row.item].pixels), known[row.item].reason
+    for i in wanted:
+        row, one = rows[i], known[rows[i].item]
+        place, pixels, reason = one.place, str(one.pixels), one.reason
         if reason == FORGOTTEN:
             again += 1
         elif place is None:
-            problems.append(Problem(row.item, reason or "not prepared", row.fields, where))
+            told = reason or "not prepared"
+            problems.append(Problem(row.item, told, row.fields, row.copies, source.places[i], stamps[i]))
         elif forgotten(row.item, pixels):  # a copy that was prepared before the other one was forgotten
             back.append(row.item)
             again += 1
@@ -165,10 +169,13 @@ def load_images(
         else:
             kept.append(row)
             places.append(place)
+            fingerprints.append(pixels)
     cache.purge(back)
     if not kept:
         raise DataError(f"no usable image in {data.where}; {len(problems)} skipped, the first: {problems[:1]}")
-    return Scan(kept, problems, len(rows) - len(wanted) + again), Images(cache.images(), np.array(places, dtype=np.int64))
+    return Scan(kept, problems, len(rows) - len(wanted) + again), Images(
+        cache.images(), np.array(places, dtype=np.int64), fingerprints
+    )
 
 
 def _is_stale(known: Known | None, stamp: str, retry: bool) -> bool:

@@ -29,7 +29,7 @@ def check(told: str, secret: str, path: Path) -> None:
     ------
     DataError : it was; says what to do
     """
-    if not hmac.compare_digest(told, check_of(secret)):
+    if not hmac.compare_digest(told.encode(), check_of(secret).encode()):
         raise DataError(
             f"{path} was written under another split.key than site.toml has now, and would match nothing: put the former key "
             "back from your backup"

@@ -25,7 +25,7 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 def in_parallel(
-    work: Work[T, A], batches: Iterator[list[T]], fatal: A, workers: int | None = None
+    work: Work[T, A], batches: Iterator[list[T]], fatal: A, workers: int | None = None, apart: bool = False
 ) -> Iterator[tuple[list[T], list[A]]]:
     """Each batch with the answers that `work` gives to its items, in any order of batches.
 
@@ -34,10 +34,11 @@ def in_parallel(
     work : answers each item of a batch; goes to other processes, so it must be picklable
     fatal : the answer to an item that ends the process
     workers : processes; as many as there are processors when left out. With 0, or a single batch, this one does the work
+    apart : other processes do the work even of a single batch
     """
     workers = (os.cpu_count() or 1) if workers is None else workers
     few = list(islice(batches, 2 if workers else 0))
-    if len(few) < 2:
+    if not few or (len(few) < 2 and not apart):
         yield from ((batch, work(batch)) for batch in chain(few, batches))
         return
     yield from _in_processes(work, chain(few, batches), fatal, workers)

@@ -51,7 +51,9 @@ def check_approval(message: Message, requests: Requests) -> None:
 
 
 def count_round(request: ForgetRequest, requests: Requests, limits: LimitSettings) -> None:
-    """Count one more unlearning round of a request, in whatever run: the coordinator's own count is not asked.
+    """Count one more unlearning round of a request and of all that it joins, in whatever run and company.
+
+    The coordinator's own count is not asked.
 
     Raises
     ------
@@ -60,24 +62,6 @@ def count_round(request: ForgetRequest, requests: Requests, limits: LimitSetting
     """
     if requests.count_round(request) > limits.rounds:
         raise Forbidden(SiteError.FORBIDDEN, f"'{request.id}' had limits.rounds = {limits.rounds} rounds here already")
-
-
-def check_images(images: int, policy: PolicySettings) -> None:
-    """Refuse an update that would come from few images: they could be read off it (Zhu et al., 2019).
-
-    Parameters
-    ----------
-    images : different images that the round would train on
-
-    Raises
-    ------
-    Forbidden : they are fewer than `min_count`
-    """
-    if images < policy.min_count:
-        raise Forbidden(
-            SiteError.FORBIDDEN,
-            f"an update would come from {images} images; from at least policy.min_count = {policy.min_count}",
-        )
 
 
 def requests_of(message: Message) -> tuple[ForgetRequest, ...]:

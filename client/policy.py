@@ -42,9 +42,9 @@ class PolicySettings(PrivacySettings):
     exact_counts: bool = False
     """Whether numbers of images leave as they are; else the next multiple of `min_count` (docs/adr/0015): a number, and the
     difference of two, is then zero or stands for so many."""
-    profiles: bool = True
+    profiles: bool = False
     """Whether losses leave as means over small groups of images. Calibrated targets and the membership test need them."""
-    metrics: tuple[Metric, ...] = tuple(Metric)
+    metrics: tuple[Metric, ...] = ()
     """Which measured numbers leave; an update's weights and an audit's numbers of images leave with any."""
     hours: tuple[time, time] | None = None
     """When rounds may be answered, local time, such as ``["20:00", "06:00"]``; at any time without."""

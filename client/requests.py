@@ -1,9 +1,9 @@
 """Forget requests at a site: those that came, and what its people decided, signed with the site's key.
 
+    requests/rounds.json          how many unlearning rounds of each were answered, by its digest
     requests/<id>/request.json    the request, as it came
                   decision.json   approved or denied, by whom, when, why, signed
                   parts.json      of a request that joins others: the digests of those
-                  rounds.json     how many unlearning rounds of it were answered, by its digest
 
 A decision is of one exact request: its digest is what is signed. It stands beside site.toml, not in the state, which may be
 deleted at any time.
@@ -73,7 +73,7 @@ class Requests:
         RequestError : another request has this id, or it is not what its parts make
         StorageError : it cannot be kept
         """
-        if parts and joined(parts) != request:
+        if parts and (len(parts) < 2 or joined(parts) != request):
             raise RequestError(f"request '{request.id}' is not what its {len(parts)} parts make together")
         for part in parts:
             self.arrive(part)
@@ -136,30 +136,34 @@ class Requests:
         return decision if ours and decision.digest == request.digest else None
 
     def count_round(self, request: ForgetRequest) -> int:
-        """Count one more round of a request, and return how many there were with it.
+        """Count one more round of a request and of those that it joins; returns the largest of their counts with it.
 
         Raises
         ------
         StorageError : it cannot be counted
         """
-        path = self.folder / request.id / "rounds.json"
+        path, digests = self.folder / "rounds.json", [request.digest, *self._parts(request)]
         with exclusively(path):
             counts = json.loads(path.read_text()) if path.exists() else {}
-            counts[request.digest] = counts.get(request.digest, 0) + 1
+            counts |= {digest: counts.get(digest, 0) + 1 for digest in digests}
             write_atomically(path, json.dumps(counts))
-        return int(counts[request.digest])
+        return max(int(counts[digest]) for digest in digests)
+
+    def _parts(self, request: ForgetRequest) -> list[str]:
+        """Digests of the requests that it joins; none when it joins none."""
+        path = self.folder / request.id / "parts.json"
+        told = json.loads(path.read_text()) if path.exists() else {}
+        return list(told["parts"]) if told.get("digest") == request.digest else []
 
     def standing(self, request: ForgetRequest) -> Standing:
         """Denied when a part is; else as it was decided itself, or as all its parts were; else pending."""
-        own = self.decision(request)
-        path = self.folder / request.id / "parts.json"
-        told = json.loads(path.read_text()) if path.exists() else {}
-        if told.get("digest") != request.digest:
+        own, parts = self.decision(request), self._parts(request)
+        if not parts:
             return own.standing if own else Standing.PENDING
-        of_parts = [self.standing(part) for part in self if part.digest in told["parts"]]
+        of_parts = [self.standing(part) for part in self if part.digest in parts and part != request]
         if Standing.DENIED in of_parts:
             return Standing.DENIED
         if own:
             return own.standing
-        whole = len(of_parts) == len(told["parts"]) and set(of_parts) == {Standing.APPROVED}
+        whole = len(of_parts) == len(parts) and set(of_parts) == {Standing.APPROVED}
         return Standing.APPROVED if whole else Standing.PENDING

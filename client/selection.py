@@ -31,19 +31,25 @@ class Selection:
     excluded: Tensor
 
 
-def select(rows: Sequence[Row], request: ForgetRequest | None, lists: Mapping[str, frozenset[str]]) -> Selection:
+def select(
+    rows: Sequence[Row],
+    request: ForgetRequest | None,
+    lists: Mapping[str, frozenset[str]],
+    also: frozenset[int] = frozenset(),
+) -> Selection:
     """Resolve `request` over `rows`; no request matches nothing.
 
     Parameters
     ----------
     lists : the site's own lists by name, for predicates such as ``PatientID in @withdrawn``
+    also : numbers of rows that match whatever the predicate says of them
 
     Raises
     ------
     RequestError : the predicate names a list that the site does not have
     """
     predicate = request.predicate if request else None
-    matched = [predicate is not None and row.matches(predicate, lists) for row in rows]
+    matched = [predicate is not None and (row.matches(predicate, lists) or i in also) for i, row in enumerate(rows)]
 
     def where(split: Split | None, match: bool) -> Tensor:
         wanted = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,8 +13,10 @@ from torch import Tensor
 from excise.client.config import SiteConfig, read_site_config
 from excise.client.crosswalk import Crosswalk
 from excise.client.forgotten import Register
+from excise.client.identities import UNKNOWN, Identities
 from excise.client.images import Images, load_images
 from excise.client.selection import Selection, select
+from excise.client.sources import open_source
 from excise.client.table import Problem, Scan
 from excise.common.errors import ConfigError, DataError
 from excise.common.predicate_parser import parse
@@ -50,11 +53,23 @@ class Site:
 
     def select(self, request: ForgetRequest | None) -> Selection:
         """Resolve a request over this site's rows."""
-        return select(self.scan.rows, request, self.lists)
+        return select(self.scan.rows, request, self.lists, self._twins(request) if request else frozenset())
 
     def skipped(self, request: ForgetRequest) -> list[Problem]:
         """Images that match, and that could not be used so far."""
-        return [one for one in self.scan.problems if one.fields and request.predicate.matches(one.fields, self.lists)]
+        return [one for one in self.scan.problems if one.matches(request.predicate, self.lists)]
+
+    def identities(self, images: Sequence[Problem], retry: bool = False) -> dict[str, str]:
+        """Fingerprints of images that are not used, by item (`Identities.of`)."""
+        if not images:
+            return {}
+        source = open_source(self.config)
+        return Identities(self.config.state).of(images, source.identify, source.parallel, retry)
+
+    def _twins(self, request: ForgetRequest) -> frozenset[int]:
+        """Rows whose image is also one that matches and is skipped: an original without a label, say."""
+        pixels = set(self.identities(self.skipped(request)).values()) - {UNKNOWN}
+        return frozenset(i for i, fingerprint in enumerate(self.x.fingerprints) if fingerprint in pixels)
 
 
 @lru_cache(maxsize=64)

@@ -18,10 +18,10 @@ from PIL import Image
 
 from excise.client.config import SEPARATOR, DataSettings, SiteConfig
 from excise.client.decoded import Decoded, fingerprint
-from excise.client.dicom import web
-from excise.client.dicom.folder import Folder
+from excise.client.dicom.folder import Folder, shown
 from excise.client.dicom.index import Index
-from excise.client.dicom.pixels import Rules, decode, fingerprint_of
+from excise.client.dicom.pixels import Rules
+from excise.client.dicom.web import Pacs
 from excise.client.labels import read_labels
 from excise.client.table import Problem, Row, Scan, split_of
 from excise.common.errors import DataError
@@ -77,7 +77,7 @@ def open_source(config: SiteConfig) -> Source:
 
 def index_of(config: SiteConfig) -> Index:
     """The index of the site's DICOM folder or PACS."""
-    return Index(config.state / "index.sqlite", web.Pacs(config.data.pacs) if config.data.pacs else Folder(config.data.path))
+    return Index(config.state / "index.sqlite", Pacs(config.data.pacs) if config.data.pacs else Folder(config.data.path))
 
 
 def rules_of(data: DataSettings) -> Rules:
@@ -91,32 +91,41 @@ def _dicom(config: SiteConfig) -> Source:
     if not index.whole:
         index.scan()
     labels = read_labels(_labels_path(config.data), "SOPInstanceUID")
-    problems = index.problems()
+    problems = _unusable(config, index)
     rows: list[Row] = []
     places: list[Any] = []
     stamps: list[str] = []
     found: set[str] = set()
     copies = index.copies()
-    for place, stamp, header in index.headers():
+    for path, stamp, header in index.headers():
         uid = str(header["SOPInstanceUID"])
         found.add(uid)
         # PatientID is unique only together with its issuer (PS3.3 C.7.1.1).
         patient = f"{header['PatientID']}@{header['IssuerOfPatientID'] or ''}"
         named = named_labels(labels[uid]["label"], config.data.multi_label) if uid in labels else None
-        row = _row(config, uid, str(header["PatientID"]), named, header, patient, place)
+        row = _row(config, uid, str(header["PatientID"]), named, header, patient)
+        if uid in copies:
+            others = (_fields(config, uid, str(other["PatientID"]), named, other) for other in copies[uid])
+            row = replace(row, copies=tuple(others))
         if isinstance(row, Problem):
-            problems.append(row)
+            problems.append(replace(row, place=path, stamp=stamp))
             continue
-        others = (_fields(config, uid, str(other["PatientID"]), named, other) for other in copies.get(uid, ()))
-        rows.append(replace(row, copies=tuple(others)))
-        places.append(place)
+        rows.append(row)
+        places.append(path)
         stamps.append(stamp)
     problems += [Problem(uid, "label without an image") for uid in labels if uid not in found]
-    scan, rules = Scan(rows, problems), rules_of(config.data)
-    if config.data.pacs:
-        read = partial(web.decode, settings=config.data.pacs, rules=rules)
-        return Source(scan, places, read, stamps, partial(web.fingerprint_of, settings=config.data.pacs))
-    return Source(scan, places, partial(decode, rules=rules), stamps, fingerprint_of)
+    read = partial(index.place.decode, rules=rules_of(config.data))
+    return Source(Scan(rows, problems), places, read, stamps, index.place.identify)
+
+
+def _unusable(config: SiteConfig, index: Index) -> list[Problem]:
+    """Files that cannot be used, with what is known of them."""
+    problems = {problem.item: problem for problem in index.problems()}
+    for path, stamp, header, reason in index.unusable():
+        uid = str(header["SOPInstanceUID"] or shown(path))
+        fields = _fields(config, uid, str(header["PatientID"] or ""), None, header)
+        problems[shown(path)] = Problem(shown(path), reason, fields, place=path, stamp=stamp)
+    return list(problems.values())
 
 
 def _image_folder(config: SiteConfig) -> Source:
@@ -130,9 +139,9 @@ def _image_folder(config: SiteConfig) -> Source:
     for path in sorted(p for p in root.glob("*/*") if p.is_file()):
         item = str(path.relative_to(root))
         patient = path.stem.split("_", 1)[0] if "_" in path.stem else item
-        row = _row(config, item, patient, [path.parent.name], {}, place=path)
+        row = _row(config, item, patient, [path.parent.name], {})
         if isinstance(row, Problem):
-            problems.append(row)
+            problems.append(replace(row, place=path))
         else:
             rows.append(row)
             paths.append(path)
@@ -155,9 +164,9 @@ def _csv(config: SiteConfig) -> Source:
             continue
         others: dict[str, Value] = {key: value or None for key, value in line.items() if key not in ("image", "label")}
         patient, named = line.get(data.patient_column) or name, named_labels(line["label"], data.multi_label)
-        row = _row(config, name, patient, named, others, place=path)
+        row = _row(config, name, patient, named, others)
         if isinstance(row, Problem):
-            problems.append(row)
+            problems.append(replace(row, place=path))
         else:
             rows.append(row)
             paths.append(path)
@@ -235,9 +244,9 @@ def _npz(config: SiteConfig) -> Source:
     for i, label in enumerate(labels):
         found = np.flatnonzero(label) if config.data.multi_label else [label]
         named = [names[c] if 0 <= c < len(names) else f"number {c}" for c in found]
-        row = _row(config, str(i), str(patients[i]) if patients is not None else str(i), named, {}, place=i)
+        row = _row(config, str(i), str(patients[i]) if patients is not None else str(i), named, {})
         if isinstance(row, Problem):
-            problems.append(row)
+            problems.append(replace(row, place=i))
         else:
             rows.append(row)
             kept.append(i)
@@ -292,17 +301,16 @@ def _row(
     named: Sequence[str] | None,
     others: Mapping[str, Value],
     key: str | None = None,
-    place: Any = None,
 ) -> Row | Problem:
     """A row, split by `key` (without one, by `patient`); a problem when a class or label is unknown, or there is none."""
     classes = config.data.classes
     fields = _fields(config, item, patient, named, others)
     if named is None:
-        return Problem(item, "image without a label", fields, place)
+        return Problem(item, "image without a label", fields)
     for name in named:
         if name not in classes:
             kind = "labels" if config.data.multi_label else "classes"
-            return Problem(item, f"label '{name}' is none of the {kind} {', '.join(classes)}", fields, place)
+            return Problem(item, f"label '{name}' is none of the {kind} {', '.join(classes)}", fields)
     key, numbers = key or patient, sorted({classes.index(name) for name in named})
     return Row(item, key, tuple(numbers) if config.data.multi_label else numbers[0], split_of(key, config.split), fields)
 

@@ -59,13 +59,25 @@ class Problem:
     Attributes
     ----------
     fields : what a predicate may ask for, where the image is known so far
-    place : where the image is, as its source names it
+    copies : the fields of the same image under other names
+    place, stamp : where the image is, as its source names it, and what changes when it does
     """
 
     item: str
     reason: str
     fields: Fields | None = field(default=None, compare=False, repr=False)
+    copies: tuple[Fields, ...] = field(default=(), compare=False, repr=False)
     place: Any = field(default=None, compare=False, repr=False)
+    stamp: str = field(default="", compare=False, repr=False)
+
+    @property
+    def names(self) -> set[str]:
+        """Everything that it is called by."""
+        return {self.item, *(str(fields["item"]) for fields in (self.fields, *self.copies) if fields is not None)}
+
+    def matches(self, predicate: Predicate, lists: Mapping[str, frozenset[str]]) -> bool:
+        """Whether the image matches, under any of its names."""
+        return any(predicate.matches(fields, lists) for fields in (self.fields, *self.copies) if fields is not None)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,11 @@ from excise.common.randomness import layers_seeded_by
 from excise.common.settings import TrainingSettings
 
 
+def steps_of(settings: TrainingSettings, images: int) -> int:
+    """Gradient steps of one round over so many images."""
+    return settings.epochs * math.ceil(images / settings.batch_size)
+
+
 def train_locally(
     model: nn.Module, x: Tensor, y_N: Tensor, settings: TrainingSettings, round_index: int, generator: Generator
 ) -> tuple[float, int]:

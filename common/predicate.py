@@ -57,6 +57,8 @@ FIELDS = (
 nothing stands here that no request needs (no PatientName, no PatientBirthDate)."""
 
 Value = str | tuple[str, ...] | None
+DECIMALS = frozenset({"KVP", "MagneticFieldStrength", "SliceThickness"})
+"""Fields of value representation DS: numbers that have many spellings."""
 Fields = Mapping[str, Value]
 Lists = Mapping[str, frozenset[str]]
 _NO_LISTS: Lists = MappingProxyType({})
@@ -65,6 +67,24 @@ _NO_LISTS: Lists = MappingProxyType({})
 def fold(value: str) -> str:
     """Return `value` as comparisons see it: no padding (blanks, NUL), no case, one form for each accented letter."""
     return normalize("NFC", value.casefold()).replace("\0", " ").strip()
+
+
+def decimal(text: str) -> str:
+    r"""A decimal string in one spelling: scanners write 1.5 as 1.500000 or 1.5E0 (PS3.5 6.2), and a PACS writes it anew.
+
+    Of several values, parted by backslashes, each. What is no number stays as it is.
+
+    >>> decimal("1.500000"), decimal("3e0"), decimal("about 3"), decimal("1.50\\\\2.0")
+    ('1.5', '3', 'about 3', '1.5\\\\2')
+    """
+    return "\\".join(map(_one_decimal, text.split("\\")))
+
+
+def _one_decimal(text: str) -> str:
+    if not _NUMBER.fullmatch(fold(text)):
+        return text
+    value = float(text)
+    return str(int(value)) if value.is_integer() else repr(value)
 
 
 class Predicate:
@@ -204,13 +224,14 @@ def _holds_of(node: FieldTest, value: str, lists: Lists) -> bool:
     """Whether the test holds of one value, which is folded; of none it never does."""
     if not value:
         return False
+    same = decimal if node.field in DECIMALS else str
     match node:
         case Compare(_, wanted):
-            return value == fold(wanted)
+            return same(value) == same(fold(wanted))
         case In(_, values):
-            return value in _folded(values)
+            return same(value) in map(same, _folded(values))
         case InList(_, name):
-            return value in _folded(lists[name])
+            return same(value) in map(same, _folded(lists[name])) if same is decimal else value in _folded(lists[name])
         case Range(_, low, high):
             return (low is None or at_most(low, value)) and (high is None or at_most(value, high))
         case Matches(_, pattern):

@@ -20,7 +20,7 @@ import tomli_w
 
 from excise.client.config import SEPARATOR, DataSettings, SiteConfig
 from excise.client.labels import read_labels
-from excise.client.policy import LimitSettings, PolicySettings
+from excise.client.policy import LimitSettings, Metric, PolicySettings
 from excise.client.sources import named_labels, open_source, read_npz
 from excise.client.table import Row
 from excise.common.errors import DataError
@@ -199,6 +199,8 @@ def _write_site(home: Path, name: str, scenario: Scenario, data: DataSettings) -
             approval=False,  # nobody is there to ask
             training=True,
             exact_counts=True,
+            metrics=tuple(Metric),
+            profiles=True,
         ),
         limits=LimitSettings(rounds=1_000_000, steps=1_000_000),  # a bench runs one request many times
         compute=scenario.compute,

@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
+from excise.client.policy import Metric
 from excise.common.request import RequestKind
 
 CLASSES = ("clear", "ill")
 SECRET_SPLIT_KEY = "tests"
-OPEN_POLICY = {"kinds": [*RequestKind], "approval": False, "training": True, "exact_counts": True}
+OPEN_POLICY = {"kinds": [*RequestKind], "approval": False, "training": True, "exact_counts": True} | {
+    "metrics": [*Metric],
+    "profiles": True,
+}
 
 
 def dataset(pixels: NDArray[Any], uid: str = "1.2.3", patient: str | None = "P1", **fields: Any) -> Dataset:

@@ -108,7 +108,8 @@ def dry_run(
         typer.echo(json.dumps(asdict(found), indent=2))
         return
     images = sum(found.matched["split"].values())
-    say(f"'{request.id}' matches {images:,} images here: {request.where}")
+    skipped = f" and {found.skipped:,} that are skipped so far" if found.skipped else ""
+    say(f"'{request.id}' matches {images:,} images here{skipped}: {request.where}")
     if images:
         print_counts(found.matched)
     for message in found.leaving:
@@ -129,9 +130,11 @@ def forget(name: RequestName, by: By, site_toml: SiteToml = Path("site.toml")) -
         raise ConfigError(f"'{request.id}' is {kept.standing(request)} here; only what was approved is forgotten")
     left = forget_for_good(site_toml.absolute(), request, by)
     skipped = f" and {left.skipped:,} that were skipped so far" if left.skipped else ""
-    tell(
-        f"{left.images:,} images of '{request.id}'{skipped} are left out from now on; {left.new:,} of them were not so before"
-    )
+    tell(f"{left.images:,} images of '{request.id}'{skipped} are left out from now on; {left.new:,} entries are new")
+    if left.unknown:
+        tell(
+            f"{left.unknown:,} of them cannot be decoded: they are known by their names alone. Do this again when they can be"
+        )
 
 
 def _decide(name: str, standing: Standing, by: str, note: str, site_toml: Path) -> None:

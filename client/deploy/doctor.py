@@ -139,7 +139,13 @@ def _policy(config: SiteConfig) -> Iterator[Finding]:
         yield Finding("policy", False, "no kind of request is allowed", "name some in policy.kinds")
     else:
         approval = "each approved by a person" if policy.approval else "WITHOUT anybody's approval"
-        yield Finding("policy", True, f"requests of kind {', '.join(policy.kinds)}, {approval}; min_count {policy.min_count}")
+        told = ", ".join(policy.metrics) or "no measured number"
+        profiles = " and losses of groups" if policy.profiles else ""
+        yield Finding(
+            "policy",
+            True,
+            f"requests of kind {', '.join(policy.kinds)}, {approval}; {told}{profiles} may leave",
+        )
 
 
 def _bundle(config: SiteConfig) -> Iterator[Finding]:
@@ -192,6 +198,8 @@ def _pacs(config: SiteConfig) -> Iterator[Finding]:
         return
     told = f"{url} answers" if found else f"{url} answers, and knows no image that data.pacs.search finds"
     yield Finding("PACS", bool(found), told, "correct data.pacs.search in site.toml", required=False)
+    if (secret := config.data.pacs.secret) and (mode := stat.S_IMODE(secret.stat().st_mode)) & 0o077:
+        yield Finding("PACS' secret", False, f"others may read it (mode {mode:o})", f"chmod 600 {secret}")
     if url.startswith("http://"):
         yield Finding("PACS' TLS", None, "none: whoever listens in the network sees images", "use https", required=False)
 

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from excise.client.decoded import Decoded
+from excise.client.dicom import pixels
 from excise.client.dicom.headers import Values, read_headers
+from excise.client.dicom.pixels import Rules
 from excise.client.dicom.place import CHANGED, File
 from excise.client.table import Problem
 from excise.common.errors import DataError
@@ -64,9 +67,13 @@ class Folder:
         """Reads headers; a file that changed meanwhile is a problem, and is read again by the next scan."""
         return partial(_read, self.path)
 
-    def at(self, path: bytes) -> Path:
-        """The file of this path."""
-        return self.path / os.fsdecode(path)
+    def decode(self, path: bytes, rules: Rules) -> Decoded:
+        """The image of this path."""
+        return pixels.decode(self.path / os.fsdecode(path), rules)
+
+    def identify(self, path: bytes) -> str:
+        """Its fingerprint."""
+        return pixels.fingerprint_of(self.path / os.fsdecode(path))
 
 
 def shown(path: bytes) -> str:

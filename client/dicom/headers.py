@@ -11,16 +11,16 @@ from pathlib import Path
 
 import gdcm
 import pydicom
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 
-from excise.common.predicate import FIELDS
+from excise.common.predicate import DECIMALS, FIELDS, decimal
 
 KEYWORDS = tuple(name for name in FIELDS if name[0].isupper())
 """DICOM keywords (PS3.6) that are read of every file."""
-READING = "headers-2"
+READING = "headers-3"
 """Part of the index's version: raise it when the values of a header change."""
 NEEDED = ("SOPInstanceUID", "PatientID")
 """Without these an image can neither be named nor assigned to a split."""
@@ -49,7 +49,6 @@ class Header(Mapping[str, str | None]):
 
 
 _PLACE = {keyword: i for i, keyword in enumerate(KEYWORDS)}
-_DECIMAL = frozenset(keyword for keyword in KEYWORDS if dictionary_VR(keyword) == "DS")
 _TAGS = [(keyword, gdcm.Tag(tag >> 16, tag & 0xFFFF)) for keyword in KEYWORDS if (tag := tag_for_keyword(keyword)) is not None]
 
 
@@ -68,11 +67,15 @@ def read_header(path: Path) -> Values | str:
         return f"header cannot be read ({type(error).__name__}): {error}"
 
 
-def values_of(dataset: Dataset) -> Values | str:
-    """The values of one header; or what it lacks."""
-    values = tuple(_canonical(keyword, _text(dataset.get(keyword))) for keyword in KEYWORDS)
+def values_of(dataset: Dataset) -> Values:
+    """The values of one header."""
+    return tuple(_canonical(keyword, _text(dataset.get(keyword))) for keyword in KEYWORDS)
+
+
+def lacking(values: Values) -> str | None:
+    """Why an image of such a header cannot be used; None when it can."""
     missing = [keyword for keyword in NEEDED if values[_PLACE[keyword]] is None]
-    return f"without {', '.join(missing)}" if missing else values
+    return f"without {', '.join(missing)}" if missing else None
 
 
 def read_headers(paths: Sequence[Path]) -> list[Values | str]:
@@ -98,7 +101,7 @@ def _scanned(scanner: gdcm.Scanner, name: str) -> Values | None:
         return None
     texts = ((value.strip(" \0").strip() or None) if value else None for value in raw)
     values = tuple(_canonical(keyword, text) for (keyword, _), text in zip(_TAGS, texts, strict=True))
-    return None if any(values[_PLACE[keyword]] is None for keyword in NEEDED) else values
+    return None if lacking(values) else values  # pydicom has the last word
 
 
 def _has_preamble(name: str) -> bool:
@@ -111,16 +114,7 @@ def _has_preamble(name: str) -> bool:
 
 
 def _canonical(keyword: str, text: str | None) -> str | None:
-    """A decimal string in one spelling: scanners write 1.5 as 1.500000 or 1.5E0 (PS3.5 6.2), and a PACS writes it anew."""
-    return "\\".join(map(_number, text.split("\\"))) if text and keyword in _DECIMAL else text
-
-
-def _number(text: str) -> str:
-    try:
-        value = float(text)
-    except ValueError:
-        return text
-    return str(int(value)) if value.is_integer() else repr(value)
+    return decimal(text) if text and keyword in DECIMALS else text
 
 
 def _text(value: object) -> str | None:

@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from excise.client.database import TABLE, about, exclusively, reading, tell, writing
 from excise.client.dicom.folder import shown
-from excise.client.dicom.headers import KEYWORDS, READING, UNREADABLE, Header, Values
+from excise.client.dicom.headers import KEYWORDS, READING, UNREADABLE, Header, Values, lacking
 from excise.client.dicom.place import CHANGED, File, Place
 from excise.client.parallel import in_parallel
 from excise.client.table import Problem
@@ -38,7 +37,7 @@ CREATE TABLE IF NOT EXISTS file (
     time INTEGER NOT NULL,  -- of the last change, nanoseconds
     scan INTEGER NOT NULL,  -- the last scan that found it
     uid TEXT,               -- SOPInstanceUID
-    header TEXT,            -- values in the order of `KEYWORDS`, JSON
+    header TEXT,            -- values in the order of `KEYWORDS`, JSON; NULL where it cannot be read
     reason TEXT             -- why the file cannot be used
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_uid ON file (uid, path);
@@ -47,10 +46,11 @@ _USABLE = """
 SELECT path, size, time, header FROM file AS f WHERE reason IS NULL
 AND NOT EXISTS (SELECT 1 FROM file AS g WHERE g.uid = f.uid AND g.path < f.path) ORDER BY path
 """
+_UNUSABLE = "SELECT path, size, time, header, reason FROM file WHERE reason IS NOT NULL AND header IS NOT NULL ORDER BY path"
 _REFUSED = "SELECT path, reason FROM file WHERE reason IS NOT NULL ORDER BY path"
 _COPIED = """
 SELECT f.uid, f.header FROM file AS f
-WHERE reason IS NULL AND f.header != (SELECT g.header FROM file AS g WHERE g.uid = f.uid ORDER BY g.path LIMIT 1)
+WHERE f.header != (SELECT g.header FROM file AS g WHERE g.uid = f.uid ORDER BY g.path LIMIT 1)
 ORDER BY f.path
 """
 _COPIES = """
@@ -95,11 +95,17 @@ class Index:
         with reading(self.database) as db:
             return about(db, "scanned") is not None
 
-    def headers(self) -> Iterator[tuple[Any, str, Header]]:
-        """Usable files by their paths: where each is, a stamp that changes when it does, its header; of one UID the first."""
+    def headers(self) -> Iterator[tuple[bytes, str, Header]]:
+        """Usable files by their paths, each with a stamp that changes when it does, and its header; of one UID the first."""
         with reading(self.database) as db:
             for path, size, time, header in db.execute(_USABLE):
-                yield self.place.at(path), f"{size}:{time}", Header(tuple(map(_shared, json.loads(header))))
+                yield path, f"{size}:{time}", Header(tuple(map(_shared, json.loads(header))))
+
+    def unusable(self) -> Iterator[tuple[bytes, str, Header, str]]:
+        """Files with a header that lacks what is needed: path, stamp, header, reason."""
+        with reading(self.database) as db:
+            for path, size, time, header, reason in db.execute(_UNUSABLE):
+                yield path, f"{size}:{time}", Header(tuple(json.loads(header))), reason
 
     def copies(self) -> dict[str, list[Header]]:
         """By SOPInstanceUID the headers of further files of one, where they say something else than the first."""
@@ -131,6 +137,7 @@ class Index:
         StorageError : the index cannot be written
         """
         found = read = 0
+        closed: list[bytes] = []
         with exclusively(self.database), writing(self.database) as db:
             number = int(about(db, "scans") or 0) + 1
             tell(db, "scans", str(number))
@@ -142,6 +149,7 @@ class Index:
                 for one in self.place.walk():
                     found += 1
                     if isinstance(one, Problem):
+                        closed.append(os.fsencode(one.item))
                         _put(db, File(os.fsencode(one.item), 0, NEVER), one.reason, number)
                     elif not _seen_before(db, one, number):
                         yield one
@@ -162,6 +170,8 @@ class Index:
             (before,) = db.execute("SELECT count(*) FROM file").fetchone()
             if found == 0 and before > 0:
                 raise DataError(f"no file in {self.place.name}, where {before:,} were: is it mounted? Nothing was changed")
+            for path in closed:  # what is below may still be there
+                db.execute("UPDATE file SET scan = ? WHERE path > ? AND path < ?", (number, path + b"/", path + b"0"))
             gone = db.execute("DELETE FROM file WHERE scan < ?", (number,)).rowcount
             tell(db, "scanned", str(number))
             db.commit()
@@ -180,7 +190,7 @@ def _seen_before(db: sqlite3.Connection, file: File, number: int) -> bool:
 
 
 def _put(db: sqlite3.Connection, file: File, answer: Values | str, number: int) -> None:
-    header, reason = (None, answer) if isinstance(answer, str) else (json.dumps(answer), None)
+    header, reason = (None, answer) if isinstance(answer, str) else (json.dumps(answer), lacking(answer))
     uid = None if isinstance(answer, str) else answer[KEYWORDS.index("SOPInstanceUID")]
     db.execute(
         "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?)",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+from excise.client.decoded import Decoded
 from excise.client.dicom.headers import Values
+from excise.client.dicom.pixels import Rules
 from excise.client.table import Problem
 
 CHANGED = "file changed while it was read; scan again"
@@ -20,7 +22,7 @@ class File:
     ----------
     path : relative to the place
     size : bytes; 0 where the place does not tell
-    time : of the last change, nanoseconds; 0 where a file never changes
+    time : of the last change, nanoseconds, or any number that changes when the header may have
     """
 
     path: bytes
@@ -40,7 +42,7 @@ class Place(Protocol):
         """Processes that read headers; as many as there are processors when None; 0: this one."""
 
     def walk(self) -> Iterator[File | Problem]:
-        """Every file that may be an image, in a lasting order, and what cannot be looked into.
+        """Every file that may be an image, in a lasting order, and what cannot be looked into; what is below that is kept.
 
         Raises
         ------
@@ -50,5 +52,18 @@ class Place(Protocol):
     def reader(self) -> Callable[[list[File]], list[Values | str]]:
         """A function that reads headers, or tells why they cannot be; it may go to other processes."""
 
-    def at(self, path: bytes) -> Any:
-        """Where the image of this path is, for `decode` and `fingerprint_of`."""
+    def decode(self, path: bytes, rules: Rules) -> Decoded:
+        """The image of this path.
+
+        Raises
+        ------
+        DataError : it cannot be read, or is of a kind that is not wanted
+        """
+
+    def identify(self, path: bytes) -> str:
+        """The fingerprint of the image of this path, wanted or not.
+
+        Raises
+        ------
+        DataError : it cannot be read
+        """

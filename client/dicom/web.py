@@ -1,11 +1,13 @@
 """A PACS as a place, by DICOMweb (PS3.18): QIDO-RS finds, WADO-RS fetches headers and images. Nothing is ever written to it.
 
-A SOP Instance never changes under its UID (PS3.3 C.12.1), so its header is read once. What the PACS does not give today is
-asked for again by the next scan.
+The pixels of a SOP Instance never change under its UID; who it is of may be corrected. A header is therefore read again when
+what a search tells of its study or series has changed. What the PACS does not give today is asked for again by the next scan.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ from dicomweb_client.web import DICOMwebClient
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from retrying import RetryError
 
 from excise.client.config import PacsSettings
 from excise.client.decoded import Decoded
@@ -37,6 +40,10 @@ FEW = 4
 SECONDS = 60
 """How long an answer may take."""
 ATTEMPTS = 3
+PATIENCE = 3
+"""Studies in a row that the PACS may refuse before the scan is given up."""
+_PASSING = {"00080056", "00081190", "00201206", "00201208", "00201209"}
+"""Of what a search tells availability, addresses and numbers of instances: they change without the header."""
 STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"
 _TAGS = {f"{tag:08X}" for keyword in KEYWORDS if (tag := tag_for_keyword(keyword)) is not None}
 Names = tuple[str, str, str]
@@ -58,31 +65,44 @@ class Pacs:
         return f"{self.settings.url} {sorted(self.settings.search.items())}"
 
     def walk(self) -> Iterator[File | Problem]:
-        """Every instance of every series of the studies that match.
+        """Every instance of every series of the studies that match; a study that cannot be looked into is a problem.
 
         Raises
         ------
-        DataError : the PACS does not answer as it should
+        DataError : the PACS does not answer as it should, or to `PATIENCE` studies in a row
         """
-        client = client_of(self.settings)
-        for study in _all(client.search_for_studies, STUDY, search_filters=dict(self.settings.search)):
-            for series in _all(client.search_for_series, SERIES, study_instance_uid=study):
-                about = {"study_instance_uid": study, "series_instance_uid": series}
-                for instance in _all(client.search_for_instances, INSTANCE, **about):
-                    yield File(f"{study}/{series}/{instance}".encode())
+        client, failed = client_of(self.settings), 0
+        for study, of_study in _all(client.search_for_studies, STUDY, search_filters=dict(self.settings.search)):
+            try:
+                files = list(_files(client, study, of_study))
+            except DataError as error:
+                failed += 1
+                if failed == PATIENCE:
+                    raise
+                yield Problem(study, str(error))
+            else:
+                failed = 0
+                yield from files
 
     def reader(self) -> Callable[[list[File]], list[Values | str]]:
         """Reads headers, a series at once."""
         return self._read
 
-    def at(self, path: bytes) -> Names:
-        """The UIDs of this path."""
-        study, series, instance = path.decode().split("/")
-        return study, series, instance
+    def decode(self, path: bytes, rules: pixels.Rules) -> Decoded:
+        """Fetch and decode the image of this path."""
+        return pixels.decode(self._fetched(path), rules)
+
+    def identify(self, path: bytes) -> str:
+        """Fetch it and tell its fingerprint."""
+        return pixels.fingerprint_of(self._fetched(path))
+
+    def _fetched(self, path: bytes) -> Dataset:
+        with _answers():
+            return client_of(self.settings).retrieve_instance(*names_of(path))  # in the transfer syntax it is stored in
 
     def _read(self, files: list[File]) -> list[Values | str]:
         found: dict[Names, Values | str] = {}
-        names = [self.at(file.path) for file in files]
+        names = [names_of(file.path) for file in files]
         for series, group in groupby(names, key=lambda name: name[:2]):
             found |= _headers(client_of(self.settings), series, list(group))
         return [found[name] for name in names]
@@ -97,6 +117,7 @@ def client_of(settings: PacsSettings) -> DICOMwebClient:
     ConfigError : the file of its secret cannot be read
     """
     session = create_session()
+    session.trust_env = False  # a proxy that is meant for the coordinator is none for images, nor is a .netrc for the PACS
     if settings.ca:
         session.verify = str(settings.ca)
     if settings.secret:
@@ -113,37 +134,32 @@ def client_of(settings: PacsSettings) -> DICOMwebClient:
     return client
 
 
-def decode(names: Names, settings: PacsSettings, rules: pixels.Rules) -> Decoded:
-    """Fetch and decode an image as `excise.client.dicom.pixels.decode` does.
-
-    Raises
-    ------
-    DataError : the PACS does not give it, or it cannot be decoded
-    """
-    return pixels.decode(_fetched(names, settings), rules)
+def names_of(path: bytes) -> Names:
+    """The UIDs that make up a path."""
+    study, series, instance = path.decode().split("/")
+    return study, series, instance
 
 
-def fingerprint_of(names: Names, settings: PacsSettings) -> str:
-    """Fetch an image and tell its fingerprint. Raises as `decode` does."""
-    return pixels.fingerprint_of(_fetched(names, settings))
+def _files(client: DICOMwebClient, study: str, of_study: dict[str, Any]) -> Iterator[File]:
+    for series, of_series in _all(client.search_for_series, SERIES, study_instance_uid=study):
+        about = {"study_instance_uid": study, "series_instance_uid": series}
+        told = {tag: value for tag, value in (of_study | of_series).items() if tag not in _PASSING}
+        stamp = int.from_bytes(hashlib.sha256(json.dumps(told, sort_keys=True).encode()).digest()[:7])
+        for instance, _ in _all(client.search_for_instances, INSTANCE, **about):
+            yield File(f"{study}/{series}/{instance}".encode(), time=stamp)
 
 
-def _fetched(names: Names, settings: PacsSettings) -> Dataset:
-    with _answers():
-        return client_of(settings).retrieve_instance(*names)  # in the transfer syntax that it is stored in
-
-
-def _all(search: Callable[..., list[dict[str, Any]]], tag: str, **about: Any) -> Iterator[str]:
-    """The UIDs of all that a search finds, page by page, sorted within each; ends when a page brings nothing new."""
+def _all(search: Callable[..., list[dict[str, Any]]], tag: str, **about: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The UIDs of all that a search finds, and what it tells of each, page by page; ends when a page brings nothing new."""
     seen: set[str] = set()
     while True:
         with _answers():
             page = search(limit=PAGE, offset=len(seen), **about)
-            new = {str(found[tag]["Value"][0]) for found in page} - seen
+            new = {uid: found for found in page if (uid := str(found[tag]["Value"][0])) not in seen}
         if not new:
             return
-        yield from sorted(new)
-        seen |= new
+        yield from sorted(new.items())
+        seen |= new.keys()
 
 
 def _headers(client: DICOMwebClient, series: tuple[str, str], names: list[Names]) -> dict[Names, Values | str]:
@@ -181,7 +197,7 @@ def _answers() -> Iterator[None]:
         raise DataError(f"{UNREADABLE}: the PACS answers with {code}{hint}") from error
     except requests.JSONDecodeError as error:
         raise DataError(f"{UNREADABLE}: the PACS answers with no DICOMweb (no JSON)") from error
-    except requests.RequestException as error:
+    except (requests.RequestException, RetryError) as error:
         raise DataError(f"{UNREADABLE}: the PACS does not answer ({type(error).__name__}); look at data.pacs.url") from error
     except (ValueError, KeyError, IndexError, TypeError, EOFError, InvalidDicomError) as error:
         raise DataError(f"{UNREADABLE}: the PACS answers with no DICOMweb ({type(error).__name__})") from error

@@ -10,14 +10,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 from excise.client.compute import device_of, to_device
-from excise.client.permission import check_images
+from excise.client.extent import check_images, check_steps
 from excise.client.preparation import Preparation, prepare_unlearning
 from excise.client.rounds.model import SiteFailure, check_model, load_model, read_teacher
 from excise.client.rounds.update import make_update
 from excise.client.site import Site
 from excise.client.unlearning.correction import corrected_overshoot, is_corrected, measured_rows
 from excise.client.unlearning.labels import boundary_losses, mix_of, scored_labels, sought_labels, strata
-from excise.client.unlearning.local import Diverged, ForgetSet, RetainSet, images_of_round, unlearn_locally
+from excise.client.unlearning.local import Diverged, ForgetSet, RetainSet, drawn_in_round, steps_of_round, unlearn_locally
 from excise.client.unlearning.reference import Reference, as_if_unseen
 from excise.client.unlearning.targets import make_targets
 from excise.common.errors import MessageError, SiteError
@@ -40,14 +40,17 @@ def answer(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
         logits = prepared.teacher_logits_NC
         x, y_N = to_device(site.x[sets.retain], device), to_device(site.y_N[sets.retain], device)
         retain = RetainSet(x, y_N, logits.to(device) if logits is not None else None)
-    local = instruction.settings.local
-    check_images(images_of_round(local, len(forget.x) if forget else 0, len(retain.x) if retain else 0), site.config.policy)
+    local, a_k, min_count = instruction.settings.local, instruction.a_k, site.config.policy.min_count
+    of_forget, of_retain = len(forget.x) if forget else 0, len(retain.x) if retain else 0
+    check_steps(steps_of_round(local, of_forget), site.config.limits)
+    drawn_f, drawn_r = drawn_in_round(local, of_forget, of_retain)
+    check_images([(a_k if forget else 0.0, drawn_f), (1 - a_k if retain else 0.0, drawn_r)], min_count)
     try:
         result = unlearn_locally(
             student,
             forget,
             retain,
-            instruction.a_k,
+            a_k,
             local,
             instruction.round_index,
             Generator().manual_seed(instruction.seed),
@@ -58,10 +61,11 @@ def answer(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
     # Means over fewer than `min_count` images stay here, as in an audit.
     measured = {"gradient_norm": result.gradient_norm, "step_sum": result.step_sum}
     ascent = torch.empty(0)
-    if len(sets.retain) >= site.config.policy.min_count:
+    if drawn_r >= min_count:
         measured["retain_loss"] = result.retain_loss
-    if len(prepared.forget) >= site.config.policy.min_count:
+    if drawn_f >= min_count:
         measured["forget_loss"] = result.forget_loss
+    if len(prepared.forget) >= min_count:
         measured |= aimed | {name: float(value) for name, value in prepared.measured.items() if name != "ascent"}
         ascent = prepared.measured.get("ascent", ascent)
     passes = site.config.policy.told(prepared.passes + looks + result.passes)

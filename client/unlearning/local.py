@@ -139,7 +139,7 @@ class _Objective:
     @property
     def steps(self) -> int:
         """Steps of one round."""
-        return _steps(self.settings, len(self.forget.x) if self.forget else 0)
+        return steps_of_round(self.settings, len(self.forget.x) if self.forget else 0)
 
     def batches(self, steps: int, generator: Generator) -> tuple[Tensor | None, Tensor | None]:
         """Rows of each set in every step, on the device of their images, int64 (steps, B); None for an absent set."""
@@ -207,13 +207,14 @@ def _retain_term(logits_NC: Tensor, retain: RetainSet, index: Tensor, settings: 
     return retain_loss(logits_NC, retain.y_N[index], teacher[index] if teacher is not None else None, settings)
 
 
-def images_of_round(settings: LocalSettings, forget: int, retain: int) -> int:
+def drawn_in_round(settings: LocalSettings, forget: int, retain: int) -> tuple[int, int]:
     """How many different images one round trains on, of so many `forget` and `retain` images."""
-    steps = _steps(settings, forget)
-    return min(forget, steps * settings.forget_batch) + min(retain, steps * settings.retain_batch)
+    steps = steps_of_round(settings, forget)
+    return min(forget, steps * settings.forget_batch), min(retain, steps * settings.retain_batch)
 
 
-def _steps(settings: LocalSettings, forget: int) -> int:
+def steps_of_round(settings: LocalSettings, forget: int) -> int:
+    """Gradient steps of one round over so many forget images."""
     if forget and settings.epochs is not None:
         return settings.epochs * math.ceil(forget / settings.forget_batch)
     return settings.steps

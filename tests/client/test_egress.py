@@ -150,6 +150,7 @@ def test_whoever_writes_the_record_the_gate_sees_it(
 
 # ---- what the policy leaves out -------------------------------------------------------------------------------------------
 
+EVERYTHING = PolicySettings(metrics=tuple(Metric), profiles=True)
 NAMES = {
     Metric.ACCURACY: ["deployed/forget_accuracy", "deployed/part0_accuracy_class_1"],
     Metric.CALIBRATION: ["deployed/held_out_ece"],
@@ -170,14 +171,14 @@ def test_the_policy_leaves_out_a_kind_of_numbers_and_nothing_else(left_out: Metr
         told = permitted(reply, policy)
         assert isinstance(told, m.SiteUpdate | m.AuditReply)
         assert told.metrics.keys() == remain
-        assert permitted(reply, PolicySettings()) == reply
+        assert permitted(reply, EVERYTHING) == reply
     searched = permitted(update, policy)
     assert isinstance(searched, m.SiteUpdate)
     assert bool(searched.ascent) == (left_out is not Metric.SEARCH)
 
 
 def test_without_profiles_no_losses_of_groups_leave_in_an_audit() -> None:
-    told = permitted(AUDITED, PolicySettings(profiles=False))
+    told = permitted(AUDITED, PolicySettings(metrics=tuple(Metric)))
     assert isinstance(told, m.AuditReply)
     assert (told.metrics, told.profiles, told.passes) == (AUDITED.metrics, {}, AUDITED.passes)
 
@@ -186,4 +187,16 @@ def test_every_kind_of_metric_may_leave() -> None:
     names = [name for of_kind in (*NAMES.values(), COUNTS) for name in of_kind]
     for reply, question, ours in ((UPDATE, FIT, False), (AUDITED, AUDIT, True)):
         metrics = {name: 1.0 for name in names if ("/" in name) == ours}
-        release(permitted(replace(reply, metrics=metrics), PolicySettings()), question, PUBLIC)  # type: ignore[type-var]
+        release(permitted(replace(reply, metrics=metrics), EVERYTHING), question, PUBLIC)  # type: ignore[type-var]
+
+
+def test_without_a_word_in_the_policy_nothing_measured_leaves() -> None:
+    told = permitted(
+        replace(AUDITED, metrics={"deployed/forget_accuracy": 1.0, "deployed/unheard_of": 1.0, COUNTS[0]: 4.0}),
+        PolicySettings(),
+    )
+    assert isinstance(told, m.AuditReply)
+    assert (told.metrics, told.profiles) == ({COUNTS[0]: 4.0}, {})
+    update = permitted(UPDATE, PolicySettings())
+    assert isinstance(update, m.SiteUpdate)
+    assert (update.metrics, update.ascent, update.delta) == ({}, (), UPDATE.delta)

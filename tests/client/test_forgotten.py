@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,9 +13,10 @@ import numpy as np
 import pydicom
 import pytest
 
+from excise.client.cache import ImageCache
 from excise.client.config import read_site_config
-from excise.client.forgetting import Left, forget_for_good
-from excise.client.forgotten import Register, commitment
+from excise.client.forgetting import BEGUN, Left, forget_for_good
+from excise.client.forgotten import EVENT, Register, commitment
 from excise.client.images import image_cache
 from excise.client.preparation import PREPARATIONS
 from excise.client.site import open_site
@@ -96,7 +99,7 @@ def test_forgotten_images_are_used_for_nothing_any_more(tmp_path: Path) -> None:
     path = site.config.state / PREPARATIONS / "paths.safetensors"
     path.parent.mkdir()
     path.touch()
-    assert forget_for_good(toml, DEVICE, "N") == Left(images=10, skipped=0, new=10)
+    assert forget_for_good(toml, DEVICE, "N") == Left(images=10, skipped=0, new=10, unknown=0)
     assert not path.exists()
     after = open_site(toml)
     assert (len(after.scan.rows), after.forgotten) == (20, 10)
@@ -165,7 +168,7 @@ def test_what_was_skipped_is_forgotten_too_and_does_not_come_back_with_a_label(t
     write_dicom(images / "broken.dcm", pixels, "1.7.3", "P77", StationName="MR7", PixelData=b"12")
     _label(tmp_path, "1.7.2", "1.7.3")
     assert len(open_site(toml).scan.rows) == 9
-    assert forget_for_good(toml, DEVICE, "N") == Left(images=3, skipped=3, new=6)
+    assert forget_for_good(toml, DEVICE, "N") == Left(images=3, skipped=3, new=6, unknown=1)
     write_dicom(images / "again.dcm", pixels, "1.7.4", "P78", StationName="MR1")  # what had no label, under a new UID
     write_dicom(images / "mended.dcm", pixels + 5, "1.7.3", "P77", StationName="MR7")
     (images / "broken.dcm").unlink()
@@ -174,6 +177,79 @@ def test_what_was_skipped_is_forgotten_too_and_does_not_come_back_with_a_label(t
     index_of(read_site_config(site_toml)).scan()
     open_site.cache_clear()
     assert {row.item for row in open_site(toml).scan.rows} == {f"1.2.3.{n + 1}" for n in range(9) if n % 3}
+
+
+def test_an_image_is_forgotten_by_the_name_of_its_original_that_is_not_used(tmp_path: Path) -> None:
+    toml = write_hospital(tmp_path, patients=9)
+    kept = pydicom.dcmread(tmp_path / "images" / "1.2.3.2.dcm")
+    for number, patient in (("1", "ORIGINAL-77"), ("2", None)):  # neither has a label, one has no patient either
+        write_dicom(
+            tmp_path / "images" / f"zz{number}", kept.pixel_array, f"1.8.{number}", patient, StationName=f"MR8{number}"
+        )
+    for number in ("1", "2"):
+        request = ForgetRequest(id="o", kind=RequestKind.DEVICE, where=f"StationName = MR8{number}", reason="r")
+        open_site.cache_clear()
+        site = open_site(toml)
+        sets = site.select(request)
+        (row,) = [*sets.forget.tolist(), *sets.excluded.tolist()]
+        assert site.scan.rows[row].item == "1.2.3.2"
+        assert len(site.skipped(request)) == 1
+    assert forget_for_good(toml, request, "N") == Left(images=1, skipped=1, new=3, unknown=0)
+    assert "1.2.3.2" not in {row.item for row in open_site(toml).scan.rows}
+
+
+def test_what_could_not_be_decoded_is_known_by_its_pixels_once_it_can_be(tmp_path: Path) -> None:
+    toml = write_hospital(tmp_path, patients=9)
+    pixels = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    path = write_dicom(tmp_path / "images" / "zz", pixels, "1.8.1", "P", StationName="MR7", PixelData=b"12")
+    assert forget_for_good(toml, DEVICE, "N") == Left(images=3, skipped=1, new=4, unknown=1)
+    write_dicom(path, pixels, "1.8.1", "P", StationName="MR7")
+    assert forget_for_good(toml, DEVICE, "N") == Left(images=0, skipped=1, new=1, unknown=0)
+    write_dicom(tmp_path / "images" / "again", pixels, "1.8.2", "Q", StationName="MR1")
+    _label(tmp_path, "1.8.2")
+    index_of(read_site_config(toml)).scan()
+    open_site.cache_clear()
+    assert "1.8.2" not in {row.item for row in open_site(toml).scan.rows}
+
+
+@pytest.mark.parametrize("at", ["add", "purge", "rmtree"])
+def test_forgetting_that_was_stopped_is_finished_by_doing_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    toml = write_hospital(tmp_path, patients=9)
+    open_site(toml)
+    prepared = tmp_path / "state" / PREPARATIONS / "paths.safetensors"
+    prepared.parent.mkdir()
+    prepared.touch()
+    older = tmp_path / "state" / "images" / "of-earlier-settings.images"
+    older.write_bytes(b"pixels")
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    where = {"add": Register, "purge": ImageCache, "rmtree": shutil}[at]
+    with monkeypatch.context() as patched:
+        patched.setattr(where, at, stop)
+        with pytest.raises(KeyboardInterrupt):
+            forget_for_good(toml, DEVICE, "N")
+    forget_for_good(toml, DEVICE, "N")
+    assert not prepared.exists()
+    assert not older.exists()
+    assert len(open_site(toml).scan.rows) == 6
+    events = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events][-2:] == [BEGUN, EVENT]
+    assert events[-1]["registered"] == 3
+    with pytest.raises(NothingToForget):
+        forget_for_good(toml, DEVICE, "N")
+
+
+def test_files_that_came_since_the_last_scan_are_forgotten_too(tmp_path: Path) -> None:
+    toml = write_hospital(tmp_path, patients=9)
+    open_site(toml)
+    pixels = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    write_dicom(tmp_path / "images" / "new", pixels, "1.8.1", "P", StationName="MR7")
+    _label(tmp_path, "1.8.1")
+    assert forget_for_good(toml, DEVICE, "N").images == 4
 
 
 @pytest.mark.parametrize("uid", ["1.9.9", "1.2.3.2"])
@@ -206,7 +282,7 @@ def test_only_what_was_approved_is_forgotten(tmp_path: Path, excise: Callable[..
     assert excise("site", "approve", "mr7", "--site", site, "--by", "N")[0] == 0
     code, _, err = excise("site", "forget", "mr7", "--site", site, "--by", "N")
     assert code == 0, err
-    assert "14 images of 'mr7' are left out from now on; 14 of them were not so before" in err
+    assert "14 images of 'mr7' are left out from now on; 14 entries are new" in err
     code, out, _ = excise("site", "scan", "--site", site)
     assert "26 images of 26 patients" in out
 

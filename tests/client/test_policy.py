@@ -24,7 +24,7 @@ SPEC = ModelSpec(name="allcnn", classes=2, size=16, width=0.05)
 DEVICE = ForgetRequest(id="d", kind=RequestKind.DEVICE, where="StationName = MR7", reason="r")
 SAMPLES = ForgetRequest(id="s", kind=RequestKind.SAMPLES, where="StationName = MR7", reason="r")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-OPEN = PolicySettings(kinds=(RequestKind.DEVICE,), training=True)
+OPEN = PolicySettings(kinds=(RequestKind.DEVICE,), training=True, profiles=True)
 WEIGHTS = {"w": torch.zeros(1)}
 
 
@@ -56,7 +56,7 @@ ASKED: list[Message] = [
 def test_what_is_allowed_passes_and_without_a_policy_nothing_does(message: Message) -> None:
     check(message, OPEN, LimitSettings(), NOON)
     with pytest.raises(Forbidden, match="requests of kind 'device' are not carried out here, only none") as refused:
-        check(message, PolicySettings(training=True), LimitSettings(), NOON)
+        check(message, PolicySettings(training=True, profiles=True), LimitSettings(), NOON)
     assert refused.value.code is SiteError.FORBIDDEN
 
 

@@ -64,6 +64,31 @@ def test_rounds_are_counted_for_each_exact_request(requests: Requests) -> None:
     count_round(DEVICE, requests, LimitSettings(rounds=5))
 
 
+def test_a_round_of_joined_requests_is_one_of_each(requests: Requests) -> None:
+    parts = (DEVICE, SECOND)
+    requests.arrive(joined(parts), parts)
+    limits = LimitSettings(rounds=3)
+    count_round(joined(parts), requests, limits)
+    count_round(DEVICE, requests, limits)
+    turned = (SECOND, DEVICE)
+    requests.arrive(joined(turned), turned)
+    count_round(joined(turned), requests, limits)
+    for one in (joined(parts), joined(turned), DEVICE):
+        with pytest.raises(Forbidden):
+            count_round(one, requests, limits)
+    assert requests.count_round(SECOND) <= limits.rounds + 3
+
+
+def test_a_request_is_not_joined_of_itself(requests: Requests) -> None:
+    for parts in ((DEVICE,), (DEVICE, DEVICE)):
+        with pytest.raises(RequestError):
+            requests.arrive(DEVICE, parts)
+    path = requests.folder / "mr7" / "parts.json"
+    requests.arrive(DEVICE)
+    path.write_text(json.dumps({"digest": DEVICE.digest, "parts": [DEVICE.digest]}))  # whoever wrote it
+    assert requests.standing(DEVICE) is Standing.PENDING
+
+
 def test_rounds_that_are_answered_at_once_are_all_counted(requests: Requests) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert sorted(pool.map(lambda _: Requests(requests.folder.parent).count_round(DEVICE), range(24))) == list(

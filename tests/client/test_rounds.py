@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from excise.client import preparation, rounds
 from excise.client.audit import loss_profile
 from excise.client.config import ComputeSettings
-from excise.client.extent import LimitReached, limited_to
 from excise.client.permission import Forbidden
 from excise.client.policy import LimitSettings
 from excise.client.rounds.losses import evenly_spread
@@ -410,37 +409,54 @@ def test_unlearn_says_nothing_of_few_images(site: Site) -> None:
     assert update.ascent == ()
 
 
+def _local(**settings: Any) -> UnlearningSettings:
+    return SETTINGS.model_copy(update={"local": SETTINGS.local.model_copy(update=settings)})
+
+
 def test_nothing_is_learnt_from_few_images(site: Site) -> None:
     _bring_teacher(site)
-    sets = site.select(REQUEST)
-    local = SETTINGS.local.model_copy(update={"steps": 1, "forget_batch": 4, "retain_batch": 5})
-    settings = SETTINGS.model_copy(update={"local": local})
+    settings = _local(steps=1, forget_batch=4, retain_batch=9)
     rounds.unlearn.answer(_with_min_count(site, 9), _unlearn(settings=settings))
-    with pytest.raises(Forbidden, match=r"would come from 9 images; from at least policy\.min_count = 10") as refused:
+    with pytest.raises(Forbidden, match=r"from 4 images of weight 0.5 and 9 images of weight 0.5") as refused:
         rounds.unlearn.answer(_with_min_count(site, 10), _unlearn(settings=settings))
     assert refused.value.code == "forbidden"
-    with pytest.raises(Forbidden, match="would come from 4 images"):
+    with pytest.raises(Forbidden, match="from 4 images of weight 1; "):
         rounds.unlearn.answer(_with_min_count(site, 9), _unlearn(settings=settings, a_k=1.0))
-    many = local.model_copy(update={"steps": 1000})
-    whole = len(sets.forget) + len(sets.retain)
-    with pytest.raises(Forbidden, match=f"would come from {whole} images"):
-        rounds.unlearn.answer(_with_min_count(site, whole + 1), _unlearn(settings=settings.model_copy(update={"local": many})))
-    with pytest.raises(Forbidden, match=f"would come from {len(sets.retain)} images"):
-        rounds.fit.answer(_with_min_count(site, len(sets.retain) + 1), _fit(REQUEST))
+    retain = len(site.select(REQUEST).retain)
+    with pytest.raises(Forbidden, match=f"from {retain} images"):
+        rounds.fit.answer(_with_min_count(site, retain + 1), _fit(REQUEST))
+
+
+@pytest.mark.parametrize(("few", "told"), [("forget", "retain_loss"), ("retain", "forget_loss")])
+def test_no_loss_of_few_images_is_told(site: Site, few: str, told: str) -> None:
+    _bring_teacher(site)
+    settings = _local(steps=1, **{f"{name}_batch": 1 if name == few else 12 for name in ("forget", "retain")})
+    update = rounds.unlearn.answer(_with_min_count(site, 8), _unlearn(settings=settings))
+    assert update.metrics.keys() & {"retain_loss", "forget_loss"} == {told}
 
 
 @pytest.mark.parametrize("epochs", [None, 3])
-def test_more_steps_than_the_site_allows_are_given_up(site: Site, epochs: int | None) -> None:
+def test_more_steps_than_the_site_allows_are_not_begun(site: Site, epochs: int | None) -> None:
     _bring_teacher(site)
     local = LocalSettings(rounds=1, steps=6, epochs=epochs, forget_batch=4, schedule="constant" if epochs else "linear")
     instruction = _unlearn(settings=SETTINGS.model_copy(update={"local": local}))
     steps = 6 if epochs is None else 3 * math.ceil(len(site.select(REQUEST).forget) / 4)
-    with limited_to(LimitSettings(steps=steps)):
-        rounds.unlearn.answer(site, instruction)
-    with limited_to(LimitSettings(steps=steps - 1)), pytest.raises(LimitReached, match=r"limits\.steps"):
-        rounds.unlearn.answer(site, instruction)
-    with limited_to(LimitSettings(steps=1)), pytest.raises(LimitReached, match=r"limits\.steps"):
-        rounds.fit.answer(site, _fit())
+    rounds.unlearn.answer(_with_steps(site, steps), instruction)
+    with pytest.raises(Forbidden, match=f"{steps} gradient steps in a round"):
+        rounds.unlearn.answer(_with_steps(site, steps - 1), instruction)
+    with pytest.raises(Forbidden, match="gradient steps in a round"):
+        rounds.fit.answer(_with_steps(site, 1), _fit())
+
+
+def test_endless_epochs_are_refused_before_anything_is_made_for_them(site: Site) -> None:
+    _bring_teacher(site)
+    local = LocalSettings(rounds=1, epochs=10**9, forget_batch=1, schedule="constant")
+    with pytest.raises(Forbidden, match="gradient steps in a round"):
+        rounds.unlearn.answer(site, _unlearn(settings=SETTINGS.model_copy(update={"local": local})))
+
+
+def _with_steps(site: Site, steps: int) -> Site:
+    return replace(site, config=site.config.model_copy(update={"limits": LimitSettings(steps=steps)}))
 
 
 # --- audit ---------------------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def test_an_unknown_list_is_a_request_error() -> None:
 def test_a_site_knows_its_own_requests_only(tmp_path: Path) -> None:
     rows = [Row(str(i), str(i), 0, Split.TRAIN, {"site": "site-1"}) for i in range(3)]
     config = SiteConfig.model_validate({"name": "site-1", "data": {"path": "x", "classes": ["a", "b"]}})
-    x = Images(np.zeros((3, 1, 16, 16), np.float32), np.arange(3))
+    x = Images(np.zeros((3, 1, 16, 16), np.float32), np.arange(3), ["a", "b", "c"])
     site = Site(tmp_path, config, Scan(rows), x, torch.zeros(3).long(), {})
     assert len(site.select(_request("site = site-1")).forget) == 3
     assert len(site.select(_request("site = site-2")).forget) == 0

@@ -13,6 +13,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from excise.common.errors import PredicateError, RequestError
 from excise.common.predicate import (
     DATE_FIELDS,
+    DECIMALS,
     FIELDS,
     And,
     Compare,
@@ -198,7 +199,7 @@ def test_known_fields() -> None:
         ("StudyDate range 20200616..", False),
         ("StudyDate range ..20200614", False),
         ("KVP range 20..120", True),  # as text, "120.0" would be below "20" and above "120"
-        ("KVP = 120", False),  # only a range knows numbers
+        ("KVP = 120", True),  # a decimal in another spelling
         ("class range t..u", True),
         ("InstitutionName = 'H\u00f4pital'", True),  # one letter in the request, a letter and an accent in the file
         ("InstitutionName matches h?pital", True),
@@ -376,3 +377,18 @@ def test_hostile_text_raises_nothing_else(text: str) -> None:
     if predicate is not None:
         assert parse(str(predicate)) == predicate
         predicate.matches({"class": text, "KVP": text}, {name: frozenset({text}) for name in predicate.lists()})
+
+
+@pytest.mark.parametrize("wanted", ["1.5", "1.500000", "1.50", "15e-1", "+1.5"])
+@pytest.mark.parametrize("found", ["1.5", "1.500000", " 1.5 "])
+def test_a_decimal_matches_in_every_spelling(wanted: str, found: str) -> None:
+    fields = {"MagneticFieldStrength": found, "StationName": found}
+    for text in (f'= "{wanted}"', f'in ("{wanted}", 3)'):
+        assert parse(f"MagneticFieldStrength {text}").matches(fields)
+    assert not parse(f'MagneticFieldStrength != "{wanted}"').matches(fields)
+    assert parse("MagneticFieldStrength in @strengths").matches(fields, {"strengths": frozenset({wanted})})
+    assert parse(f'StationName = "{wanted}"').matches(fields) == (wanted == found.strip())  # a name is a name
+
+
+def test_fields_with_decimals_are_those_of_the_standard() -> None:
+    assert {name for name in FIELDS if name[0].isupper() and dictionary_VR(name) == "DS"} == DECIMALS

@@ -17,7 +17,7 @@ from excise.client.config import PacsSettings
 from excise.client.dicom import web
 from excise.client.dicom.index import Index
 from excise.client.dicom.pixels import Rules
-from excise.client.dicom.web import Pacs, client_of
+from excise.client.dicom.web import Pacs, client_of, names_of
 from excise.common.errors import ConfigError, DataError
 
 Answer = Callable[[str, dict[str, list[str]]], tuple[int, bytes]]
@@ -74,7 +74,7 @@ def test_a_page_at_a_time_until_nothing_is_new(
         return 200, told(web.INSTANCE, f"{path.split('/')[3]}.9") if query["offset"] == ["0"] else b""
 
     settings = pacs(answer).model_copy(update={"search": {"ModalitiesInStudy": "MR"}})
-    found = [Pacs(settings).at(file.path) for file in Pacs(settings).walk() if isinstance(file, web.File)]
+    found = [names_of(file.path) for file in Pacs(settings).walk() if isinstance(file, web.File)]
     assert found == [(study, "2.1", f"{study}.9") for study in studies]
     assert set(asked) == {"MR"}
 
@@ -84,6 +84,7 @@ def test_a_page_at_a_time_until_nothing_is_new(
     [
         (401, b"", "answers with 401: look at data.pacs.user and secret"),
         (404, b"", "answers with 404"),
+        (503, b"", r"does not answer \(RetryError\)"),
         (500, b"PATIENT CANARY", "answers with 500"),
         (200, b"<html>", "answers with no DICOMweb"),
         (200, b'[{"00100020": {}}]', "answers with no DICOMweb"),
@@ -96,8 +97,8 @@ def test_what_a_pacs_answers_wrongly_is_told(
     with pytest.raises(DataError, match=reason) as error:
         Index(tmp_path / "index.sqlite", Pacs(settings)).scan()
     assert "CANARY" not in str(error.value)
-    with pytest.raises(DataError, match="the PACS answers with"):
-        web.decode(("1.1", "1.2", "1.3"), settings, Rules())
+    with pytest.raises(DataError, match=r"the PACS (answers with|does not answer)"):
+        Pacs(settings).decode(b"1.1/1.2/1.3", Rules())
 
 
 def test_a_pacs_that_is_not_there_is_told(tmp_path: Path) -> None:
@@ -130,8 +131,8 @@ def test_a_header_that_is_not_given_stays_a_problem_until_it_is(
     }
     given.append(json.dumps([header]).encode())
     assert found.scan().read == 1
-    ((place, _, values),) = list(found.headers())
-    assert (place, values["PatientID"], values["MagneticFieldStrength"]) == (("1.5", "1.5", "1.5"), "P1", "1.5")
+    ((path, _, values),) = list(found.headers())
+    assert (path, values["PatientID"], values["MagneticFieldStrength"]) == (b"1.5/1.5/1.5", "P1", "1.5")
     assert found.problems() == []
     assert found.scan().read == 0
 
@@ -150,3 +151,47 @@ def test_a_secret_is_read_from_its_file(tmp_path: Path) -> None:
 def test_settings_that_cannot_be_used_are_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(ValidationError):
         PacsSettings.model_validate(wrong)
+
+
+def test_a_study_that_fails_is_a_problem_and_what_was_known_of_it_stays(
+    pacs: Callable[[Answer], PacsSettings], tmp_path: Path
+) -> None:
+    failing: set[str] = set()
+    patient = ["P1"]
+
+    def answer(path: str, query: dict[str, list[str]]) -> tuple[int, bytes]:
+        parts = path.split("/")
+        if "studies" in parts[:-1] and parts[3] in failing:
+            return 500, b""
+        if path.endswith("/metadata"):
+            header = {
+                web.INSTANCE: {"vr": "UI", "Value": [f"{parts[3]}.9"]},
+                "00100020": {"vr": "LO", "Value": patient},
+            }
+            return 200, json.dumps([header]).encode()
+        if query["offset"] != ["0"]:
+            return 200, b""
+        if path.endswith("/studies"):
+            found = [{web.STUDY: {"Value": [f"1.{i}"]}, "00100020": {"Value": patient}} for i in range(6)]
+            return 200, json.dumps(found).encode()
+        return 200, told(*((web.SERIES, "2.1") if path.endswith("/series") else (web.INSTANCE, f"{parts[3]}.9")))
+
+    found = Index(tmp_path / "index.sqlite", Pacs(pacs(answer)))
+    assert found.scan().read == 6
+    failing |= {"1.2", "1.4"}
+    again = found.scan()
+    assert (again.read, again.gone) == (0, 0)
+    assert len(list(found.headers())) == 6
+    assert {problem.item for problem in found.problems()} == failing
+    failing |= {"1.3"}
+    with pytest.raises(DataError, match="answers with 500"):
+        found.scan()  # three in a row: something else is wrong
+    failing.clear()
+    patient[0] = "P2"  # somebody has put right whose images they are
+    assert found.scan().read == 6
+    assert {header["PatientID"] for _, _, header in found.headers()} == {"P2"}
+    assert found.problems() == []
+
+
+def test_the_session_takes_nothing_from_the_environment() -> None:
+    assert client_of(PacsSettings(url="https://pacs/dicom-web"))._session.trust_env is False
