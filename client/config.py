@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from excise.client.policy import LimitSettings, PolicySettings
 from excise.common.errors import ConfigError
-from excise.common.invite import ADDRESS
+from excise.common.invite import ADDRESS, SITE_NAME
 from excise.common.settings import Settings
 from excise.common.validation import explain
 
@@ -165,7 +165,7 @@ class ComputeSettings(Settings):
 class SiteConfig(Settings):
     """One hospital."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
+    name: str = Field(pattern=SITE_NAME)
     data: DataSettings
     coordinator: CoordinatorSettings | None = None
     """Absent until the site has joined one."""

@@ -9,8 +9,13 @@ FOLDER = Path(__file__).parent / "flower_app"
 """What `flwr run` makes the bundle of: one file, which names the code that is installed at each site."""
 
 
-def bundle_digest() -> str:
-    """SHA-256 of the bundle, 64 hexadecimal digits; the same on every machine."""
+def bundle() -> bytes:
+    """The bundle; the same on every machine."""
     from flwr.cli.build import build_fab_from_disk  # seconds to import
 
-    return hashlib.sha256(build_fab_from_disk(FOLDER)).hexdigest()
+    return build_fab_from_disk(FOLDER)
+
+
+def bundle_digest() -> str:
+    """SHA-256 of the bundle, 64 hexadecimal digits."""
+    return hashlib.sha256(bundle()).hexdigest()

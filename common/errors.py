@@ -72,14 +72,16 @@ class QuorumError(ExciseError):
     Attributes
     ----------
     missing : names of the sites whose usable answer was awaited
-    codes : why, in the order of the names
+    codes, incidents : why, and the numbers under which the sites' own logs say more, in the order of the names
     """
 
     exit_code = 4
 
-    def __init__(self, message: str, missing: tuple[str, ...], codes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, message: str, missing: tuple[str, ...], codes: tuple[str, ...] = (), incidents: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(message)
-        self.missing, self.codes = missing, codes
+        self.missing, self.codes, self.incidents = missing, codes, incidents
 
 
 class StorageError(ExciseError):

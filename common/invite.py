@@ -23,6 +23,7 @@ from excise.common.errors import ConfigError
 from excise.common.settings import Settings
 from excise.common.validation import explain
 
+SITE_NAME = r"^[a-z0-9][a-z0-9-]{0,63}$"
 ADDRESS = r"^[A-Za-z0-9._-]+:[0-9]{1,5}$"
 """Host and port."""
 
@@ -30,7 +31,7 @@ ADDRESS = r"^[A-Za-z0-9._-]+:[0-9]{1,5}$"
 class Invite(Settings):
     """An invitation of one site."""
 
-    site: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
+    site: str = Field(pattern=SITE_NAME)
     """The name that the coordinator expects."""
     address: str = Field(pattern=ADDRESS)
     authority: str

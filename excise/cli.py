@@ -10,6 +10,7 @@ import typer
 from excise import __version__
 from excise.client.cli import site
 from excise.common.errors import ExciseError
+from excise.server.cli import server
 from excise.simulations.cli import app as simulations
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.registered_commands += simulations.registered_commands
 app.registered_groups += simulations.registered_groups
 app.add_typer(site, name="site")
+app.add_typer(server, name="server")
 
 
 def _tell_version(wanted: bool) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from excise.common.errors import ExciseError
 from excise.server.coordinator import Coordinator
 from excise.server.federation import Progress
 from excise.server.plan import Plan
-from excise.server.record import RunFolder
+from excise.server.record import FAILED, RunFolder
 
 
 def make_app(
@@ -36,5 +37,11 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Carry out the plan in ``<run>/plan.toml``; the run folder is named by the run setting ``run``."""
     path = Path(str(context.run_config["run"]))
-    plan = Plan.model_validate(tomllib.loads((path / "plan.toml").read_text()))
-    Coordinator(grid, plan, RunFolder(path)).run()
+    folder = RunFolder(path)
+    try:
+        plan = Plan.model_validate(tomllib.loads((path / "plan.toml").read_text()))
+        Coordinator(grid, plan, folder).run()
+    except Exception as error:
+        told = (str(error), error.exit_code) if isinstance(error, ExciseError) else ("", ExciseError.exit_code)
+        folder.event(FAILED, error=type(error).__name__, message=told[0], exit_code=told[1])
+        raise

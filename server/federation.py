@@ -123,8 +123,8 @@ class Federation:
         try:
             answer = run_round(self.grid, asked, question, reply_type, self.plan.rounds, use, name, self.stopped)
         except QuorumError as error:  # the run ends: what it ended of is told first
-            for site, code in zip(error.missing, error.codes, strict=False):
-                self.folder.event("refused", round=name, site=site, code=code)
+            for site, code, incident in zip(error.missing, error.codes, error.incidents, strict=False):
+                self.folder.event("refused", round=name, site=site, code=code, incident=incident)
             raise
         for refusal in answer.refused:
             self.folder.event("refused", round=name, site=refusal.site, code=refusal.code, incident=refusal.incident)

@@ -22,6 +22,8 @@ from safetensors import safe_open
 from excise.common.files import storage_errors, write_atomically
 from excise.common.weights import Weights, load_weights, save_weights
 
+FAILED = "failed"
+"""The event that ends a run which came to nothing, with what the coordinator is told and the exit code of its command."""
 REVISED = "model.safetensors"
 """The revised model, in the run's folder."""
 
@@ -62,6 +64,12 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             with open(self.path / "events.jsonl", "a", opener=_private) as file:
                 file.write(line + "\n")
+
+    def events(self, after: int = 0) -> list[dict[str, Any]]:
+        """Events in their order, without the first `after`; a last line that is being written is left out."""
+        path = self.path / "events.jsonl"
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        return [json.loads(line) for line in lines[after:]]
 
     def save_phase(self, name: str, phase: Phase) -> None:
         """Write the checkpoint of a phase."""

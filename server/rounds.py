@@ -139,6 +139,7 @@ def _check_quorum(nodes: Mapping[str, int], used: list[str], refused: list[Refus
         f"{settings.quorum:.0%}. Missing: {reasons}. Start those sites, or lower rounds.quorum.",
         tuple(refusal.site for refusal in refused),
         tuple(refusal.code for refusal in refused),
+        tuple(refusal.incident for refusal in refused),
     )
 
 

@@ -181,7 +181,7 @@ def bench_profile(
 def bench_ingest(
     files: Annotated[
         int, typer.Option(min=30, help="Files of a transfer syntax that are decoded; of JPEG 2000 a fourth.")
-    ] = 12_000,
+    ] = 16_000,
     headers: Annotated[
         int, typer.Option(min=1000, help="Headers that are indexed to measure memory; a tenth for speed.")
     ] = 200_000,

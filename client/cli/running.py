@@ -62,13 +62,13 @@ def doctor(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> 
 def up(site_toml: SiteToml = Path("site.toml")) -> None:
     """Answer the coordinator's rounds until stopped; what dies or hangs is started again. Refused while a check fails."""
     from excise.client.deploy.doctor import examine
-    from excise.client.deploy.supervisor import Supervisor
+    from excise.client.deploy.supervisor import supervisor_of
 
     at = site_toml.absolute()
     missing = [f"{one.name}: {one.told}" for one in examine(at) if one.good is False and one.required]
     if missing:
         raise ConfigError(f"the site cannot start, excise site doctor tells the remedies: {'; '.join(missing)}")
-    Supervisor(at, read_site_config(at), tell).run()
+    supervisor_of(at, read_site_config(at), tell).run()
 
 
 @site.command()
@@ -90,12 +90,15 @@ def pause(
 @site.command()
 def status(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> None:
     """Whether the site is up, since when, and which requests wait for a decision."""
-    from excise.client.deploy.supervisor import read_status
+    from excise.client.deploy.supervisor import node_status
 
-    running, kept = read_status(read_site_config(site_toml)), Requests(site_toml.parent)
+    told, kept = node_status(read_site_config(site_toml)), Requests(site_toml.parent)
+    running, paused = told or (None, False)
     waiting = [request.id for request in kept if kept.standing(request) is Standing.PENDING]
     if as_json:
-        typer.echo(json.dumps({"node": asdict(running) if running else None, "waiting": waiting}, indent=2))
+        typer.echo(
+            json.dumps({"node": asdict(running) | {"paused": paused} if running else None, "waiting": waiting}, indent=2)
+        )
         return
     if running is None:
         say("The site was never up: excise site up")
@@ -103,7 +106,7 @@ def status(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> 
         since = datetime.fromtimestamp(running.since).astimezone()
         say(f"Up since {since:%Y-%m-%d %H:%M:%S}, started again {running.restarts} times")
     else:
-        say("Paused: excise site pause --off" if running.paused else f"Down: {running.reason or 'stopped'}")
+        say("Paused: excise site pause --off" if paused else f"Down: {running.reason or 'stopped'}")
     if running and running.reason and running.running:
         say(f"Last started again because {running.reason}")
     say(f"Requests that wait for a decision: {', '.join(waiting) or 'none'}")

@@ -105,6 +105,7 @@ def write_files(folder: Path, count: int, syntax: UID) -> SiteConfig:
         dataset.save_as(path, enforce_file_format=True)
         lines.append(f"{dataset.SOPInstanceUID},{CLASSES[i % 2]}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    os.sync()  # else the disk is still writing while the first ways are timed
     data = DataSettings(path=folder / "dicom", labels=folder / "labels.csv", classes=CLASSES, size=SIZE)
     return SiteConfig(name="bench", data=data, state=folder / "state")
 

@@ -15,7 +15,7 @@ import pytest
 import tomli_w
 
 from excise.client.config import read_site_config
-from excise.client.deploy.supervisor import read_status
+from excise.client.deploy.supervisor import node_status
 from excise.client.requests import Requests, Standing
 from excise.client.setup import make_node_key
 from excise.client.site import open_site
@@ -203,14 +203,14 @@ def test_no_canary_leaves_a_site_in_any_encoding(unlearned: Path, recorded: Reco
 
 def test_a_site_that_is_killed_comes_back(made: Deployment, sites: list[Path], unlearned: Path) -> None:
     config = read_site_config(sites[1])
-    status = read_status(config)
-    assert status is not None
-    assert (status.running, status.restarts) == (True, 0)
-    os.kill(_child(status.supervisor), signal.SIGKILL)
+    told = node_status(config)
+    assert told is not None
+    assert (told[0].running, told[0].restarts) == (True, 0)
+    os.kill(_child(made.sites[sites[1]].pid), signal.SIGKILL)
 
     def again() -> bool:
-        now = read_status(config)
-        return now is not None and now.running and now.restarts == 1
+        now = node_status(config)
+        return now is not None and now[0].running and now[0].restarts == 1
 
     eventually(again, 30, "the node is not started again")
 
@@ -235,7 +235,7 @@ def test_a_bundle_that_the_site_does_not_allow_is_not_run(made: Deployment, site
     folder = plan_in(made.folder / "foreign", deadline=20)
     made.run(folder, foreign)
     assert not (folder / "model.safetensors").exists()
-    logs = [(site.parent / "state" / "node" / "flower.log").read_text() for site in sites]
+    logs = [(site.parent / "state" / "node" / "log").read_text() for site in sites]
     met = {line for log in logs for line in log.splitlines() if line.startswith("bundle ") and bundle_digest() not in line}
     assert len(met) == 1
     assert met.pop().endswith("is refused: it is not in policy.bundles")

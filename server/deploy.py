@@ -1,0 +1,52 @@
+"""What keeps a coordinator running: the SuperLink, the proxy before it, and the process that lets sites in.
+
+state/  status.json  log  nginx.conf  nginx/
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from excise.common.supervisor import Supervisor, Unit
+from excise.server.config import ServerConfig
+from excise.server.fleet_proxy import nginx, write_configuration
+from excise.server.setup import AUTHORITY, SERVER_CERTIFICATE, SERVER_KEY
+
+LINK, PROXY, REGISTRAR = "SuperLink", "proxy", "registrar"
+
+
+def supervisor_of(server_toml: Path, config: ServerConfig, tell: Callable[[str], None]) -> Supervisor:
+    """What keeps the coordinator of `server_toml` running; each part is started again by itself.
+
+    Raises
+    ------
+    ConfigError : nginx is not installed, or cannot be told a path
+    """
+    folder, program = server_toml.parent, nginx()
+
+    def link() -> dict[str, list[str]]:
+        return {
+            "the SuperLink": [
+                str(Path(sys.executable).with_name("flower-superlink")),
+                *("--host", "127.0.0.1", "--port", str(config.link_port)),
+                *("--ssl-ca-certfile", str(folder / AUTHORITY)),
+                *("--ssl-certfile", str(folder / SERVER_CERTIFICATE), "--ssl-keyfile", str(folder / SERVER_KEY)),
+                *("--enable-supernode-auth", "--disable-runtime-dependency-installation"),
+            ]
+        }
+
+    def proxy() -> dict[str, list[str]]:
+        return {"the proxy": [program, "-p", str(config.state), "-c", str(write_configuration(folder, config))]}
+
+    def registrar() -> dict[str, list[str]]:
+        return {"the registrar": [sys.executable, "-m", "excise.server.registrar", str(server_toml)]}
+
+    units = [
+        Unit(LINK, link, started="the SuperLink is started, on loopback alone"),
+        Unit(PROXY, proxy, started=f"sites connect to {config.address}"),
+        Unit(REGISTRAR, registrar, started="sites are let in from the folder sites"),
+    ]
+    environment = {"FLWR_HOME": str(config.state / "flower")}
+    return Supervisor(units, config.state, server_toml.with_name("up.lock"), environment, tell)

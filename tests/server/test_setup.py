@@ -1,0 +1,137 @@
+"""Making a coordinator, inviting a site to it, letting it in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from excise.client.config import read_site_config
+from excise.client.setup import make_node_key
+from excise.common.errors import ConfigError
+from excise.common.invite import Invite, fingerprint_of
+from excise.common.signing import make_key, read_key
+from excise.server.config import read_server_config
+from excise.server.fleet_proxy import write_configuration
+from excise.server.link import Node, read_node_key
+from excise.server.registrar import admit, compare, keys_of, revoke, sites_of
+from excise.server.setup import AUTHORITY, AUTHORITY_KEY, SERVER_KEY, SIGNING_KEY, init
+from tests.dicoms import write_site_toml
+
+
+def test_a_coordinator_is_made_once_with_keys_of_its_own(tmp_path: Path, excise: Callable[..., Any]) -> None:
+    given = ["server", "init", "--name", "network", "--host", "fleet.example.org", "--port", "9443", "--folder", "co"]
+    code, _, err = excise(*given)
+    assert code == 0, err
+    config = read_server_config(Path("co/server.toml"))
+    assert (config.name, config.address, config.link_port) == ("network", "fleet.example.org:9443", 18000)
+    assert config.runs == tmp_path / "co" / "runs"
+    assert fingerprint_of(Path("co", AUTHORITY).read_text()) in err
+    for key in (AUTHORITY_KEY, SERVER_KEY, SIGNING_KEY):
+        assert Path("co", key).stat().st_mode & 0o777 == 0o600
+    read_key(Path("co", SIGNING_KEY))
+    code, _, err = excise(*given)
+    assert (code, "exists already" in err) == (2, True)
+
+
+@pytest.mark.parametrize("wrong", [{"name": "St Mary"}, {"hosts": []}, {"fleet_port": 18000}, {"link_port": 0}])
+def test_what_cannot_be_used_leaves_nothing(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        init(tmp_path, **{"name": "network", "hosts": ["localhost"]} | wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_site_joins_by_its_invite(tmp_path: Path, excise: Callable[..., Any]) -> None:
+    init(tmp_path / "co", "network", ["fleet.example.org"])
+    server = tmp_path / "co" / "server.toml"
+    code, _, err = excise("server", "invite", "st-mary", "--server", server)
+    assert code == 0, err
+    invite = Invite.read(Path("st-mary.toml"))
+    assert (invite.site, invite.address) == ("st-mary", "fleet.example.org:8443")
+    assert invite.fingerprint in err
+    assert excise("server", "invite", "st-mary", "--server", server)[0] == 2  # it would be written over
+    site = write_site_toml(tmp_path / "site", name="st-mary")
+    make_key(tmp_path / "site" / "keys" / "signing.pem")
+    code, _, err = excise("site", "join", "st-mary.toml", "--fingerprint", invite.fingerprint, "--site", site)
+    assert code == 0, err
+    coordinator = read_site_config(site).coordinator
+    assert coordinator is not None
+    assert coordinator.address == "fleet.example.org:8443"
+    assert coordinator.ca.read_text() == (tmp_path / "co" / AUTHORITY).read_text()
+
+
+def test_sites_are_let_in_and_out_by_their_keys(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_node_key(tmp_path / name)
+    admit(tmp_path, "st-mary", tmp_path / "a.pub")
+    admit(tmp_path, "st-mary", tmp_path / "a.pub")  # twice is once
+    assert keys_of(tmp_path) == {"st-mary": read_node_key(tmp_path / "a.pub")}
+    for site, key, reason in (
+        ("st-mary", "b.pub", "let in with another key"),
+        ("other", "a.pub", "that of 'st-mary' already"),
+        ("St Mary", "b.pub", "no name of a site"),
+        ("other", "a", "no public key of a site"),
+        ("other", "none.pub", "no public key of a site"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            admit(tmp_path, site, tmp_path / key)
+    with pytest.raises(ConfigError, match="did you mean 'st-mary'"):
+        revoke(tmp_path, "st-marry")
+    revoke(tmp_path, "st-mary")
+    assert keys_of(tmp_path) == {}
+    admit(tmp_path, "st-mary", tmp_path / "b.pub")
+
+
+class Told:
+    """A SuperLink that remembers what it was told."""
+
+    def __init__(self, *keys: bytes) -> None:
+        self.known = dict(enumerate(keys))
+        self.names: dict[bytes, str] = {}
+
+    def nodes(self) -> list[Node]:
+        return [Node(number, key, online=False) for number, key in self.known.items()]
+
+    def let_in(self, key: bytes, name: str) -> None:
+        self.known[len(self.known) + 100] = key
+        self.names[key] = name
+
+    def let_out(self, node: Node) -> None:
+        del self.known[node.id]
+
+
+def test_the_superlink_is_brought_to_what_is_wanted() -> None:
+    link = Told(b"stranger", b"kept")
+    assert compare(link, {"a": b"kept", "b": b"new"}) == 2  # type: ignore[arg-type]
+    assert set(link.known.values()) == {b"kept", b"new"}
+    assert link.names == {b"new": "b"}
+    assert compare(link, {"a": b"kept", "b": b"new"}) == 0  # type: ignore[arg-type]
+    assert compare(link, {}) == 2  # type: ignore[arg-type]
+    assert link.known == {}
+
+
+def test_a_key_that_is_damaged_lets_nobody_in_and_nobody_out(tmp_path: Path) -> None:
+    make_node_key(tmp_path / "a")
+    admit(tmp_path, "st-mary", tmp_path / "a.pub")
+    (tmp_path / "sites" / "other.pub").write_text("no key")
+    assert list(keys_of(tmp_path)) == ["st-mary"]
+
+
+def test_without_a_superlink_nobody_is_online(tmp_path: Path, excise: Callable[..., Any]) -> None:
+    config = init(tmp_path / "co", "network", ["localhost"], link_port=1)
+    make_node_key(tmp_path / "a")
+    admit(tmp_path / "co", "st-mary", tmp_path / "a.pub")
+    assert sites_of(tmp_path / "co", config) == {"st-mary": False}
+    code, out, _ = excise("server", "status", "--server", tmp_path / "co" / "server.toml")
+    assert code == 0
+    assert "never up" in out
+    assert "site st-mary: not connected" in out
+
+
+@pytest.mark.parametrize("folder", ["with blank", "semi;colon", "do$$ar", "new\nline", "brace{"])
+def test_a_path_that_nginx_would_misread_is_refused(tmp_path: Path, folder: str) -> None:
+    config = init(tmp_path / folder, "network", ["localhost"])
+    with pytest.raises(ConfigError, match="nginx cannot be told the path"):
+        write_configuration(tmp_path / folder, config)
