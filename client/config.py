@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from excise.client.policy import LimitSettings, PolicySettings
-from excise.common.errors import ConfigError
 from excise.common.invite import ADDRESS, SITE_NAME
 from excise.common.settings import Settings
-from excise.common.validation import explain
+from excise.common.validation import read_toml
 
 SEPARATOR = "|"
 """Between the labels of one image in a table, as in ``effusion|nodule``."""
@@ -191,14 +189,7 @@ def read_site_config(path: Path) -> SiteConfig:
     ------
     ConfigError : no such file, not TOML, or a wrong key or value
     """
-    try:
-        config = SiteConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
-    except OSError as error:
-        raise ConfigError(f"no site configuration at {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
-    except ValidationError as error:
-        raise ConfigError(explain(error, SiteConfig, str(path))) from error
+    config = read_toml(path, SiteConfig, "no site configuration")
     root = path.resolve().parent
     data = config.data.model_copy(
         update={"path": root / config.data.path, "labels": root / config.data.labels if config.data.labels else None}

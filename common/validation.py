@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import tomllib
 import typing
 from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from excise.common.errors import did_you_mean
+from excise.common.errors import ConfigError, did_you_mean
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_toml(path: Path, model: type[M], missing: str) -> M:
+    """Read a TOML file into `model`.
+
+    Parameters
+    ----------
+    missing : what is said, before the path, when there is no such file
+
+    Raises
+    ------
+    ConfigError : no such file, not TOML, or a wrong key or value
+    """
+    try:
+        return model.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+    except OSError as error:
+        raise ConfigError(f"{missing} at {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(explain(error, model, str(path))) from error
 
 
 def explain(error: ValidationError, model: type[BaseModel], source: str) -> str:

@@ -68,6 +68,16 @@ def invite(
 
 
 @server.command()
+def renew(server_toml: ServerToml = Path("server.toml")) -> None:
+    """A new certificate of the server, or one of other hosts in server.toml; sites believe it without a new invite."""
+    from excise.server.config import read_server_config
+    from excise.server.setup import renew as make
+
+    make(server_toml.parent, read_server_config(server_toml))
+    tell("The server has a new certificate: stop excise server up, and start it again")
+
+
+@server.command()
 def admit(
     site: SiteName,
     key: Annotated[Path, typer.Argument(metavar="KEY", help="Its keys/node.pub, as its engineer sent it.")],

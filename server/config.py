@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from excise.common.errors import ConfigError
 from excise.common.invite import SITE_NAME
 from excise.common.settings import Settings
-from excise.common.validation import explain
+from excise.common.validation import read_toml
 
 
 class ServerConfig(Settings):
@@ -48,13 +46,6 @@ def read_server_config(path: Path) -> ServerConfig:
     ------
     ConfigError : no such file, not TOML, or a wrong key or value
     """
-    try:
-        config = ServerConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
-    except OSError as error:
-        raise ConfigError(f"no coordinator at {path}: {error.strerror}. Make one with excise server init") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
-    except ValidationError as error:
-        raise ConfigError(explain(error, ServerConfig, str(path))) from error
+    config = read_toml(path, ServerConfig, "no coordinator")
     root = path.resolve().parent
     return config.model_copy(update={"state": root / config.state, "runs": root / config.runs})

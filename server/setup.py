@@ -44,13 +44,24 @@ def init(folder: Path, name: str, hosts: Sequence[str], fleet_port: int = 8443, 
     except ConfigError:
         toml.unlink()
         raise
-    authority = Authority(folder / AUTHORITY, folder / AUTHORITY_KEY)
-    if not authority.key.exists():
+    if not (folder / AUTHORITY_KEY).exists():
         Authority.make(folder / KEYS, name)
-    authority.issue([*hosts, *LOOPBACK], folder / SERVER_CERTIFICATE, folder / SERVER_KEY)
+    renew(folder, config)
     if not (folder / SIGNING_KEY).exists():
         make_key(folder / SIGNING_KEY)
     return config
+
+
+def renew(folder: Path, config: ServerConfig) -> None:
+    """A new certificate of the server, by the same authority: sites believe it without a new invite.
+
+    Raises
+    ------
+    ConfigError : the authority's certificate or key cannot be read
+    StorageError : a file cannot be written
+    """
+    authority = Authority(folder / AUTHORITY, folder / AUTHORITY_KEY)
+    authority.issue([*config.hosts, *LOOPBACK], folder / SERVER_CERTIFICATE, folder / SERVER_KEY)
 
 
 def invite(folder: Path, config: ServerConfig, site: str) -> Invite:

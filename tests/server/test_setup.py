@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from excise.client.config import read_site_config
 from excise.client.setup import make_node_key
@@ -17,7 +18,7 @@ from excise.server.config import read_server_config
 from excise.server.fleet_proxy import write_configuration
 from excise.server.link import Node, read_node_key
 from excise.server.registrar import admit, compare, keys_of, revoke, sites_of
-from excise.server.setup import AUTHORITY, AUTHORITY_KEY, SERVER_KEY, SIGNING_KEY, init
+from excise.server.setup import AUTHORITY, AUTHORITY_KEY, SERVER_CERTIFICATE, SERVER_KEY, SIGNING_KEY, init
 from tests.dicoms import write_site_toml
 
 
@@ -60,6 +61,21 @@ def test_a_site_joins_by_its_invite(tmp_path: Path, excise: Callable[..., Any]) 
     assert coordinator is not None
     assert coordinator.address == "fleet.example.org:8443"
     assert coordinator.ca.read_text() == (tmp_path / "co" / AUTHORITY).read_text()
+
+
+def test_a_certificate_is_renewed_by_the_same_authority(tmp_path: Path, excise: Callable[..., Any]) -> None:
+    init(tmp_path / "co", "network", ["fleet.example.org"])
+    server = tmp_path / "co" / "server.toml"
+    before = [(tmp_path / "co" / path).read_bytes() for path in (AUTHORITY, SERVER_CERTIFICATE)]
+    server.write_text(server.read_text().replace("fleet.example.org", "new.example.org"))
+    code, _, err = excise("server", "renew", "--server", server)
+    assert code == 0, err
+    after = [(tmp_path / "co" / path).read_bytes() for path in (AUTHORITY, SERVER_CERTIFICATE)]
+    assert (after[0] == before[0], after[1] == before[1]) == (True, False)
+    names = x509.load_pem_x509_certificate(after[1]).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert names.value.get_values_for_type(x509.DNSName) == ["new.example.org", "localhost"]
+    (tmp_path / "co" / AUTHORITY_KEY).rename(tmp_path / "kept elsewhere")
+    assert excise("server", "renew", "--server", server)[0] == 2
 
 
 def test_sites_are_let_in_and_out_by_their_keys(tmp_path: Path) -> None:
