@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -258,7 +258,8 @@ def read_status(folder: Path) -> Status | None:
     try:
         os.kill(status.supervisor, 0)
     except ProcessLookupError:
-        gone = {name: Running(False, unit.since, unit.restarts, "the supervisor is gone") for name, unit in units.items()}
+        lost = "the supervisor is gone"
+        gone = {name: replace(unit, running=False, reason=lost) if unit.running else unit for name, unit in units.items()}
         return Status(status.paused, status.supervisor, gone)
     except PermissionError:  # it runs, as somebody else
         pass

@@ -157,11 +157,13 @@ def test_its_files_may_be_deleted(tmp_path: Path) -> None:
 def test_of_a_supervisor_that_was_killed_nothing_is_told_to_run(tmp_path: Path) -> None:
     assert read_status(tmp_path) is None
     told = {"running": True, "since": 0.0, "restarts": 0, "reason": ""}
-    content = {"paused": False, "supervisor": 2**22 + 1, "units": {"node": told}}
+    ended = told | {"running": False, "reason": "stopped"}
+    content = {"paused": False, "supervisor": 2**22 + 1, "units": {"node": told, "ended": ended}}
     (tmp_path / "status.json").write_text(json.dumps(content))
     found = read_status(tmp_path)
     assert found is not None
     assert (found.units["node"].running, found.units["node"].reason) == (False, "the supervisor is gone")
+    assert found.units["ended"].reason == "stopped"
 
 
 def test_one_process_keeps_it_up(tmp_path: Path) -> None:
