@@ -66,7 +66,7 @@ def write_ingest_page(
         *paragraph(
             "Of one process of ours, by a profile; a profile makes Python look slower than it is. The last column is what "
             "the machine gives: how many images two processes decode at once, that do nothing else, for one of one process. "
-            "Decoder and header are pydicom's (gdcm's for JPEG 2000) in both ways, so a cold run gains no more than that many "
+            "Decoder and header are pydicom's and its plug-ins' in both ways, so a cold run gains no more than that many "
             f"times on them; it starts its processes first, which takes {start:.1f} s, and reads headers once more for its "
             "index. Each file is decoded once in the life of a site: what a site waits for day by day is the warm run."
         ),
