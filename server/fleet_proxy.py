@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from excise.common.errors import ConfigError
-from excise.common.files import write_atomically
+from excise.common.files import storage_errors, write_atomically
 from excise.server.config import ServerConfig
 from excise.server.setup import AUTHORITY, SERVER_CERTIFICATE, SERVER_KEY
 
@@ -94,7 +94,8 @@ def write_configuration(folder: Path, config: ServerConfig) -> Path:
     ConfigError : a path holds what nginx cannot be told
     StorageError : it cannot be written
     """
-    (config.state / "nginx").mkdir(parents=True, exist_ok=True)
+    with storage_errors(config.state):
+        (config.state / "nginx").mkdir(parents=True, exist_ok=True)
     paths = {
         "state": config.state,
         "certificate": folder / SERVER_CERTIFICATE,

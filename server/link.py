@@ -48,18 +48,13 @@ class Node:
 
 
 class Link:
-    """A connection to the SuperLink on loopback."""
+    """A connection to the SuperLink on loopback; what its methods raise when it does not answer is Flower's, of many kinds."""
 
     def __init__(self, client: ControlHttpClient) -> None:
         self._client = client
 
     def nodes(self) -> list[Node]:
-        """Every site that it knows.
-
-        Raises
-        ------
-        OSError : it does not answer
-        """
+        """Every site that it knows."""
         told = self._client.ListNodes(ListNodesRequest()).nodes_info
         return [Node(node.node_id, node.public_key, node.status == "online") for node in told if not node.unregistered_at]
 
@@ -72,12 +67,7 @@ class Link:
         self._client.UnregisterNode(UnregisterNodeRequest(node_id=node.id))
 
     def start(self, bundle: bytes, settings: Mapping[str, str]) -> int:
-        """Start a run of an app bundle, and return its number.
-
-        Raises
-        ------
-        OSError : the SuperLink does not answer
-        """
+        """Start a run of an app bundle, and return its number."""
         request = StartRunRequest(
             fab=fab_to_proto(Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})),
             override_config=user_config_to_proto(dict(settings)),

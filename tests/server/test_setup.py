@@ -11,7 +11,7 @@ from cryptography import x509
 
 from excise.client.config import read_site_config
 from excise.client.setup import make_node_key
-from excise.common.errors import ConfigError
+from excise.common.errors import ConfigError, StorageError
 from excise.common.invite import Invite, fingerprint_of
 from excise.common.signing import make_key, read_key
 from excise.server.config import read_server_config
@@ -144,6 +144,13 @@ def test_without_a_superlink_nobody_is_online(tmp_path: Path, excise: Callable[.
     assert code == 0
     assert "never up" in out
     assert "site st-mary: not connected" in out
+
+
+def test_a_state_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    config = init(tmp_path / "co", "network", ["localhost"])
+    (tmp_path / "co" / "state").touch()
+    with pytest.raises(StorageError, match="cannot write"):
+        write_configuration(tmp_path / "co", config)
 
 
 @pytest.mark.parametrize("folder", ["with blank", "semi;colon", "do$$ar", "new\nline", "brace{"])
