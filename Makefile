@@ -15,7 +15,7 @@ help:
 	@echo "make bench-demo    the same over five seeds, and by patient over three, with baselines; writes docs/results/brain-mri*.md"
 	@echo "make bench-engine  speed and quality of the engine on Fashion-MNIST; writes docs/results/engine.md"
 	@echo "make bench-ingest  speed and memory of reading DICOM; writes docs/results/ingest.md"
-	@echo "make test          run the tests; installs Orthanc, dcmtk and nginx for them where they are missing"
+	@echo "make test          run the tests; installs Orthanc, dcmtk, nginx and PostgreSQL where they are missing"
 	@echo "make check         check format, lint and types"
 	@echo "make clean         remove caches and build outputs; keeps $(VENV) and runs"
 
@@ -51,7 +51,7 @@ bench-engine: setup | $(FASHION)
 bench-ingest: setup
 	$(BIN)/excise bench ingest
 
-# What tests ask of other programs: a real PACS, a second reader of DICOM, and the proxy of a coordinator.
+# What tests ask of other programs: a real PACS, a second reader of DICOM, a coordinator's proxy, and its other database.
 DICOMWEB := /usr/share/orthanc/plugins/libOrthancDicomWeb.so
 DCMTK := /usr/bin/dcmj2pnm
 NGINX := /usr/sbin/nginx
@@ -62,10 +62,15 @@ $(DICOMWEB):
 $(DCMTK):
 	apt-get update && apt-get install --yes dcmtk
 
+POSTGRES := /usr/bin/pg_lsclusters
+
+$(POSTGRES):
+	apt-get update && apt-get install --yes postgresql
+
 $(NGINX):
 	apt-get update && apt-get install --yes nginx-light
 
-test: setup | $(DICOMWEB) $(DCMTK) $(NGINX)
+test: setup | $(DICOMWEB) $(DCMTK) $(NGINX) $(POSTGRES)
 	$(BIN)/pytest
 
 check: setup

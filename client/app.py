@@ -64,7 +64,10 @@ def _handler(
                 count_round(question.request, requests, config.limits)
             site = open_site(site_toml)  # may decode for hours: only for what is allowed
             with limited_to(config.limits.seconds):
-                reply = release(permitted(work(site, question), config.policy), question, site.public_names)
+                answer = work(site, question)
+            if isinstance(question, messages.StatusQuery) and question.request and isinstance(answer, messages.SiteStatus):
+                requests.commit(question.request, answer.commitment)
+            reply = release(permitted(answer, config.policy), question, site.public_names)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must be answered, and its text must stay here
             reply = release(_failure(error, about), question, frozenset())
         else:

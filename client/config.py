@@ -136,7 +136,11 @@ class CoordinatorSettings(Settings):
     """Where the coordinator is: `excise site join` writes it."""
 
     address: str = Field(pattern=ADDRESS)
-    """Host and port."""
+    """Host and port of Flower's rounds."""
+    api: str = Field(pattern=ADDRESS)
+    """Host and port of the coordinator's own service."""
+    key: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """The coordinator's signing key (Ed25519, hexadecimal), as it was when the site joined: models are checked with it."""
     ca: Path
     """Certificate of the authority that the coordinator's is checked with, PEM; relative to site.toml."""
 

@@ -7,7 +7,8 @@ from datetime import datetime, time
 
 from excise import __version__
 from excise.client.policy import LimitSettings, PolicySettings
-from excise.client.requests import Requests, Standing
+from excise.client.requests import Requests
+from excise.common.decision import Standing
 from excise.common.errors import ExciseError, SiteError
 from excise.common.messages import AuditQuery, FitInstruction, Message, ReferenceQuery, StatusQuery, UnlearnInstruction
 from excise.common.request import ForgetRequest

@@ -59,6 +59,7 @@ class Coordinator:
         self.folder.event("started", request=plan.request.id, seed=plan.seed)
         federation.gather()
         results: dict[str, Any] = {"request": plan.request.id, "seed": plan.seed, "sites": federation.counts()}
+        results["commitments"] = {site: status.commitment for site, status in federation.status.items() if status.commitment}
         original = fit(federation, "original", None, plan.deployed, self.progress)
         before = federation.audit({"original": original.weights})["original"]
         results["original"] = {**before.as_json(), "cost": original.cost}

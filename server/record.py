@@ -10,7 +10,6 @@ any moment goes on from the last whole round.
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,13 +18,15 @@ from typing import Any
 
 from safetensors import safe_open
 
+from excise.common.canonical import finite
 from excise.common.files import storage_errors, write_atomically
 from excise.common.weights import Weights, load_weights, save_weights
 
 FAILED = "failed"
 """The event that ends a run which came to nothing, with what the coordinator is told and the exit code of its command."""
-REVISED = "model.safetensors"
-"""The revised model, in the run's folder."""
+DEPLOYED, REVISED = "deployed.safetensors", "model.safetensors"
+"""The model before and the revised model, in the run's folder; the first where a coordinator's run begins with one."""
+EVENTS = "events.jsonl"
 
 
 @dataclass
@@ -59,15 +60,15 @@ class RunFolder:
 
     def event(self, kind: str, **details: Any) -> None:
         """Append one line to `events.jsonl`. Details are aggregates and names of sites, never anything of a patient."""
-        line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind, **_without_nan(details)})
-        with storage_errors(self.path / "events.jsonl"):
+        line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind, **finite(details)})
+        with storage_errors(self.path / EVENTS):
             self.path.mkdir(parents=True, exist_ok=True)
-            with open(self.path / "events.jsonl", "a", opener=_private) as file:
+            with open(self.path / EVENTS, "a", opener=_private) as file:
                 file.write(line + "\n")
 
     def events(self, after: int = 0) -> list[dict[str, Any]]:
         """Events in their order, without the first `after`; a last line that is being written is left out."""
-        path = self.path / "events.jsonl"
+        path = self.path / EVENTS
         lines = path.read_text().split("\n")[:-1] if path.exists() else []
         return [json.loads(line) for line in lines[after:]]
 
@@ -87,7 +88,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file; what is not finite becomes null, which every reader understands."""
-        write_atomically(self.path / name, json.dumps(_without_nan(value), indent=2) + "\n")
+        write_atomically(self.path / name, json.dumps(finite(value), indent=2) + "\n")
 
     def _checkpoint(self, name: str) -> Path:
         return self.path / "checkpoints" / f"{name}.safetensors"
@@ -96,11 +97,3 @@ class RunFolder:
 def _private(path: str, flags: int) -> int:
     """Open for this user alone, as all else in the folder is."""
     return os.open(path, flags, 0o600)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

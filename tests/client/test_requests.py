@@ -14,8 +14,9 @@ from flwr.app import ConfigRecord, Message
 from excise.client import app
 from excise.client.permission import Forbidden, count_round
 from excise.client.policy import LimitSettings
-from excise.client.requests import Requests, Standing
+from excise.client.requests import Requests
 from excise.common.chain import faults
+from excise.common.decision import Standing
 from excise.common.errors import ConfigError, RequestError
 from excise.common.messages import SiteStatus, StatusQuery
 from excise.common.request import ForgetRequest, RequestKind, joined
