@@ -29,6 +29,7 @@ import torch  # noqa: E402 - after the environment
 from flwr.app import Context  # noqa: E402
 from flwr.clientapp import ClientApp  # noqa: E402
 
+from excise.client.accountant import Accountant  # noqa: E402
 from excise.client.app import make_app as make_client_app  # noqa: E402
 from excise.client.config import read_site_config  # noqa: E402
 from excise.client.preparation import PREPARATIONS  # noqa: E402
@@ -54,9 +55,11 @@ def run_plan(plan: Plan, sites: Sequence[Path], folder: RunFolder, backend: Back
     """
     client = simulated_client(sites)
     if all(folder.load_phase(candidate.phase) is None for candidate in plan.tried):
-        # What an earlier run of these sites prepared would make this one look cheaper than it is.
+        # What an earlier run of these sites prepared would make this one look cheaper than it is, and what left in it would be
+        # counted in this one's ε.
         for site in sites:
             shutil.rmtree(read_site_config(site).state / PREPARATIONS, ignore_errors=True)
+            Accountant(site.parent).path.unlink(missing_ok=True)
     with (
         _ctrl_c() as stopped,
         _one_thread(),
