@@ -28,6 +28,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import torch  # noqa: E402 - after the environment
 from flwr.app import Context  # noqa: E402
 from flwr.clientapp import ClientApp  # noqa: E402
+from flwr.serverapp import Grid  # noqa: E402
 
 from excise.client.accountant import Accountant  # noqa: E402
 from excise.client.app import make_app as make_client_app  # noqa: E402
@@ -41,13 +42,21 @@ from excise.server.record import RunFolder  # noqa: E402
 from excise.simulations.local_grid import LocalGrid  # noqa: E402
 
 
-def run_plan(plan: Plan, sites: Sequence[Path], folder: RunFolder, backend: Backend, progress: Progress) -> dict[str, Any]:
+def run_plan(
+    plan: Plan,
+    sites: Sequence[Path],
+    folder: RunFolder,
+    backend: Backend,
+    progress: Progress,
+    grid: Callable[[ClientApp, int], Grid] = LocalGrid,
+) -> dict[str, Any]:
     """Carry out `plan` at simulated sites and return its results.
 
     Parameters
     ----------
     sites : the `site.toml` of each site
     backend : "flower" is Flower's engine on Ray; "inprocess" calls the same apps one after another
+    grid : what carries the messages of "inprocess"; another one may look at them
 
     Raises
     ------
@@ -65,7 +74,7 @@ def run_plan(plan: Plan, sites: Sequence[Path], folder: RunFolder, backend: Back
         _one_thread(),
     ):  # one thread per site: sites share the machine's cores, and sums do not depend on their number
         if backend == "inprocess":
-            return Coordinator(LocalGrid(client, len(sites)), plan, folder, progress, stopped).run()
+            return Coordinator(grid(client, len(sites)), plan, folder, progress, stopped).run()
         return _run_on_flower(plan, client, len(sites), folder, progress, stopped)
 
 
