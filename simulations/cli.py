@@ -138,7 +138,7 @@ def bench_demo(
 @bench.command("privacy")
 def bench_privacy(
     name: Annotated[str, typer.Argument(metavar="SCENARIO", help="A built-in scenario.")] = "brain-mri",
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 5,
     home: Annotated[Path, typer.Option(help="Folder where finished runs are kept.")] = Path("runs/bench-privacy"),
     page: Annotated[Path, typer.Option(help="The result page to write.")] = Path("docs/results/privacy.md"),
 ) -> None:

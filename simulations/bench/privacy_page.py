@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from excise.common.files import write_atomically
-from excise.server.drawing import FORGET, INK, RETAIN, draw
+from excise.server.drawing import FORGET, INK, RETAIN, draw, signed
 from excise.server.verdict import number
 from excise.simulations.bench.intervals import half_width, interval
 from excise.simulations.bench.pages import paragraph
@@ -125,12 +125,15 @@ def _findings(per_seed: Seeds) -> str:
         return [name for name in _names() if name.startswith(kind)]
 
     def moved(names: Sequence[str]) -> str:
-        largest = [max(abs(statistics.fmean(_changes(per_seed, name, key))) for name in names) for _, key in SCORES]
-        return ", ".join(f"{title} by {most:.3f}" for (title, _), most in zip(SCORES, largest, strict=True))
+        means = [[statistics.fmean(_changes(per_seed, name, key)) for name in names] for _, key in SCORES]
+        furthest: list[float] = [max(of_score, key=abs) for of_score in means]
+        told = [f"{title} by {signed(round(far, 3))}" for (title, _), far in zip(SCORES, furthest, strict=True)]
+        return ", ".join(told)
 
     parts = [
-        f"At most, and in the mean over the seeds ({len(per_seed)}), clipping moved {moved(of('clip'))}; keeping the largest "
-        f"numbers alone moved {moved(of('keep'))}."
+        f"In the mean over the seeds ({len(per_seed)}), and under the setting that moved it most, clipping moved "
+        f"{moved(of('clip'))}; keeping the largest numbers alone moved {moved(of('keep'))}. (Up, of forget accuracy and "
+        "AUC, is towards the deployed model, which forgot nothing.)"
     ]
     cost = {name: -statistics.fmean(_changes(per_seed, name, "held_out_accuracy")) for name in of("noise")}
     if cheap := [name for name in of("noise") if cost[name] <= CHEAP]:

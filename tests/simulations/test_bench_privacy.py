@@ -128,8 +128,8 @@ def test_the_page_holds_every_setting_and_says_what_it_shows(tmp_path: Path) -> 
     whole = " ".join(text.split())
     assert "seeds 0, 1," in whole
     assert "Batch-norm statistics are 32% of an update's squared norm" in whole  # (16/25 + 0) / 2
-    assert "clipping moved forget accuracy by 0.020, membership AUC by 0.020, held-out accuracy by 0.020" in whole
-    assert "keeping the largest numbers alone moved forget accuracy by 0.040" in whole
+    assert "clipping moved forget accuracy by −0.02, membership AUC by −0.02, held-out accuracy by −0.02" in whole
+    assert "keeping the largest numbers alone moved forget accuracy by −0.04" in whole
     assert "The least noise with ε of at most 10 was `noise 10`, and took 0.090 of held-out accuracy." in whole
     assert "The most noise that took no more than" not in whole  # all took more
     line = next(line for line in text.splitlines() if line.startswith("| clip 0.5×"))
