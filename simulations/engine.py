@@ -48,7 +48,7 @@ def run_plan(
     folder: RunFolder,
     backend: Backend,
     progress: Progress,
-    grid: Callable[[ClientApp, int], Grid] = LocalGrid,
+    grid: Callable[[ClientApp, int], Grid] | None = None,
 ) -> dict[str, Any]:
     """Carry out `plan` at simulated sites and return its results.
 
@@ -56,7 +56,7 @@ def run_plan(
     ----------
     sites : the `site.toml` of each site
     backend : "flower" is Flower's engine on Ray; "inprocess" calls the same apps one after another
-    grid : what carries the messages of "inprocess"; another one may look at them
+    grid : what carries the messages of "inprocess" in place of `LocalGrid`; it may look at them
 
     Raises
     ------
@@ -74,7 +74,7 @@ def run_plan(
         _one_thread(),
     ):  # one thread per site: sites share the machine's cores, and sums do not depend on their number
         if backend == "inprocess":
-            return Coordinator(grid(client, len(sites)), plan, folder, progress, stopped).run()
+            return Coordinator((grid or LocalGrid)(client, len(sites)), plan, folder, progress, stopped).run()
         return _run_on_flower(plan, client, len(sites), folder, progress, stopped)
 
 

@@ -83,7 +83,7 @@ def run_seed(scenario: Scenario, home: Path, cache: Path, progress: Progress) ->
 
 
 def _run(
-    plan: Plan, sites: Sites, folder: RunFolder, progress: Progress, grid: Callable[..., LocalGrid] = LocalGrid
+    plan: Plan, sites: Sites, folder: RunFolder, progress: Progress, grid: Callable[..., LocalGrid] | None = None
 ) -> dict[str, Any]:
     """Scores of a run and ε of its sites; from its folder when they are there."""
     kept = folder.path / RESULTS
