@@ -185,6 +185,12 @@ class SiteConfig(Settings):
     state: Path = Path("state")
     """Folder for caches, teachers and logs; relative to site.toml. It may be deleted at any time."""
 
+    @model_validator(mode="after")
+    def _noise_is_secret(self) -> Self:
+        if self.policy.privacy.noise_multiplier and self.split.key == SplitSettings().key:
+            raise ValueError("policy.privacy.noise_multiplier needs a split.key of your own: the noise follows from it")
+        return self
+
 
 def read_site_config(path: Path) -> SiteConfig:
     """Read a `site.toml` and make its paths absolute.

@@ -1,6 +1,7 @@
 """Forget requests at a site: those that came, and what its people decided, signed with the site's key.
 
-    requests/rounds.json          how many unlearning rounds of each were answered, by its digest
+    requests/rounds.json            how many unlearning rounds of each were answered, by its digest
+             updates.json           how many updates left, of all of them (`accountant.py`)
     requests/<id>/request.json      the request, as it came
                   decision.json     approved or denied, by whom, when, why, signed
                   parts.json        of a request that joins others: the digests of those

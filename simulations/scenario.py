@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from excise.client.config import ComputeSettings, SplitSettings, check_labels
+from excise.client.policy import UpdatePrivacySettings
 from excise.common.errors import ConfigError, DataError, did_you_mean
 from excise.common.models import ModelSpec
 from excise.common.request import ForgetRequest, joined
@@ -70,6 +71,12 @@ class Partition(Settings):
     """Concentration of `dirichlet`: smaller is more uneven in classes."""
 
 
+class ScenarioPolicy(PrivacySettings):
+    """What may leave each site; the rest of a simulated site's policy allows whatever a run asks for."""
+
+    privacy: UpdatePrivacySettings = UpdatePrivacySettings()
+
+
 class Scenario(Settings):
     """One simulation."""
 
@@ -78,7 +85,7 @@ class Scenario(Settings):
     data: ScenarioData
     partition: Partition = Partition()
     split: SplitSettings = SplitSettings()
-    policy: PrivacySettings = PrivacySettings()
+    policy: ScenarioPolicy = ScenarioPolicy()
     compute: ComputeSettings = ComputeSettings()
     model: ModelSpec = ModelSpec()
     training: TrainingSettings = TrainingSettings()

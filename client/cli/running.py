@@ -101,17 +101,20 @@ def pause(
 
 @site.command()
 def status(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> None:
-    """Whether the site is up, since when, and which requests wait for a decision."""
+    """Whether the site is up, since when, which requests wait for a decision, and what the updates that left come to."""
+    from excise.client.accountant import Accountant
     from excise.client.deploy.supervisor import node_status
     from excise.client.promoted import in_use
 
-    told, kept = node_status(read_site_config(site_toml)), Requests(site_toml.parent)
+    config, kept = read_site_config(site_toml), Requests(site_toml.parent)
+    told, privacy = node_status(config), config.policy.privacy
+    spent = Accountant(site_toml.parent).spent(privacy.delta)
     running, paused = told or (None, False)
     waiting = [request.id for request in kept if kept.standing(request) is Standing.PENDING]
     if as_json:
-        typer.echo(
-            json.dumps({"node": asdict(running) | {"paused": paused} if running else None, "waiting": waiting}, indent=2)
-        )
+        node = asdict(running) | {"paused": paused} if running else None
+        updates = asdict(spent) | {"max_epsilon": privacy.max_epsilon}
+        typer.echo(json.dumps({"node": node, "waiting": waiting, "updates": updates}, indent=2))
         return
     if running is None:
         say("The site was never up: excise site up")
@@ -123,5 +126,8 @@ def status(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> 
     if running and running.reason and running.running:
         say(f"Last started again because {running.reason}")
     say(f"Requests that wait for a decision: {', '.join(waiting) or 'none'}")
+    noisy, bound = spent.updates - spent.bare, f", of {privacy.max_epsilon:g} allowed" if privacy.max_epsilon else ""
+    told_of = f": ε = {spent.epsilon:.4g} at δ = {spent.delta:g}{bound}" if noisy or bound else ""
+    say(f"Updates that left: {spent.bare:,} without noise, {noisy:,} with{told_of}")
     if model := in_use(site_toml.parent):
         say(f"Model in use: {model}")

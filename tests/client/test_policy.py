@@ -122,3 +122,30 @@ def test_neither_a_number_nor_a_difference_tells_of_few_images(a: int, b: int, m
     assert all(n % min_count == 0 for n in told)
     assert all(n - min_count < real <= n for n, real in zip(told, (a, b), strict=True))
     assert (policy.told(0), PolicySettings(exact_counts=True).told(a)) == (0, a)
+
+
+@pytest.mark.parametrize(
+    ("privacy", "message"),
+    [
+        ({"noise_multiplier": 1.0}, "noise_multiplier needs clip"),
+        ({"clip": 1.0, "noise_multiplier": 1e-9}, "is no noise"),
+        ({"clip": 1.0, "max_epsilon": 3.0}, "max_epsilon needs noise_multiplier"),
+        ({"clip": 0.0}, "greater than 0"),
+        ({"clip": 1.0, "noise_multiplier": -1.0}, "greater than or equal to 0"),
+        ({"keep_share": 0.0}, "greater than 0"),
+        ({"keep_share": 1.5}, "less than or equal to 1"),
+        ({"delta": 1.0}, "less than 1"),
+        ({"delta": 0.0}, "greater than 0"),
+        ({"clip": float("inf")}, "finite"),
+        ({"noise": 1.0}, "Extra inputs"),
+    ],
+)
+def test_a_privacy_that_would_not_be_one_is_refused(privacy: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        PolicySettings.model_validate({"privacy": privacy})
+
+
+def test_privacy_is_off_unless_told() -> None:
+    assert PolicySettings().privacy == PolicySettings.model_validate({"privacy": {"keep_share": 1}}).privacy
+    told = PolicySettings().privacy
+    assert (told.clip, told.noise_multiplier, told.keep_share, told.max_epsilon) == (None, 0, 1, None)
