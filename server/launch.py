@@ -32,7 +32,7 @@ from excise.server.setup import AUTHORITY
 
 PAUSE = 0.5
 """Seconds between looks at a run."""
-SETTINGS = ("unlearning", "composition", "rounds")
+SETTINGS = ("unlearning", "composition", "rounds", "verification")
 """Tables that a file of settings may have."""
 Tell = Callable[[dict[str, Any]], None]
 """Called with each event of the run, as it is written."""
@@ -74,7 +74,7 @@ def prepare(
     if (folder / "plan.toml").exists():
         raise ConfigError(f"there is a run of '{request.id}': excise server resume {request.id}, or move {folder} away")
     preset = PRESETS["classes" if request.kind is RequestKind.CLASS else "samples"]
-    chosen = {"unlearning": preset.model_dump(mode="json")}
+    chosen = {"unlearning": preset.model_dump(mode="json"), "verification": {"resurfacing": True}}
     try:
         plan = Plan.model_validate(
             {
