@@ -234,7 +234,9 @@ def summary_rows(results: Results) -> tuple[SummaryRow, ...]:
         intervals = _membership_intervals(results) if key == "membership_auc" else ()
         rows.append(SummaryRow(name, original, retrained, unlearned, unlearned - retrained, ideal, intervals))
     tow = {model: _tow(results, model) for model in ("original", "retrained", "unlearned")}
-    return (*rows, SummaryRow("match with retrained (ToW)", **tow, gap=tow["unlearned"] - tow["retrained"], ideal="1.000"))
+    gap = tow["unlearned"] - tow["retrained"]
+    rows.append(SummaryRow("match with retrained (ToW)", tow["original"], tow["retrained"], tow["unlearned"], gap, "1.000"))
+    return tuple(rows)
 
 
 def _membership_intervals(results: Results) -> tuple[tuple[float, float], ...]:
