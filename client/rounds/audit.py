@@ -100,7 +100,7 @@ def _effective(site: Site, name: str, index: Tensor, losses_N: NDArray[np.float6
     """How many independent images a set is worth, rounded down as its number of images is rounded up: never too many."""
     policy = site.config.policy
     worth = audit.effective_images(losses_N, [site.scan.rows[i].patient for i in index.tolist()], policy.min_count)
-    told = policy.told_at_least(worth)
+    told = policy.told_at_least(round(worth, 6))  # 12 images of 12 patients are not worth 11.999…
     return {f"{name}_effective": told} if told else {}
 
 
