@@ -44,6 +44,7 @@ def make_app(locate: Callable[[Context], Path]) -> ClientApp:
     app.train("fit")(_handler(locate, messages.FitInstruction, rounds.fit.answer))
     app.train("unlearn")(_handler(locate, messages.UnlearnInstruction, rounds.unlearn.answer))
     app.evaluate("audit")(_handler(locate, messages.AuditQuery, rounds.audit.answer))
+    app.evaluate("probe")(_handler(locate, messages.ProbeQuery, rounds.probe.answer))
     return app
 
 

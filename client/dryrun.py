@@ -115,6 +115,10 @@ def _rounds(
     audit = m.AuditQuery(model=spec, candidates={"deployed": model}, request=request)
     tell("audit")
     yield rounds.audit.answer(site, audit), audit
+    if request.linear_probe:
+        probe = m.ProbeQuery(model=spec, candidates={"deployed": model}, request=request)
+        tell("linear probe")
+        yield rounds.probe.answer(site, probe), probe
 
 
 def _fields(record: RecordDict) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The site owns its policy. What the coordinator asks for may be less than it, nev
 
 from __future__ import annotations
 
+import math
 from datetime import time
 from enum import StrEnum
 from typing import Self
@@ -29,6 +30,8 @@ class Metric(StrEnum):
     """Of boundary searches: share that crossed, length of their paths, ascent by step."""
     PROGRESS = "progress"
     """Of unlearning: gradient norms, sum of step sizes, overshoot."""
+    PROBE = "probe"
+    """Of a linear probe, where a request asks for one: how well a model's features tell forget images from others."""
 
 
 class UpdatePrivacySettings(Settings):
@@ -69,7 +72,8 @@ class PolicySettings(PrivacySettings):
     """Whether numbers of images leave as they are; else the next multiple of `min_count` (docs/adr/0015): a number, and the
     difference of two, is then zero or stands for so many."""
     profiles: bool = False
-    """Whether losses leave as means over small groups of images. Calibrated targets and the membership test need them."""
+    """Whether losses leave as means over small groups of images, and how many independent images those are worth. Calibrated
+    targets and the membership test need them."""
     metrics: tuple[Metric, ...] = ()
     """Which measured numbers leave; an update's weights and an audit's numbers of images leave with any."""
     privacy: UpdatePrivacySettings = UpdatePrivacySettings()
@@ -84,6 +88,12 @@ class PolicySettings(PrivacySettings):
     def told(self, images: int) -> int:
         """A number of images as it may leave. 0 stays 0: a site without forget images has nothing to do for a request."""
         return images if self.exact_counts else -(-images // self.min_count) * self.min_count
+
+    def told_at_least(self, amount: float) -> float:
+        """An amount as it may leave when it must not seem larger than it is; 0 when too little is left, or it is NaN."""
+        if math.isnan(amount):
+            return 0.0
+        return amount if self.exact_counts else float(amount // self.min_count * self.min_count)
 
     @field_validator("hours")
     @classmethod

@@ -39,7 +39,7 @@ from excise.server.store.tables import Run, now
 
 PAUSE = 0.5
 """Seconds between looks at a run."""
-SETTINGS = ("unlearning", "composition", "rounds")
+SETTINGS = ("unlearning", "composition", "rounds", "verification")
 """Tables that a file of settings may have."""
 Tell = Callable[[dict[str, Any]], None]
 """Called with each event of the run, as it is written."""
@@ -93,7 +93,7 @@ def prepare(
     request, base = joined(requests), version(store)
     at = config.runs / request.id
     preset = PRESETS["classes" if request.kind is RequestKind.CLASS else "samples"]
-    chosen = {"unlearning": preset.model_dump(mode="json")}
+    chosen = {"unlearning": preset.model_dump(mode="json"), "verification": {"resurfacing": True}}
     try:
         plan = Plan.model_validate(
             {

@@ -26,7 +26,15 @@ from excise.common.settings import (
     UnlearningSettings,
 )
 from excise.common.validation import explain
-from excise.server.plan import Candidate, Merge, Plan, check_compositions, check_names, check_samples
+from excise.server.plan import (
+    Candidate,
+    Merge,
+    Plan,
+    VerificationSettings,
+    check_compositions,
+    check_names,
+    check_samples,
+)
 from excise.server.record import REVISED
 
 SCENARIOS = Path(__file__).parent / "scenarios"
@@ -103,6 +111,7 @@ class Scenario(Settings):
     merges: tuple[Merge, ...] = ()
     """Candidates made of those."""
     rounds: RoundSettings = RoundSettings()
+    verification: VerificationSettings = VerificationSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -152,6 +161,7 @@ class Scenario(Settings):
             candidates=self.candidates,
             merges=self.merges,
             rounds=self.rounds,
+            verification=self.verification,
         )
 
 

@@ -15,7 +15,15 @@ from excise import __version__
 from excise.client.permission import Forbidden, check
 from excise.client.policy import LimitSettings, PolicySettings
 from excise.common.errors import SiteError
-from excise.common.messages import AuditQuery, FitInstruction, Message, ReferenceQuery, StatusQuery, UnlearnInstruction
+from excise.common.messages import (
+    AuditQuery,
+    FitInstruction,
+    Message,
+    ProbeQuery,
+    ReferenceQuery,
+    StatusQuery,
+    UnlearnInstruction,
+)
 from excise.common.models import ModelSpec
 from excise.common.request import ForgetRequest, RequestKind
 from excise.common.settings import LocalSettings, TrainingSettings, UnlearningSettings
@@ -49,6 +57,7 @@ ASKED: list[Message] = [
     FitInstruction(model=SPEC, weights=WEIGHTS, training=TrainingSettings(), round_index=0, seed=0, without=DEVICE),
     unlearn(),
     AuditQuery(model=SPEC, candidates={"a": WEIGHTS}, request=DEVICE),
+    ProbeQuery(model=SPEC, candidates={"a": WEIGHTS}, request=DEVICE.model_copy(update={"linear_probe": True})),
 ]
 
 
@@ -89,6 +98,11 @@ def test_each_clause_refuses(message: Message, changed: dict[str, Any], limits: 
         check(message, OPEN.model_copy(update=changed), LimitSettings(**limits), NOON)
 
 
+def test_features_are_probed_only_where_the_request_asks_for_it() -> None:
+    with pytest.raises(Forbidden, match="the request does not ask for a linear probe"):
+        check(ProbeQuery(model=SPEC, candidates={"a": WEIGHTS}, request=DEVICE), OPEN, LimitSettings(), NOON)
+
+
 @pytest.mark.parametrize(
     ("hours", "hour", "open_"),
     [
@@ -113,6 +127,16 @@ def test_hours_may_have_midnight_between_them(hours: tuple[int, int], hour: int,
 def test_hours_that_end_when_they_begin_are_refused() -> None:
     with pytest.raises(ValidationError, match="begins when it ends"):
         PolicySettings(hours=(time(8), time(8)))
+
+
+@given(st.floats(0, 500), st.integers(1, 50))
+def test_what_must_not_seem_larger_is_rounded_down(amount: float, min_count: int) -> None:
+    policy = PolicySettings(min_count=min_count)
+    told = policy.told_at_least(amount)
+    assert told % min_count == 0
+    assert told <= amount < told + min_count
+    assert policy.model_copy(update={"exact_counts": True}).told_at_least(amount) == amount
+    assert policy.told_at_least(float("nan")) == 0
 
 
 @given(st.integers(0, 10_000), st.integers(0, 10_000), st.integers(1, 50))

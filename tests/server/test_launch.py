@@ -29,6 +29,8 @@ rounds = 3
 deadline = 7
 [composition]
 rule = "median"
+[verification]
+resamples = 500
 """
 
 
@@ -78,13 +80,18 @@ def test_settings_take_the_place_of_the_presets_one_by_one(tmp_path: Path, made:
     local = PRESETS["samples"].local.model_copy(update={"rounds": 3})
     assert plan.unlearning == PRESETS["samples"].model_copy(update={"local": local})
     assert (plan.rounds.deadline, plan.composition.rule) == (7, "median")
+    assert (plan.verification.resamples, plan.verification.resurfacing) == (500, True)  # a coordinator looks what comes back
+    (tmp_path / "s.toml").write_text("[verification]\nresurfacing = false\n")
+    plan = plan_of(prepare(config, [OTHER], SPEC, weights, ["a"], tmp_path / "s.toml"))
+    assert (plan.verification.resamples, plan.verification.resurfacing) == (1000, False)
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("[model]\nclasses = 9\n", "has 'model'; it may have the tables unlearning, composition, rounds"),
+        ("[model]\nclasses = 9\n", "has 'model'; it may have the tables unlearning, composition, rounds, verification"),
         ("[unlearning.local]\nround = 3\n", "round"),
+        ("[verification]\nresamples = 1\n", "resamples"),
         ("no TOML", "no settings at"),
     ],
 )
