@@ -177,7 +177,7 @@ def _carry_out(server_toml: Path, folder: Path) -> None:
     from excise.server.launch import carry_out
 
     def told(event: dict[str, Any]) -> None:
-        details = ", ".join(f"{name} {value}" for name, value in event.items() if name in TOLD)
+        details = ", ".join(f"{name} {_in_words(value)}" for name, value in event.items() if name in TOLD and value != [])
         tell(f"{event['at'][11:19]} {event['event'].replace('_', ' ')} {details}".rstrip())
 
     tell(f"run '{folder.name}': started")
@@ -185,5 +185,10 @@ def _carry_out(server_toml: Path, folder: Path) -> None:
     tell(f"{folder / 'model.safetensors'} is the revised model; what was measured is in {folder / 'metrics.json'}")
 
 
-TOLD = ("round", "site", "code", "candidate", "digest", "message")
+def _in_words(value: Any) -> str:
+    """A list, or what is told by name, as its names."""
+    return ", ".join(map(str, value)) if isinstance(value, list | dict) else str(value)
+
+
+TOLD = ("round", "number", "site", "sites", "connected", "of", "code", "candidate", "digest", "message")
 """Details of events that are shown as they happen; the others are in the run's events.jsonl."""

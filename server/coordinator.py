@@ -58,7 +58,7 @@ class Coordinator:
         check_compositions(plan)
         self.folder.event("started", request=plan.request.id, seed=plan.seed)
         federation.gather()
-        results: dict[str, Any] = {"request": plan.request.id, "seed": plan.seed, "sites": federation.counts()}
+        results: dict[str, Any] = {"request": plan.request.id, "seed": plan.seed, "sites": {}}
         original = fit(federation, "original", None, plan.deployed, self.progress)
         before = federation.audit({"original": original.weights})["original"]
         results["original"] = {**before.as_json(), "cost": original.cost}
@@ -74,6 +74,7 @@ class Coordinator:
             models["retrained"] = retrained.weights
         if plan.parts:
             results["requests"] = self._by_request(models)
+        results["sites"] = federation.roster.counts()  # with those that came later
         self.folder.write_json("metrics.json", results)
         self.folder.event("finished", digest=results["unlearned"]["digest"])
         return results

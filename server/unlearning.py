@@ -18,6 +18,7 @@ from excise.common.settings import CompositionSettings, UnlearningSettings
 from excise.common.weights import Weights, digest
 from excise.server.federation import Federation
 from excise.server.plan import Candidate
+from excise.server.post import Round
 from excise.server.record import Phase
 from excise.server.scores import Audit
 from excise.server.stopping import is_settled, kept_round, next_round
@@ -37,10 +38,11 @@ class Reference:
         trained = any(settings.target.level == "retain" for settings in tried)
         plan = federation.plan
 
-        def question(_: str) -> m.Message:
+        def question(_: str) -> m.Question:
             return m.ReferenceQuery(model=plan.model, teacher=teacher, request=plan.request, points=points, trained=trained)
 
-        answer = federation.ask("reference", question, m.ReferenceReply)
+        answer = federation.ask(Round("reference"), question, m.ReferenceReply)
+        federation.lacking -= set(answer.used)
         self._replies = tuple(answer.replies.values())
         passes = sum(reply.passes for reply in self._replies)
         payer.spend(seconds=answer.seconds, passes=passes, bytes_down=answer.bytes_down, bytes_up=answer.bytes_up)
@@ -162,8 +164,9 @@ class Unlearning:
         weights, status = self._weights(recovers), self.federation.status
         forget_images = sum(s.forget for s in status.values())
         teacher_digest = digest(self.teacher)
+        self.federation.bring(Round("teacher"), self._teacher_for, m.ReferenceReply)
 
-        def question(site: str) -> m.Message:
+        def question(site: str) -> m.Question:
             return m.UnlearnInstruction(
                 model=plan.model,
                 weights=base,
@@ -187,6 +190,14 @@ class Unlearning:
             watched = self.federation.audit({"model": phase.weights})["model"]  # for the report's curves; decides nothing
             told |= {"pooled": watched.pooled, "sites": watched.sites}
         return {"round": r + 1, **entry, **told}
+
+    def _teacher_for(self, _: str) -> m.Question:
+        """The deployed model, for a site that was not there when the others got it, or lost it.
+
+        What it says of it comes too late to be pooled.
+        """
+        plan, points = self.federation.plan, self.candidate.unlearning.quantiles
+        return m.ReferenceQuery(model=plan.model, teacher=self.teacher, request=plan.request, points=points)
 
     def _excess(self, phase: Phase, before: Audit) -> float:
         """By how much the phase's model misses the acceptance rule on reference images (`Verdict.excess`)."""

@@ -89,16 +89,18 @@ def pause(
 
 @site.command()
 def status(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> None:
-    """Whether the site is up, since when, and which requests wait for a decision."""
+    """Whether the site is up, since when, which requests wait for a decision, and which of its answers were not used."""
     from excise.client.deploy.supervisor import node_status
+    from excise.client.refusals import last_refusals
 
-    told, kept = node_status(read_site_config(site_toml)), Requests(site_toml.parent)
+    config, kept = read_site_config(site_toml), Requests(site_toml.parent)
+    told, refused = node_status(config), last_refusals(config)
     running, paused = told or (None, False)
     waiting = [request.id for request in kept if kept.standing(request) is Standing.PENDING]
     if as_json:
-        typer.echo(
-            json.dumps({"node": asdict(running) | {"paused": paused} if running else None, "waiting": waiting}, indent=2)
-        )
+        node = asdict(running) | {"paused": paused} if running else None
+        refusals = [asdict(one) for one in refused]
+        typer.echo(json.dumps({"node": node, "waiting": waiting, "refused": refusals}, indent=2))
         return
     if running is None:
         say("The site was never up: excise site up")
@@ -110,3 +112,7 @@ def status(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> 
     if running and running.reason and running.running:
         say(f"Last started again because {running.reason}")
     say(f"Requests that wait for a decision: {', '.join(waiting) or 'none'}")
+    if refused:
+        say(f"The coordinator did not use {'an answer' if len(refused) == 1 else f'{len(refused)} answers'} of this site:")
+    for one in refused:
+        say(f"  {datetime.fromisoformat(one.at).astimezone():%Y-%m-%d %H:%M:%S} {one.round}: {one.code}")
