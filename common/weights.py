@@ -65,14 +65,16 @@ def snapshot(model: torch.nn.Module) -> Weights:
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
-def save_weights(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file atomically.
+def save_weights(
+    weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None, spare: Path | None = None
+) -> None:
+    """Write a safetensors file atomically; with `spare`, keep there what `path` held before.
 
     Raises
     ------
     StorageError : the file cannot be written; an earlier file of that name is untouched
     """
-    write_atomically(path, save({name: t.contiguous() for name, t in weights.items()}, dict(metadata or {})))
+    write_atomically(path, save({name: t.contiguous() for name, t in weights.items()}, dict(metadata or {})), spare)
 
 
 def load_weights(path: Path) -> Weights:

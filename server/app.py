@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from excise.common.errors import ExciseError
+from excise.common.errors import ExciseError, StorageError
 from excise.server.coordinator import Coordinator
 from excise.server.federation import Progress
 from excise.server.plan import Plan
@@ -43,5 +44,6 @@ def main(grid: Grid, context: Context) -> None:
         Coordinator(grid, plan, folder).run()
     except Exception as error:
         told = (str(error), error.exit_code) if isinstance(error, ExciseError) else ("", ExciseError.exit_code)
-        folder.event(FAILED, error=type(error).__name__, message=told[0], exit_code=told[1])
+        with suppress(StorageError):  # of a full disk, say: what ended the run is raised then all the same
+            folder.event(FAILED, error=type(error).__name__, message=told[0], exit_code=told[1])
         raise

@@ -56,6 +56,7 @@ class Coordinator:
         """
         plan, federation = self.plan, self.federation
         check_compositions(plan)
+        self.folder.tidy()
         self.folder.event("started", request=plan.request.id, seed=plan.seed)
         federation.gather()
         results: dict[str, Any] = {"request": plan.request.id, "seed": plan.seed, "sites": {}}

@@ -5,8 +5,8 @@ was answered already is *repeated*, and one to a message that nobody here sent i
 
 What a grid can show of that (Flower 1.41): its SuperLink takes one reply to a message, from the node it went to, as long as
 the run lives, and drops all others itself. So a repeated or stray reply is never seen there, neither is one to the former
-process of a resumed run, which is another run to Flower; in another grid they may be. A late one is seen when it is still asked
-for, unless its node was offline meanwhile: then Flower answers in its place, and that is forgotten here without a word.
+process of a resumed run, which is another run to Flower; in another grid they may be. A late one is seen when it is still
+asked for, unless its node was offline meanwhile: then Flower answers in its place, and that is forgotten here without a word.
 """
 
 from __future__ import annotations

@@ -4,11 +4,13 @@
                 model.safetensors  metrics.json  report.html
 
 A checkpoint holds the weights and the history of its phase in one file that is replaced at once, so a run that was killed at
-any moment goes on from the last whole round.
+any moment goes on from the last whole round. The one before it is kept beside it as `<phase>.previous.safetensors`, and each
+holds a digest of all that is in it: a damaged one is set aside as `<phase>.damaged.safetensors`, and costs one round.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -19,8 +21,9 @@ from typing import Any
 
 from safetensors import safe_open
 
-from excise.common.files import storage_errors, write_atomically
-from excise.common.weights import Weights, load_weights, save_weights
+from excise.common.errors import StorageError
+from excise.common.files import leftovers, storage_errors, write_atomically
+from excise.common.weights import Weights, digest, save_weights
 
 FAILED = "failed"
 """The event that ends a run which came to nothing, with what the coordinator is told and the exit code of its command."""
@@ -62,28 +65,49 @@ class RunFolder:
         line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind, **_without_nan(details)})
         with storage_errors(self.path / "events.jsonl"):
             self.path.mkdir(parents=True, exist_ok=True)
-            with open(self.path / "events.jsonl", "a", opener=_private) as file:
-                file.write(line + "\n")
+            with open(self.path / "events.jsonl", "a+b", opener=_private) as file:
+                file.seek(-min(1, file.seek(0, os.SEEK_END)), os.SEEK_END)
+                torn = file.read(1) not in (b"", b"\n")  # whoever wrote last was killed, or the disk was full
+                file.write((b"\n" if torn else b"") + line.encode() + b"\n")
 
     def events(self, after: int = 0) -> list[dict[str, Any]]:
-        """Events in their order, without the first `after`; a last line that is being written is left out."""
+        """Events in their order, without the first `after`; a line that is not whole, or not yet, is left out."""
         path = self.path / "events.jsonl"
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
-        return [json.loads(line) for line in lines[after:]]
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        return [event for line in lines if (event := _parsed(line)) is not None][after:]
 
-    def save_phase(self, name: str, phase: Phase) -> None:
-        """Write the checkpoint of a phase."""
+    def tidy(self) -> None:
+        """Remove what writers that were killed left behind; for the process that carries out the run, before it writes."""
+        for folder in (self.path, self.path / "checkpoints", self.path / "candidates"):
+            for path in leftovers(folder):
+                path.unlink(missing_ok=True)
+
+    def save_phase(self, name: str, phase: Phase, spare: bool = True) -> None:
+        """Write the checkpoint of a phase; unless `spare` is False, keep the one before it."""
         state = json.dumps({"rounds": phase.rounds, "history": phase.history, "cost": phase.cost})
-        save_weights(phase.weights, self._checkpoint(name), {"state": state})
+        previous = self._checkpoint(f"{name}.previous") if spare else None
+        save_weights(phase.weights, self._checkpoint(name), {"state": state, "digest": _seal(state, phase.weights)}, previous)
 
     def load_phase(self, name: str) -> Phase | None:
-        """The checkpoint of a phase; None before its first."""
-        path = self._checkpoint(name)
-        if not path.exists():
-            return None
-        with safe_open(path, framework="pt") as file:
-            state = json.loads(file.metadata()["state"])
-        return Phase(load_weights(path), state["rounds"], state["history"], state["cost"])
+        """The checkpoint of a phase, or the one before it when that is damaged, which becomes an event; None before its first.
+
+        Raises
+        ------
+        StorageError : all there is of it is damaged
+        """
+        path, previous = self._checkpoint(name), self._checkpoint(f"{name}.previous")
+        if not path.exists():  # killed between the two renames of `write_atomically`, there is the one before alone
+            return _read(previous) if previous.exists() else None
+        try:
+            return _read(path)
+        except StorageError:
+            if not previous.exists():
+                raise
+            phase = _read(previous)
+        with storage_errors(path):
+            path.replace(self._checkpoint(f"{name}.damaged"))  # else the next round would put it in the place of the good one
+        self.event("checkpoint_damaged", phase=name, rounds=phase.rounds)
+        return phase
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file; what is not finite becomes null, which every reader understands."""
@@ -91,6 +115,47 @@ class RunFolder:
 
     def _checkpoint(self, name: str) -> Path:
         return self.path / "checkpoints" / f"{name}.safetensors"
+
+
+def _read(path: Path) -> Phase:
+    """A checkpoint.
+
+    Raises
+    ------
+    StorageError : it is damaged
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            told = file.metadata()
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
+        state = json.loads(told["state"])
+        phase = Phase(weights, state["rounds"], state["history"], state["cost"])
+        whole = told.get("digest") in (None, _seal(told["state"], weights))  # None: of a run begun before there were digests
+    except Exception as error:  # damaged bytes are answered with errors of any type
+        raise _damaged(path, type(error).__name__) from error
+    if not whole:
+        raise _damaged(path, "what it holds is not what was written")
+    return phase
+
+
+def _damaged(path: Path, reason: str) -> StorageError:
+    phase = path.name.split(".")[0]
+    return StorageError(
+        f"the checkpoint {path} is damaged ({reason}). Put a copy from a backup in its place; or delete every file of "
+        f"{path.parent / phase}.*, and this phase of the run begins anew when the run is resumed."
+    )
+
+
+def _seal(state: str, weights: Weights) -> str:
+    return hashlib.sha256(f"{digest(weights)}{state}".encode()).hexdigest()
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None
 
 
 def _private(path: str, flags: int) -> int:

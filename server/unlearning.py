@@ -146,7 +146,10 @@ class Unlearning:
             return phase
         kept = folder.load_phase(f"kept-{name}")
         if kept is None or kept.rounds != kept_round(phase.history, rounds, keep):
-            raise StorageError(f"{folder.path} does not hold the model of the kept round; start the run anew")
+            raise StorageError(
+                f"{folder.path} does not hold the model of the kept round. Delete {name}.* and kept-{name}.* in its "
+                "checkpoints and resume the run: it unlearns anew, and keeps the rest"
+            )
         excess = phase.history[kept.rounds - 1]["excess"]
         met = None if excess is None else excess == 0
         told = {"rounds": phase.rounds, "kept_round": kept.rounds, "rule_met_on_reference": met}
@@ -156,7 +159,7 @@ class Unlearning:
     def _keep(self, phase: Phase, rounds: int) -> None:
         """Keep the phase's model when its round is the one to keep. Killed before that, a resumed run does it first."""
         if phase.history and kept_round(phase.history, rounds, self.candidate.unlearning.keep) == phase.rounds:
-            self.federation.folder.save_phase(f"kept-{self.candidate.phase}", phase)
+            self.federation.folder.save_phase(f"kept-{self.candidate.phase}", phase, spare=False)
 
     def _round(self, phase: Phase, recovers: bool) -> dict[str, Any]:
         """One round and its audit; returns the entry of the history."""
