@@ -53,6 +53,11 @@ def write_atomically(path: Path, content: bytes | str, spare: Path | None = None
             temporary.unlink(missing_ok=True)
 
 
+def private(path: str, flags: int) -> int:
+    """An opener for `open`: what it makes is its user's alone, as `write_atomically` makes it."""
+    return os.open(path, flags, 0o600)
+
+
 def leftovers(folder: Path) -> list[Path]:
     """Temporary files in `folder` of writers that were killed, and of any that writes just now."""
     return [path for path in sorted(folder.glob(".*")) if _TEMPORARY.fullmatch(path.name)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from excise.common.errors import DataError
@@ -86,7 +86,7 @@ def load_weights(path: Path) -> Weights:
     """
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return load(path.read_bytes())  # of a file by its name, safetensors 0.8.0 never frees two objects a tensor
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's unpickler answers damaged bytes with errors of any type
         # torch's own text advises to load again with code allowed; nobody should.

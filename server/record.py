@@ -1,11 +1,12 @@
 """The folder of a run: its settings, its events, a checkpoint after every round, its results.
 
-    runs/<id>/  config.toml  events.jsonl  checkpoints/<phase>.safetensors  candidates/<name>.safetensors
-                model.safetensors  metrics.json  report.html
+    runs/<id>/  config.toml  events.jsonl  checkpoints/<phase>.safetensors  checkpoints/<phase>.rounds.jsonl
+                candidates/<name>.safetensors  model.safetensors  metrics.json  report.html
 
-A checkpoint holds the weights and the history of its phase in one file that is replaced at once, so a run that was killed at
-any moment goes on from the last whole round. The one before it is kept beside it as `<phase>.previous.safetensors`, and each
-holds a digest of all that is in it: a damaged one is set aside as `<phase>.damaged.safetensors`, and costs one round.
+A checkpoint holds the weights of its phase and all else that the next round depends on, in one file that is replaced at once,
+so a run that was killed at any moment goes on from the last whole round. The one before it is kept beside it, as
+`<phase>.previous.safetensors`, and each holds a digest of all that is in it: a damaged one is set aside, as
+`<phase>.damaged.safetensors`, and costs one round.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from typing import Any
 from safetensors import safe_open
 
 from excise.common.errors import StorageError
-from excise.common.files import leftovers, storage_errors, write_atomically
-from excise.common.weights import Weights, digest, save_weights
+from excise.common.files import leftovers, private, storage_errors, write_atomically
+from excise.common.weights import Weights, digest, load_weights, save_weights
+from excise.server.trail import Trail, append, read
 
 FAILED = "failed"
 """The event that ends a run which came to nothing, with what the coordinator is told and the exit code of its command."""
@@ -39,14 +41,16 @@ class Phase:
     ----------
     weights : the model after `rounds` rounds
     rounds : rounds that are done
-    history : one entry per round, JSON values only
+    history : one entry per round, JSON values only; what no later round depends on may be in the trail instead
     cost : seconds, passes, bytes_down, bytes_up and rounds, summed
+    trail : how far the file reaches that says more of each round (`server/trail.py`)
     """
 
     weights: Weights
     rounds: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     cost: dict[str, float] = field(default_factory=dict)
+    trail: Trail = field(default_factory=Trail)
 
     def spend(self, **amounts: float) -> None:
         """Add to the cost."""
@@ -65,7 +69,7 @@ class RunFolder:
         line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind, **_without_nan(details)})
         with storage_errors(self.path / "events.jsonl"):
             self.path.mkdir(parents=True, exist_ok=True)
-            with open(self.path / "events.jsonl", "a+b", opener=_private) as file:
+            with open(self.path / "events.jsonl", "a+b", opener=private) as file:
                 file.seek(-min(1, file.seek(0, os.SEEK_END)), os.SEEK_END)
                 torn = file.read(1) not in (b"", b"\n")  # whoever wrote last was killed, or the disk was full
                 file.write((b"\n" if torn else b"") + line.encode() + b"\n")
@@ -82,11 +86,31 @@ class RunFolder:
             for path in leftovers(folder):
                 path.unlink(missing_ok=True)
 
-    def save_phase(self, name: str, phase: Phase, spare: bool = True) -> None:
-        """Write the checkpoint of a phase; unless `spare` is False, keep the one before it."""
-        state = json.dumps({"rounds": phase.rounds, "history": phase.history, "cost": phase.cost})
+    def save_phase(self, name: str, phase: Phase, entry: dict[str, Any] | None = None, spare: bool = True) -> None:
+        """Write the checkpoint of a phase; unless `spare` is False, keep the one before it.
+
+        Parameters
+        ----------
+        entry : what its last round measured, for `rounds_of`
+        """
+        if entry is not None:
+            phase.trail = append(self._rounds(name), phase.trail, entry)
+        told = {"rounds": phase.rounds, "history": phase.history, "cost": phase.cost, "trail": asdict(phase.trail)}
+        state = json.dumps(told)
         previous = self._checkpoint(f"{name}.previous") if spare else None
         save_weights(phase.weights, self._checkpoint(name), {"state": state, "digest": _seal(state, phase.weights)}, previous)
+
+    def rounds_of(self, name: str, phase: Phase) -> list[dict[str, Any]]:
+        """What every round of a phase measured.
+
+        Raises
+        ------
+        StorageError : the file that holds it is damaged
+        """
+        try:
+            return read(self._rounds(name), phase.trail)
+        except StorageError as error:
+            raise StorageError(f"{error}. {_remedy(self._checkpoint(name))}") from error
 
     def load_phase(self, name: str) -> Phase | None:
         """The checkpoint of a phase, or the one before it when that is damaged, which becomes an event; None before its first.
@@ -113,6 +137,9 @@ class RunFolder:
         """Write a JSON file; what is not finite becomes null, which every reader understands."""
         write_atomically(self.path / name, json.dumps(_without_nan(value), indent=2) + "\n")
 
+    def _rounds(self, name: str) -> Path:
+        return self.path / "checkpoints" / f"{name}.rounds.jsonl"
+
     def _checkpoint(self, name: str) -> Path:
         return self.path / "checkpoints" / f"{name}.safetensors"
 
@@ -125,24 +152,24 @@ def _read(path: Path) -> Phase:
     StorageError : it is damaged
     """
     try:
+        weights = load_weights(path)
         with safe_open(path, framework="pt") as file:
             told = file.metadata()
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
         state = json.loads(told["state"])
-        phase = Phase(weights, state["rounds"], state["history"], state["cost"])
-        whole = told.get("digest") in (None, _seal(told["state"], weights))  # None: of a run begun before there were digests
+        phase = Phase(weights, state["rounds"], state["history"], state["cost"], Trail(**state["trail"]))
+        whole = told["digest"] == _seal(told["state"], weights)
     except Exception as error:  # damaged bytes are answered with errors of any type
-        raise _damaged(path, type(error).__name__) from error
+        raise StorageError(f"the checkpoint {path} is damaged ({type(error).__name__}). {_remedy(path)}") from error
     if not whole:
-        raise _damaged(path, "what it holds is not what was written")
+        raise StorageError(f"the checkpoint {path} is damaged: what it holds is not what was written. {_remedy(path)}")
     return phase
 
 
-def _damaged(path: Path, reason: str) -> StorageError:
+def _remedy(path: Path) -> str:
     phase = path.name.split(".")[0]
-    return StorageError(
-        f"the checkpoint {path} is damaged ({reason}). Put a copy from a backup in its place; or delete every file of "
-        f"{path.parent / phase}.*, and this phase of the run begins anew when the run is resumed."
+    return (
+        f"Put a copy from a backup in its place; or delete {phase}.* in {path.parent}, and this phase of the run begins anew "
+        "when the run is resumed."
     )
 
 
@@ -156,11 +183,6 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return event if isinstance(event, dict) else None
-
-
-def _private(path: str, flags: int) -> int:
-    """Open for this user alone, as all else in the folder is."""
-    return os.open(path, flags, 0o600)
 
 
 def _without_nan(value: Any) -> Any:

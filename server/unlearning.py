@@ -135,9 +135,9 @@ class Unlearning:
         while step := next_round(phase.history, rounds, recovery, keep):
             self.progress(phase.rounds, rounds + recovery)
             entry = self._round(phase, recovers=step == "recover")
-            phase.history.append(entry)
+            phase.history.append({key: entry[key] for key in ("round", "excess", "recovery")})
             phase.rounds += 1
-            folder.save_phase(name, phase)
+            folder.save_phase(name, phase, entry)
             self._keep(phase, rounds)
             told = {key: entry[key] for key in ("round", "excess", "metrics", "ascent", "objective_gradient_norm", "refused")}
             folder.event("unlearned_round", candidate=self.candidate.name, **told, scores=_main_scores(entry["pooled"]))
@@ -154,7 +154,7 @@ class Unlearning:
         met = None if excess is None else excess == 0
         told = {"rounds": phase.rounds, "kept_round": kept.rounds, "rule_met_on_reference": met}
         folder.event("unlearned", candidate=self.candidate.name, **told)
-        return Phase(kept.weights, kept.rounds, phase.history, phase.cost)
+        return Phase(kept.weights, kept.rounds, folder.rounds_of(name, phase), phase.cost)
 
     def _keep(self, phase: Phase, rounds: int) -> None:
         """Keep the phase's model when its round is the one to keep. Killed before that, a resumed run does it first."""
