@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench-demo bench-engine bench-ingest test check clean
+.PHONY: help setup demo bench-demo bench-engine bench-ingest bench-soak test check clean
 
 help:
 	@echo "make setup         install into $(VENV): several GB (torch), a few minutes the first time"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench-demo    the same over five seeds, and by patient over three, with baselines; writes docs/results/brain-mri*.md"
 	@echo "make bench-engine  speed and quality of the engine on Fashion-MNIST; writes docs/results/engine.md"
 	@echo "make bench-ingest  speed and memory of reading DICOM; writes docs/results/ingest.md"
+	@echo "make bench-soak    memory of 50 sites over 200 rounds, a quarter of an hour; writes docs/results/soak.md"
 	@echo "make test          run the tests; installs Orthanc, dcmtk and nginx for them where they are missing"
 	@echo "make check         check format, lint and types"
 	@echo "make clean         remove caches and build outputs; keeps $(VENV) and runs"
@@ -50,6 +51,9 @@ bench-engine: setup | $(FASHION)
 
 bench-ingest: setup
 	$(BIN)/excise bench ingest
+
+bench-soak: setup
+	$(BIN)/excise bench soak
 
 # What tests ask of other programs: a real PACS, a second reader of DICOM, and the proxy of a coordinator.
 DICOMWEB := /usr/share/orthanc/plugins/libOrthancDicomWeb.so

@@ -1,7 +1,7 @@
 """What each round of a phase measured, one line of JSON a round: it grows with rounds and sites, and memory should not.
 
-The file is only appended to. A checkpoint says how far it reached when its round was done, with a digest over it: the line of a
-round that has no checkpoint yet, or half a line, is written over when that round is held again.
+The file is only appended to. A checkpoint says how far it reached when its round was done, with a digest over it: the line of
+a round that has no checkpoint yet, or half a line, is written over when that round is held again.
 """
 
 from __future__ import annotations
