@@ -138,7 +138,7 @@ class Post:
 
 
 def _shorten(kept: dict[str, _Sent], limit: int) -> None:
-    for asked in list(kept)[: len(kept) - limit]:
+    for asked in list(kept)[: max(0, len(kept) - limit)]:
         del kept[asked]
 
 

@@ -32,17 +32,17 @@ def write_soak_page(page: Path, soaked: Soaked) -> None:
         "",
         *paragraph(
             f"Written by `excise bench soak`: {soaked.sites} sites and {soaked.rounds} rounds of unlearning in one process, "
-            "with the real server and client apps; each round is composed, audited at every site and kept as a checkpoint. A "
-            f"site holds {IMAGES} made-up images of {SIDE} × {SIDE} pixels. Memory is the process's resident memory after each "
-            "round, coordinator and all sites together, after Python's garbage collection."
+            "with the real server and client apps; each round is composed, audited at every site and kept as a checkpoint. "
+            f"A site holds {IMAGES} made-up images of {SIDE} × {SIDE} pixels. Memory is the process's resident memory after "
+            "each round, coordinator and all sites together, after Python's garbage collection."
         ),
         "",
         f"![Resident memory after each round]({picture.name})",
         "",
         "| goal | measured | reached |",
         "|---|---|---|",
-        f"| memory is flat: over the second half of the rounds it grows by less than {LIMIT:g} MiB in 100 rounds, by the upper "
-        f"end of the slope's 95 % interval | {_told(grown)} | {'yes' if is_flat(grown) else '**no**'} |",
+        f"| memory is flat: over the second half of the rounds it grows by less than {LIMIT:g} MiB in 100 rounds, by the "
+        f"upper end of the slope's 95 % interval | {_told(grown)} | {'yes' if is_flat(grown) else '**no**'} |",
         "",
         *paragraph(
             "The slope is the median of those between any two rounds (Theil and Sen), which single rounds do not move. "
@@ -54,9 +54,9 @@ def write_soak_page(page: Path, soaked: Soaked) -> None:
         "",
         *paragraph(
             f"One site in {1 / FLAKY:g} answers {FAILS:.0%} of its rounds of unlearning with a crash, a record that is no "
-            f"update, or weights that are not finite, and {SILENT:.0%} with nothing before the deadline of {DEADLINE:g} s; that "
-            f"answer comes in the next round. Which and when follows from the seed, {SEED}. The run went on with a quorum of "
-            "half the sites."
+            f"update, or weights that are not finite, and {SILENT:.0%} with nothing before the deadline of {DEADLINE:g} s; "
+            f"that answer comes in the next round. Which and when follows from the seed, {SEED}. The run went on with a "
+            "quorum of half the sites."
         ),
         "",
         "| what the coordinator made of it | times |",
