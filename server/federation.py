@@ -74,7 +74,11 @@ class Federation:
     ) -> RoundResult[m.R]:
         """One round of questions, to every site unless `sites` are given; what is not used becomes an event."""
         awaiting = self._awaiting(round_)
-        nodes = self.roster.present(self.roster.nodes if sites is None else sites, awaiting)
+        try:
+            nodes = self.roster.present(self.roster.nodes if sites is None else sites, awaiting)
+        except QuorumError as error:
+            self._refused(round_, (Refusal(site, NO_ANSWER) for site in error.missing), {})
+            raise
         return self._hold(round_, nodes, question, reply_type, use, self.plan.rounds, awaiting)
 
     def bring(self, round_: Round, question: Callable[[str], m.Question], reply_type: type[m.Message]) -> None:
