@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench-demo bench-engine bench-ingest bench-privacy test check clean
+.PHONY: help setup demo bench-demo bench-engine bench-ingest bench-privacy bench-soak test check clean
 
 help:
 	@echo "make setup         install into $(VENV): several GB (torch), a few minutes the first time"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench-engine  speed and quality of the engine on Fashion-MNIST; writes docs/results/engine.md"
 	@echo "make bench-ingest  speed and memory of reading DICOM; writes docs/results/ingest.md"
 	@echo "make bench-privacy what clipped, noised and sparse updates cost; writes docs/results/privacy.md"
+	@echo "make bench-soak    memory of 50 sites over 200 rounds, a quarter of an hour; writes docs/results/soak.md"
 	@echo "make test          run the tests; installs Orthanc, dcmtk, nginx and PostgreSQL where they are missing"
 	@echo "make check         check format, lint and types"
 	@echo "make clean         remove caches and build outputs; keeps $(VENV) and runs"
@@ -54,6 +55,9 @@ bench-ingest: setup
 
 bench-privacy: setup
 	$(BIN)/excise bench privacy
+
+bench-soak: setup
+	$(BIN)/excise bench soak
 
 # What tests ask of other programs: a real PACS, a second reader of DICOM, a coordinator's proxy, and its other database.
 DICOMWEB := /usr/share/orthanc/plugins/libOrthancDicomWeb.so

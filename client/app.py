@@ -26,6 +26,7 @@ from excise.client.egress import Withheld, release
 from excise.client.extent import OutOfTime, limited_to
 from excise.client.leaving import outgoing
 from excise.client.permission import Forbidden, check, check_approval, count_round
+from excise.client.refusals import hear
 from excise.client.requests import Requests
 from excise.client.rounds.model import SiteFailure
 from excise.client.site import Site, open_site
@@ -33,7 +34,7 @@ from excise.common import messages
 from excise.common.errors import ConfigError, DataError, MessageError, RequestError, SiteError, StorageError
 
 log = logging.getLogger("excise.client")
-M = TypeVar("M", bound=messages.Message)
+M = TypeVar("M", bound=messages.Question)
 
 
 def make_app(locate: Callable[[Context], Path]) -> ClientApp:
@@ -59,6 +60,7 @@ def _handler(
             question = expected.from_record(message.content)
             site_toml = locate(context)
             config = read_site_config(site_toml)
+            hear(question, config)
             check(question, config.policy, config.limits, datetime.now().astimezone())
             requests, accountant = Requests(site_toml.parent), Accountant(site_toml.parent)
             if config.policy.approval:

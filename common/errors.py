@@ -7,7 +7,7 @@
     │   └── PredicateError          exit 2   ... because of its predicate; carries the position
     ├── NothingToForget             exit 3   no image at any site matches the request
     ├── QuorumError                 exit 4   too few sites answered; names them
-    ├── StorageError                exit 5   a file could not be written (disk full, no permission)
+    ├── StorageError                exit 5   a file could not be written (disk full, no permission), or a checkpoint is damaged
     ├── Interrupted                 exit 130 Ctrl-C; the run can be resumed
     ├── MessageError                exit 1   a message of an unknown version or without a field
     └── UpdateRefused               exit 1   an update that must not be composed; carries a code
@@ -85,7 +85,7 @@ class QuorumError(ExciseError):
 
 
 class StorageError(ExciseError):
-    """A file could not be written; what was there before is untouched."""
+    """A file could not be written, and what was there before is untouched; or a checkpoint is damaged."""
 
     exit_code = 5
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from excise.common.errors import StorageError
+
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")
+"""As `tempfile` names the file beside the one that it is for."""
 
 
 @contextmanager
@@ -23,8 +27,10 @@ def storage_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+def write_atomically(path: Path, content: bytes | str, spare: Path | None = None) -> None:
     """Write `content` to `path`: temporary file beside it, fsync, rename.
+
+    With `spare`, what `path` held before is moved there first; killed just then, `path` is missing and `spare` is whole.
 
     Raises
     ------
@@ -40,6 +46,18 @@ def write_atomically(path: Path, content: bytes | str) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            if spare is not None and path.exists():
+                path.replace(spare)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def private(path: str, flags: int) -> int:
+    """An opener for `open`: what it makes is its user's alone, as `write_atomically` makes it."""
+    return os.open(path, flags, 0o600)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files in `folder` of writers that were killed, and of any that writes just now."""
+    return [path for path in sorted(folder.glob(".*")) if _TEMPORARY.fullmatch(path.name)]

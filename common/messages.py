@@ -25,7 +25,8 @@ from excise.common.request import ForgetRequest
 from excise.common.settings import TrainingSettings, UnlearningSettings
 from excise.common.weights import Weights
 
-PROTOCOL = 1
+PROTOCOL = 2
+"""Raised whenever a message gains, loses or changes a field: a release that ignored what another tells it would mislead."""
 
 Profiles = dict[str, tuple[float, ...]]
 """Loss profiles by name (`client/audit.py`, `common/profiles.py`)."""
@@ -158,7 +159,18 @@ R = TypeVar("R", bound=Message)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatusQuery(Message):
+class Question(Message):
+    """Base of what the coordinator asks. Each tells the site, beside its own matter, what became of an earlier answer."""
+
+    refused: str = ""
+    """Code of the site's last answer that was not used, when it has not been told yet: an admission code, "malformed" or
+    "late"; empty when there is none."""
+    refused_round: str = ""
+    """The round that it answered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusQuery(Question):
     """Who is there, and how many images does the request concern?"""
 
     KIND: ClassVar[str] = "query.status"
@@ -200,7 +212,7 @@ class SiteStatus(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReferenceQuery(Message):
+class ReferenceQuery(Question):
     """How uncertain is the teacher on images it never saw? Also brings the teacher to the site."""
 
     KIND: ClassVar[str] = "query.reference"
@@ -230,7 +242,7 @@ class ReferenceReply(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitInstruction(Message):
+class FitInstruction(Question):
     """One round of ordinary federated training."""
 
     KIND: ClassVar[str] = "train.fit"
@@ -244,7 +256,7 @@ class FitInstruction(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnlearnInstruction(Message):
+class UnlearnInstruction(Question):
     """One round of unlearning."""
 
     KIND: ClassVar[str] = "train.unlearn"
@@ -283,7 +295,7 @@ class SiteUpdate(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditQuery(Message):
+class AuditQuery(Question):
     """How good are these models on forget, retain, reference and held-out images?"""
 
     KIND: ClassVar[str] = "evaluate.audit"
@@ -320,7 +332,7 @@ class AuditReply(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeQuery(Message):
+class ProbeQuery(Question):
     """How well do the features of these models tell what the request means? Only of requests that ask for it."""
 
     KIND: ClassVar[str] = "evaluate.probe"

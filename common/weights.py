@@ -13,7 +13,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from excise.common.errors import DataError
@@ -65,14 +65,16 @@ def snapshot(model: torch.nn.Module) -> Weights:
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
-def save_weights(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file atomically.
+def save_weights(
+    weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None, spare: Path | None = None
+) -> None:
+    """Write a safetensors file atomically; with `spare`, keep there what `path` held before.
 
     Raises
     ------
     StorageError : the file cannot be written; an earlier file of that name is untouched
     """
-    write_atomically(path, save({name: t.contiguous() for name, t in weights.items()}, dict(metadata or {})))
+    write_atomically(path, save({name: t.contiguous() for name, t in weights.items()}, dict(metadata or {})), spare)
 
 
 def load_weights(path: Path) -> Weights:
@@ -84,7 +86,7 @@ def load_weights(path: Path) -> Weights:
     """
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return load(path.read_bytes())  # of a file by its name, safetensors 0.8.0 never frees two objects a tensor
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's unpickler answers damaged bytes with errors of any type
         # torch's own text advises to load again with code allowed; nobody should.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from excise.common.errors import ExciseError
+from excise.common.errors import ExciseError, StorageError
 from excise.server.config import read_server_config, store_of
 from excise.server.coordinator import Coordinator
 from excise.server.evidence import seal
@@ -69,5 +70,6 @@ def _carry_out(
         then()
     except Exception as error:
         told = (str(error), error.exit_code) if isinstance(error, ExciseError) else ("", ExciseError.exit_code)
-        folder.event(FAILED, error=type(error).__name__, message=told[0], exit_code=told[1])
+        with suppress(StorageError):  # of a full disk, say: what ended the run is raised then all the same
+            folder.event(FAILED, error=type(error).__name__, message=told[0], exit_code=told[1])
         raise

@@ -59,10 +59,10 @@ class Coordinator:
         """
         plan, federation = self.plan, self.federation
         check_compositions(plan)
+        self.folder.tidy()
         self.folder.event("started", request=plan.request.id, seed=plan.seed)
         federation.gather()
-        results: dict[str, Any] = {"request": plan.request.id, "seed": plan.seed, "sites": federation.counts()}
-        results["commitments"] = {site: status.commitment for site, status in federation.status.items() if status.commitment}
+        results: dict[str, Any] = {"request": plan.request.id, "seed": plan.seed, "sites": {}}
         original = fit(federation, "original", None, plan.deployed, self.progress)
         before = federation.audit({"original": original.weights})["original"]
         results["original"] = {**before.as_json(), "cost": original.cost}
@@ -81,6 +81,8 @@ class Coordinator:
         results["verification"] = verify(federation, models, audits, results)
         if plan.parts:
             results["requests"] = self._by_request(models)
+        results["sites"] = federation.roster.counts()  # with those that came later
+        results["commitments"] = federation.roster.commitments()
         self.folder.write_json("metrics.json", results)
         self.folder.event("finished", digest=results["unlearned"]["digest"])
         return results

@@ -8,27 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from flwr.serverapp import Grid
 
 from excise.common import messages as m
-from excise.common.errors import DataError, NothingToForget, QuorumError
+from excise.common.errors import QuorumError, SiteError
 from excise.common.request import ForgetRequest
-from excise.common.settings import CompositionSettings
+from excise.common.settings import CompositionSettings, RoundSettings
 from excise.common.weights import Weights, difference, digest, norm
-from excise.server.admission import admit
+from excise.server.admission import CODES, admit
 from excise.server.composition import Update, new_composer
 from excise.server.plan import Plan
+from excise.server.post import LATE, Misplaced, Post, Round
 from excise.server.record import Phase, RunFolder
-from excise.server.rounds import RoundResult, run_round
+from excise.server.roster import Roster
+from excise.server.rounds import MALFORMED, NO_ANSWER, Refusal, RoundResult, run_round
 from excise.server.scores import Audit
+from excise.server.vigil import Awaiting
 from excise.server.weighting import SiteWeight
 
 Progress = Callable[[str, int, int, str], None]
 """Called with (phase, rounds done, rounds in all, a short note)."""
+TOLD = (*CODES, MALFORMED)
+"""Codes that a site is told of its answer; the others are its own, or of an answer that never came."""
 
 
 class Federation:
@@ -36,106 +42,124 @@ class Federation:
 
     Attributes
     ----------
-    nodes : Flower's node id of each site, once `gather` has heard them
-    status : what each site said of itself
+    roster : the sites, once `gather` has heard them, and who of them is there
+    lacking : sites that have not got the deployed model: they came later, or lost it since they got it
     """
 
     def __init__(self, grid: Grid, plan: Plan, folder: RunFolder, stopped: Callable[[], bool] = lambda: False) -> None:
-        self.grid, self.plan, self.folder, self.stopped = grid, plan, folder, stopped
-        self.nodes: dict[str, int] = {}
-        self.status: Mapping[str, m.SiteStatus] = {}
+        self.plan, self.folder, self.stopped = plan, folder, stopped
+        self.lacking: set[str] = set()
+        self.roster = Roster(grid, plan, folder.event, self._ask_status, self.lacking.add, stopped)
+        self._post = Post(grid, self._misplaced)
+        self._owed: dict[str, tuple[str, Round]] = {}  # by site, why its last answer was not used, until it has been told
 
-    # ---- who is there -------------------------------------------------------------------------------------------------
+    @property
+    def status(self) -> Mapping[str, m.SiteStatus]:
+        """What each site said of itself."""
+        return self.roster.status
 
     def gather(self) -> None:
-        """Wait for the sites and ask each for its name and its numbers of images.
-
-        Raises
-        ------
-        NothingToForget : no training image at any site matches the request
-        QuorumError : too few sites are there, or answer
-        DataError : two sites have one name, the sites do not agree on the classes, or nothing would be retained
-        """
-        nodes = self._wait_for_nodes()
-        by_node = {f"node-{node}": node for node in nodes}
-        heard: dict[str, m.SiteStatus] = {}
-        names: dict[str, int] = {}
-
-        def hear(node: str, status: m.SiteStatus) -> None:
-            if status.site in names:
-                raise DataError(f"two sites call themselves '{status.site}'; give each its own name in site.toml")
-            names[status.site], heard[status.site] = by_node[node], status
-
-        query = m.StatusQuery(request=self.plan.request, parts=self.plan.parts)
-        try:
-            self.ask("status", lambda _: query, m.SiteStatus, hear, by_node)
-        except QuorumError as error:  # knows the missing sites by their node ids alone
-            silent = tuple(sorted(set(self.plan.site_names) - set(heard)))
-            known = f"\nHeard from: {', '.join(sorted(heard)) or 'nobody'}." + (
-                f" Silent: {', '.join(silent)}." if silent else ""
-            )
-            raise QuorumError(f"{error}{known}", silent or error.missing) from error
-        self.nodes, self.status = dict(sorted(names.items())), dict(sorted(heard.items()))
-        classes = {s.classes for s in self.status.values()}
-        if len(classes) > 1:
-            raise DataError(f"the sites do not agree on the classes: {'; '.join(map(str, sorted(classes)))}")
-        self.folder.event("status", sites=self.counts())
-        if sum(s.forget for s in self.status.values()) == 0:
-            never = sum(s.excluded for s in self.status.values())
-            raise NothingToForget(
-                f"no training image at any of {len(self.nodes)} sites matches: {self.plan.request.where}\n"
-                f"({never} images that were never trained on match.) Nothing was changed; check the predicate."
-            )
-        for i, part in enumerate(self.plan.parts):
-            if sum(s.parts[i] for s in self.status.values() if len(s.parts) > i) == 0:
-                raise NothingToForget(f"no training image at any site matches '{part.id}': {part.where}\nNothing was changed.")
-        if sum(s.retain for s in self.status.values()) == 0:
-            raise DataError("every training image at every site matches the request: nothing would be left of the model")
-
-    def _wait_for_nodes(self) -> list[int]:
-        """Nodes of the grid, once there are as many as the plan expects."""
-        deadline = time.monotonic() + self.plan.rounds.deadline
-        while True:
-            nodes = sorted(self.grid.get_node_ids())
-            if len(nodes) >= self.plan.sites:
-                return nodes
-            if time.monotonic() > deadline:
-                raise QuorumError(f"{len(nodes)} of {self.plan.sites} sites connected; start the others and run again", ())
-            time.sleep(0.1)
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Numbers of images of each site, as they go into results and events."""
-        keys = ("train", "forget", "retain", "reference", "held_out", "excluded", "skipped", "forgotten")
-        return {site: {key: int(getattr(status, key)) for key in keys} for site, status in self.status.items()}
+        """Wait for the sites and hear who they are; see `Roster.gather` for what it raises."""
+        self.roster.gather()
 
     # ---- rounds -------------------------------------------------------------------------------------------------------
 
     def ask(
         self,
-        name: str,
-        question: Callable[[str], m.Message],
+        round_: Round,
+        question: Callable[[str], m.Question],
         reply_type: type[m.R],
         use: Callable[[str, m.R], None] | None = None,
-        nodes: Mapping[str, int] | None = None,
+        sites: Iterable[str] | None = None,
     ) -> RoundResult[m.R]:
-        """One round of questions, to every site unless `nodes` are given; refusals become events (`server/rounds.py`)."""
-        asked = self.nodes if nodes is None else nodes
+        """One round of questions, to every site unless `sites` are given; what is not used becomes an event."""
+        awaiting = self._awaiting(round_)
         try:
-            answer = run_round(self.grid, asked, question, reply_type, self.plan.rounds, use, name, self.stopped)
-        except QuorumError as error:  # the run ends: what it ended of is told first
-            for site, code, incident in zip(error.missing, error.codes, error.incidents, strict=False):
-                self.folder.event("refused", round=name, site=site, code=code, incident=incident)
+            nodes = self.roster.present(self.roster.nodes if sites is None else sites, awaiting)
+        except QuorumError as error:
+            self._refused(round_, (Refusal(site, NO_ANSWER) for site in error.missing), {})
             raise
-        for refusal in answer.refused:
-            self.folder.event("refused", round=name, site=refusal.site, code=refusal.code, incident=refusal.incident)
+        return self._hold(round_, nodes, question, reply_type, use, self.plan.rounds, awaiting)
+
+    def bring(self, round_: Round, question: Callable[[str], m.Question], reply_type: type[m.Message]) -> None:
+        """Ask those sites that lack the deployed model, to bring it to them; whether they take it or not, the run goes on."""
+        there = self.lacking & (self.roster.nodes.keys() - self.roster.away)
+        self.lacking -= there  # who still has none says so in the next round
+        if there:
+            nodes = {site: self.roster.nodes[site] for site in there}
+            with suppress(QuorumError):
+                self._hold(round_, nodes, question, reply_type, None, self.plan.rounds, self._awaiting(round_))
+
+    def _ask_status(self, nodes: Mapping[str, int], use: Callable[[str, m.SiteStatus], None], limit: float | None) -> None:
+        """Ask nodes, by a name for each, for their status, for at most `limit` seconds."""
+        round_, query = Round("status"), m.StatusQuery(request=self.plan.request, parts=self.plan.parts)
+        settings = self.plan.rounds
+        if limit is not None and limit < settings.deadline:
+            settings = settings.model_copy(update={"deadline": limit})
+
+        def awaiting(silent: list[str], since: str) -> None:
+            self._awaiting(round_)(self.roster.missing or silent, since)
+
+        self._hold(round_, nodes, lambda _: query, m.SiteStatus, use, settings, awaiting)
+
+    def _hold(
+        self,
+        round_: Round,
+        nodes: Mapping[str, int | None],
+        question: Callable[[str], m.Question],
+        reply_type: type[m.R],
+        use: Callable[[str, m.R], None] | None,
+        settings: RoundSettings,
+        awaiting: Awaiting,
+    ) -> RoundResult[m.R]:
+        carried: dict[str, tuple[str, Round]] = {}
+
+        def telling(site: str) -> m.Message:
+            if site not in self._owed:
+                return question(site)
+            carried[site] = code, of = self._owed[site]
+            return replace(question(site), refused=code, refused_round=str(of))
+
+        try:
+            answer = run_round(self._post, nodes, telling, reply_type, settings, use, round_, self.stopped, awaiting)
+        except QuorumError as error:  # the run ends: what it ended of is told first
+            self._refused(round_, map(Refusal, error.missing, error.codes, error.incidents), carried)
+            raise
+        for site in answer.used:
+            self._told(site, carried)
+        self._refused(round_, answer.refused, carried)
         return answer
+
+    def _told(self, site: str, carried: Mapping[str, tuple[str, Round]]) -> None:
+        """A site has answered, so it has been told what its question carried."""
+        if site in carried and self._owed.get(site) == carried[site]:
+            del self._owed[site]
+
+    def _refused(self, round_: Round, refused: Iterable[Refusal], carried: Mapping[str, tuple[str, Round]]) -> None:
+        for refusal in refused:
+            self.folder.event("refused", **round_.as_json(), site=refusal.site, code=refusal.code, incident=refusal.incident)
+            if refusal.code != NO_ANSWER:
+                self._told(refusal.site, carried)
+            if refusal.code in TOLD:
+                self._owed[refusal.site] = refusal.code, round_
+            if refusal.code == SiteError.TEACHER_MISSING:
+                self.lacking.add(refusal.site)
+
+    def _awaiting(self, round_: Round) -> Awaiting:
+        return lambda sites, since: self.folder.event("awaiting", **round_.as_json(), sites=sites, since=since)
+
+    def _misplaced(self, reply: Misplaced) -> None:
+        of = reply.round.as_json() if reply.round else {}
+        self.folder.event(reply.kind, **of, site=reply.site, seconds=round(reply.seconds, 1))
+        if reply.kind == LATE and reply.round:
+            self._owed[reply.site] = LATE, reply.round
 
     def train(
         self,
         name: str,
         phase: Phase,
         weights: Mapping[str, SiteWeight],
-        question: Callable[[str], m.Message],
+        question: Callable[[str], m.Question],
         composition: CompositionSettings,
     ) -> dict[str, Any]:
         """One round of updates from the sites of `weights`, admitted and composed into `phase.weights`.
@@ -160,8 +184,8 @@ class Federation:
             if update.ascent:
                 ascent[site] = list(update.ascent)
 
-        asked = {site: node for site, node in self.nodes.items() if site in weights}
-        answer = self.ask(name, question, m.SiteUpdate, use, asked)
+        asked = [site for site in self.roster.nodes if site in weights]
+        answer = self.ask(Round(name, phase.rounds + 1), question, m.SiteUpdate, use, asked)
         phase.weights = composer.result()
         metrics = _mean_over_sites(per_site, weights)
         steps = metrics.pop("step_sum", math.nan)
@@ -194,7 +218,7 @@ class Federation:
         """
         plan = self.plan
         query = m.AuditQuery(model=plan.model, candidates=dict(models), request=plan.request, parts=tuple(parts), brief=brief)
-        answer = self.ask("audit", lambda _: query, m.AuditReply)
+        answer = self.ask(Round("audit"), lambda _: query, m.AuditReply)
         replies = answer.replies
         if payer is not None:
             passes = sum(reply.passes for reply in replies.values())
@@ -208,7 +232,7 @@ class Federation:
         """What a linear probe of each model's features finds at each site, which a request has to ask for."""
         plan = self.plan
         query = m.ProbeQuery(model=plan.model, candidates=dict(models), request=plan.request)
-        return self.ask("probe", lambda _: query, m.ProbeReply).replies
+        return self.ask(Round("probe"), lambda _: query, m.ProbeReply).replies
 
     def seed(self, *parts: object) -> int:
         """A seed that follows from the plan's and from what it is for."""

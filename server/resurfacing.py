@@ -72,7 +72,7 @@ def _train(federation: Federation, name: str, phase: Phase, teacher_digest: str)
     plan, base = federation.plan, phase.weights
     retain = {site: status.retain for site, status in federation.status.items()}
 
-    def question(site: str) -> m.Message:
+    def question(site: str) -> m.Question:
         return m.UnlearnInstruction(
             model=plan.model,
             weights=base,

@@ -11,15 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic
 
-from flwr.app import Message as FlowerMessage
 from flwr.app import RecordDict
-from flwr.serverapp import Grid
 
 from excise.common.errors import Interrupted, MessageError, QuorumError, UpdateRefused
 from excise.common.messages import Failure, Message, R
 from excise.common.settings import RoundSettings
+from excise.server.post import Post, Reply, Round, record_bytes
+from excise.server.vigil import Awaiting, Vigil
 
 POLL_SECONDS = 0.05  # between looks for replies: short against a round, long against the look itself
+NO_ANSWER, MALFORMED = "no_answer", "malformed"
 
 
 @dataclass(frozen=True)
@@ -45,69 +46,72 @@ class RoundResult(Generic[R]):
 
 
 def run_round(
-    grid: Grid,
-    nodes: Mapping[str, int],
+    post: Post,
+    nodes: Mapping[str, int | None],
     question: Callable[[str], Message],
     reply_type: type[R],
     settings: RoundSettings,
     use: Callable[[str, R], None] | None = None,
-    group: str = "",
+    round_: Round = Round(""),  # noqa: B008 - frozen
     stopped: Callable[[], bool] = lambda: False,
+    awaiting: Awaiting = lambda *_: None,
 ) -> RoundResult[R]:
     """Ask every site of `nodes` and hand each good reply to `use`; without `use`, keep the replies.
 
     Parameters
     ----------
-    nodes : Flower's node id of each site to ask
+    nodes : Flower's node id of each site to ask; None of a site that is not connected, and counts as one without an answer
     question : builds a site's message when it is about to be sent
-    use : takes (site, reply); may raise `UpdateRefused`, which counts as no usable answer
-    group : Flower's group id, for its logs
+    use : takes (site, reply), once for each site at most; may raise `UpdateRefused`, which counts as no usable answer
     stopped : asked at every look for replies; True ends the round at once
+    awaiting : told who is awaited when nothing was heard for a while (`server/vigil.py`)
 
     Raises
     ------
     Interrupted : `stopped` said so
     QuorumError : too few usable replies by the deadline; names the sites that are missing
     """
-    began = time.monotonic()
-    waiting, pending = sorted(nodes), dict[str, str]()  # sites to ask; message id → site that was asked
+    began, vigil = time.monotonic(), Vigil(awaiting)
+    waiting = [(site, node) for site, node in sorted(nodes.items()) if node is not None]
     used: list[str] = []
     kept: dict[str, R] = {}
-    refused: list[Refusal] = []
+    refused = [Refusal(site, NO_ANSWER) for site, node in sorted(nodes.items()) if node is None]
     bytes_down = bytes_up = 0
 
-    while (waiting or pending) and time.monotonic() - began < settings.deadline:
-        if stopped():
-            raise Interrupted("stopped by Ctrl-C")
-        while waiting and len(pending) < settings.window:
-            site = waiting.pop(0)
-            message = question(site)
-            record = message.to_record()
-            bytes_down += record_bytes(record)
-            # A list of one: push_messages on a deployed grid fails on a generator.
-            (message_id,) = grid.push_messages([FlowerMessage(record, nodes[site], message.KIND, group_id=group)])
-            pending[message_id] = site
-        replies = list(grid.pull_messages(list(pending)))
-        for reply in replies:
-            site = pending.pop(reply.metadata.reply_to_message_id)  # a dead node's reply names no source, but this it does
-            content = reply.content if reply.has_content() else RecordDict()
-            bytes_up += record_bytes(content)
-            try:
-                answer = _parsed(content, reply_type)
-                if use is None:
-                    kept[site] = answer
-                else:
-                    use(site, answer)
-                used.append(site)
-            except MessageError:
-                refused.append(Refusal(site, "malformed" if reply.has_content() else "no_answer"))
-            except _SiteFailed as error:
-                refused.append(Refusal(site, error.failure.code, error.failure.incident))
-            except UpdateRefused as error:
-                refused.append(Refusal(site, error.code))
-        if not replies and pending:
-            time.sleep(POLL_SECONDS)
-    refused += [Refusal(site, "no_answer") for site in sorted([*waiting, *pending.values()])]
+    try:
+        while (waiting or post.awaited) and time.monotonic() - began < settings.deadline:
+            if stopped():
+                raise Interrupted("stopped by Ctrl-C")
+            while waiting and len(post.awaited) < settings.window:
+                site, node = waiting.pop(0)
+                sent = post.send(site, node, question(site), round_)
+                if sent is None:
+                    refused.append(Refusal(site, NO_ANSWER))
+                bytes_down += sent or 0
+            replies = post.fetch()
+            for reply in replies:
+                bytes_up += record_bytes(reply.content or RecordDict())
+                try:
+                    answer = _parsed(reply, reply_type)
+                    if use is None:
+                        kept[reply.site] = answer
+                    else:
+                        use(reply.site, answer)
+                    used.append(reply.site)
+                except MessageError:
+                    refused.append(Refusal(reply.site, NO_ANSWER if reply.content is None else MALFORMED))
+                except _SiteFailed as error:
+                    refused.append(Refusal(reply.site, error.failure.code, error.failure.incident))
+                except UpdateRefused as error:
+                    refused.append(Refusal(reply.site, error.code))
+            if replies:
+                vigil.news()
+            elif post.awaited:
+                vigil.look([*post.awaited, *(site for site, _ in waiting)])
+                time.sleep(POLL_SECONDS)
+        refused += [Refusal(site, NO_ANSWER) for site in sorted([*(site for site, _ in waiting), *post.awaited])]
+    finally:
+        post.close()
 
     _check_quorum(nodes, used, refused, settings)
     replies_by_site = dict(sorted(kept.items()))
@@ -123,14 +127,15 @@ class _SiteFailed(Exception):
         self.failure = failure
 
 
-def _parsed(content: RecordDict, reply_type: type[R]) -> R:
+def _parsed(reply: Reply, reply_type: type[R]) -> R:
+    content = RecordDict() if reply.content is None else reply.content
     config = content.get("message")
     if isinstance(config, Mapping) and config.get("kind") == Failure.KIND:
         raise _SiteFailed(Failure.from_record(content))
     return reply_type.from_record(content)
 
 
-def _check_quorum(nodes: Mapping[str, int], used: list[str], refused: list[Refusal], settings: RoundSettings) -> None:
+def _check_quorum(nodes: Mapping[str, int | None], used: list[str], refused: list[Refusal], settings: RoundSettings) -> None:
     if len(used) >= settings.quorum * len(nodes) and used:
         return
     reasons = ", ".join(f"{refusal.site} ({refusal.code})" for refusal in refused)
@@ -141,8 +146,3 @@ def _check_quorum(nodes: Mapping[str, int], used: list[str], refused: list[Refus
         tuple(refusal.code for refusal in refused),
         tuple(refusal.incident for refusal in refused),
     )
-
-
-def record_bytes(record: RecordDict) -> int:
-    """Bytes that a record's arrays take on the wire; the few hundred bytes around them are not counted."""
-    return sum(len(array.data) for arrays in record.array_records.values() for array in arrays.values())

@@ -25,13 +25,13 @@ def fit(federation: Federation, name: str, without: ForgetRequest | None, given:
     if given is not None:
         return Phase(load_weights(given))
     phase = folder.load_phase(name) or Phase(snapshot(build_model(plan.model, plan.seed)))
-    weights = retain_weights({site: s.retain if without else s.train for site, s in federation.status.items()})
     while phase.rounds < plan.training.rounds:
+        weights = retain_weights({site: s.retain if without else s.train for site, s in federation.status.items()})
         r = phase.rounds
         progress(name, r, plan.training.rounds, "")
         base = phase.weights
 
-        def question(site: str, r: int = r, base: Weights = base) -> m.Message:
+        def question(site: str, r: int = r, base: Weights = base) -> m.Question:
             return m.FitInstruction(
                 model=plan.model,
                 weights=base,

@@ -18,6 +18,7 @@ from excise.common.settings import CompositionSettings, UnlearningSettings
 from excise.common.weights import Weights, digest
 from excise.server.federation import Federation
 from excise.server.plan import Candidate
+from excise.server.post import Round
 from excise.server.record import Phase
 from excise.server.scores import Audit
 from excise.server.stopping import is_settled, kept_round, next_round
@@ -37,10 +38,11 @@ class Reference:
         trained = any(settings.target.level == "retain" for settings in tried)
         plan = federation.plan
 
-        def question(_: str) -> m.Message:
+        def question(_: str) -> m.Question:
             return m.ReferenceQuery(model=plan.model, teacher=teacher, request=plan.request, points=points, trained=trained)
 
-        answer = federation.ask("reference", question, m.ReferenceReply)
+        answer = federation.ask(Round("reference"), question, m.ReferenceReply)
+        federation.lacking -= set(answer.used)
         self._replies = tuple(answer.replies.values())
         passes = sum(reply.passes for reply in self._replies)
         payer.spend(seconds=answer.seconds, passes=passes, bytes_down=answer.bytes_down, bytes_up=answer.bytes_up)
@@ -133,9 +135,9 @@ class Unlearning:
         while step := next_round(phase.history, rounds, recovery, keep):
             self.progress(phase.rounds, rounds + recovery)
             entry = self._round(phase, recovers=step == "recover")
-            phase.history.append(entry)
+            phase.history.append({key: entry[key] for key in ("round", "excess", "recovery")})
             phase.rounds += 1
-            folder.save_phase(name, phase)
+            folder.save_phase(name, phase, entry)
             self._keep(phase, rounds)
             told = {key: entry[key] for key in ("round", "excess", "metrics", "ascent", "objective_gradient_norm", "refused")}
             folder.event("unlearned_round", candidate=self.candidate.name, **told, scores=_main_scores(entry["pooled"]))
@@ -144,17 +146,20 @@ class Unlearning:
             return phase
         kept = folder.load_phase(f"kept-{name}")
         if kept is None or kept.rounds != kept_round(phase.history, rounds, keep):
-            raise StorageError(f"{folder.path} does not hold the model of the kept round; start the run anew")
+            raise StorageError(
+                f"{folder.path} does not hold the model of the kept round. Delete {name}.* and kept-{name}.* in its "
+                "checkpoints and resume the run: it unlearns anew, and keeps the rest"
+            )
         excess = phase.history[kept.rounds - 1]["excess"]
         met = None if excess is None else excess == 0
         told = {"rounds": phase.rounds, "kept_round": kept.rounds, "rule_met_on_reference": met}
         folder.event("unlearned", candidate=self.candidate.name, **told)
-        return Phase(kept.weights, kept.rounds, phase.history, phase.cost)
+        return Phase(kept.weights, kept.rounds, folder.rounds_of(name, phase), phase.cost)
 
     def _keep(self, phase: Phase, rounds: int) -> None:
         """Keep the phase's model when its round is the one to keep. Killed before that, a resumed run does it first."""
         if phase.history and kept_round(phase.history, rounds, self.candidate.unlearning.keep) == phase.rounds:
-            self.federation.folder.save_phase(f"kept-{self.candidate.phase}", phase)
+            self.federation.folder.save_phase(f"kept-{self.candidate.phase}", phase, spare=False)
 
     def _round(self, phase: Phase, recovers: bool) -> dict[str, Any]:
         """One round and its audit; returns the entry of the history."""
@@ -162,8 +167,9 @@ class Unlearning:
         weights, status = self._weights(recovers), self.federation.status
         forget_images = sum(s.forget for s in status.values())
         teacher_digest = digest(self.teacher)
+        self.federation.bring(Round("teacher"), self._teacher_for, m.ReferenceReply)
 
-        def question(site: str) -> m.Message:
+        def question(site: str) -> m.Question:
             return m.UnlearnInstruction(
                 model=plan.model,
                 weights=base,
@@ -187,6 +193,14 @@ class Unlearning:
             watched = self.federation.audit({"model": phase.weights})["model"]  # for the report's curves; decides nothing
             told |= {"pooled": watched.pooled, "sites": watched.sites}
         return {"round": r + 1, **entry, **told}
+
+    def _teacher_for(self, _: str) -> m.Question:
+        """The deployed model, for a site that was not there when the others got it, or lost it.
+
+        What it says of it comes too late to be pooled.
+        """
+        plan, points = self.federation.plan, self.candidate.unlearning.quantiles
+        return m.ReferenceQuery(model=plan.model, teacher=self.teacher, request=plan.request, points=points)
 
     def _excess(self, phase: Phase, before: Audit) -> float:
         """By how much the phase's model misses the acceptance rule on reference images (`Verdict.excess`)."""

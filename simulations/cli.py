@@ -229,6 +229,22 @@ def bench_ingest(
     terminal.print(f"Result page: {page}")
 
 
+@bench.command("soak")
+def bench_soak(
+    sites: Annotated[int, typer.Option(min=10, help="Sites; one in ten fails now and then.")] = 50,
+    rounds: Annotated[int, typer.Option(min=4, help="Rounds of unlearning.")] = 200,
+    page: Annotated[Path, typer.Option(help="The result page to write.")] = Path("docs/results/soak.md"),
+) -> None:
+    """Unlearn for many rounds at many sites in this process, some of them failing, and write what became of its memory."""
+    from excise.simulations.bench.soak import soak
+    from excise.simulations.bench.soak_page import write_soak_page
+
+    with _status() as said, tempfile.TemporaryDirectory(prefix="excise-soak-") as folder:
+        soaked = soak(sites, rounds, Path(folder), said)
+    write_soak_page(page, soaked)
+    terminal.print(f"Result page: {page}")
+
+
 def cache_folder() -> Path:
     """Where simulated hospitals are kept between runs."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "excise"

@@ -69,10 +69,7 @@ def run_plan(
         for site in sites:
             shutil.rmtree(read_site_config(site).state / PREPARATIONS, ignore_errors=True)
             Accountant(site.parent).path.unlink(missing_ok=True)
-    with (
-        _ctrl_c() as stopped,
-        _one_thread(),
-    ):  # one thread per site: sites share the machine's cores, and sums do not depend on their number
+    with _ctrl_c() as stopped, one_thread():
         if backend == "inprocess":
             return Coordinator((grid or LocalGrid)(client, len(sites)), plan, folder, progress, stopped).run()
         return _run_on_flower(plan, client, len(sites), folder, progress, stopped)
@@ -125,7 +122,8 @@ def _ctrl_c() -> Iterator[Callable[[], bool]]:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """One thread of arithmetic for each site: sites share the machine's cores, and sums do not depend on their number."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -101,20 +101,21 @@ def pause(
 
 @site.command()
 def status(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> None:
-    """Whether the site is up, since when, which requests wait for a decision, and what the updates that left come to."""
+    """Whether the site is up, which requests wait, what left it in updates, and which answers were not used."""
     from excise.client.accountant import Accountant
     from excise.client.deploy.supervisor import node_status
     from excise.client.promoted import in_use
+    from excise.client.refusals import last_refusals
 
     config, kept = read_site_config(site_toml), Requests(site_toml.parent)
-    told, privacy = node_status(config), config.policy.privacy
+    told, privacy, refused = node_status(config), config.policy.privacy, last_refusals(config)
     spent = Accountant(site_toml.parent).spent(privacy.delta)
     running, paused = told or (None, False)
     waiting = [request.id for request in kept if kept.standing(request) is Standing.PENDING]
     if as_json:
         node = asdict(running) | {"paused": paused} if running else None
-        updates = asdict(spent) | {"max_epsilon": privacy.max_epsilon}
-        typer.echo(json.dumps({"node": node, "waiting": waiting, "updates": updates}, indent=2))
+        updates, refusals = asdict(spent) | {"max_epsilon": privacy.max_epsilon}, [asdict(one) for one in refused]
+        typer.echo(json.dumps({"node": node, "waiting": waiting, "updates": updates, "refused": refusals}, indent=2))
         return
     if running is None:
         say("The site was never up: excise site up")
@@ -131,3 +132,7 @@ def status(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> 
     say(f"Updates that left: {spent.bare:,} without noise, {noisy:,} with{told_of}")
     if model := in_use(site_toml.parent):
         say(f"Model in use: {model}")
+    if refused:
+        say(f"The coordinator did not use {'an answer' if len(refused) == 1 else f'{len(refused)} answers'} of this site:")
+    for one in refused:
+        say(f"  {datetime.fromisoformat(one.at).astimezone():%Y-%m-%d %H:%M:%S} {one.round}: {one.code}")

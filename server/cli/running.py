@@ -12,7 +12,7 @@ import typer
 from excise.common.terminal import tell
 from excise.server.cli.shared import AsJson, By, RunName, ServerToml, say, server
 
-TOLD = ("round", "site", "code", "candidate", "digest", "message")
+TOLD = ("round", "number", "site", "sites", "connected", "of", "code", "candidate", "digest", "message")
 """Details of events that are shown as they happen; the others are in the run's events.jsonl."""
 
 
@@ -100,5 +100,10 @@ def _carry_out(server_toml: Path, folder: Path) -> None:
 
 def summary(event: dict[str, Any]) -> str:
     """An event in one line."""
-    details = ", ".join(f"{name} {value}" for name, value in event.items() if name in TOLD)
+    details = ", ".join(f"{name} {_in_words(value)}" for name, value in event.items() if name in TOLD and value != [])
     return f"{event['event'].replace('_', ' ')} {details}".rstrip()
+
+
+def _in_words(value: Any) -> str:
+    """A list, or what is told by name, as its names."""
+    return ", ".join(map(str, value)) if isinstance(value, list | dict) else str(value)

@@ -179,7 +179,7 @@ def _edited(message: m.Message, **config: Any) -> RecordDict:
     ("record", "kind"),
     [
         (m.StatusQuery().to_record(), "query.reference"),
-        (_edited(m.StatusQuery(), protocol=2), "query.status"),
+        (_edited(m.StatusQuery(), protocol=1), "query.status"),
         (_edited(m.StatusQuery(), protocol=None), "query.status"),
         (_edited(m.StatusQuery(), request=f'{{"id": "{CANARY}"}}'), "query.status"),
         (_edited(m.AuditQuery(model=SPEC, candidates={}, request=REQUEST), model=None), "evaluate.audit"),

@@ -81,8 +81,9 @@ def test_settings_take_the_place_of_the_presets_one_by_one(tmp_path: Path, made:
     assert plan.unlearning == PRESETS["samples"].model_copy(update={"local": local})
     assert (plan.rounds.deadline, plan.composition.rule) == (7, "median")
     assert (plan.verification.resamples, plan.verification.resurfacing) == (500, True)  # a coordinator looks what comes back
+    made.approved(OTHER)
     (tmp_path / "s.toml").write_text("[verification]\nresurfacing = false\n")
-    plan = plan_of(prepare(config, [OTHER], SPEC, weights, ["a"], tmp_path / "s.toml"))
+    plan = plan_of(prepared(made, "mr1", settings=tmp_path / "s.toml"))
     assert (plan.verification.resamples, plan.verification.resurfacing) == (1000, False)
 
 

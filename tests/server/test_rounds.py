@@ -13,6 +13,7 @@ from flwr.clientapp import ClientApp
 
 from excise.common.errors import Interrupted, QuorumError, UpdateRefused
 from excise.common.messages import (
+    PROTOCOL,
     AuditQuery,
     AuditReply,
     Failure,
@@ -23,7 +24,8 @@ from excise.common.messages import (
 from excise.common.models import ModelSpec
 from excise.common.request import ForgetRequest
 from excise.common.settings import RoundSettings
-from excise.server.rounds import RoundResult, record_bytes, run_round
+from excise.server.post import Post, record_bytes
+from excise.server.rounds import RoundResult, run_round
 from excise.simulations.local_grid import LocalGrid
 
 Reply = Callable[[], RecordDict]
@@ -58,7 +60,7 @@ def good() -> RecordDict:
 
 
 def ask(grid: LocalGrid, settings: RoundSettings = HALF, nodes: dict[str, int] = NODES) -> RoundResult[SiteStatus]:
-    return run_round(grid, nodes, lambda _: StatusQuery(), SiteStatus, settings)
+    return run_round(Post(grid), nodes, lambda _: StatusQuery(), SiteStatus, settings)
 
 
 def without(key: str) -> RecordDict:
@@ -110,7 +112,7 @@ def test_every_site_answers() -> None:
 def test_use_takes_every_reply_and_none_is_kept() -> None:
     taken: dict[str, SiteStatus] = {}
     grid = LocalGrid(sites(good, good, good), 3)
-    answer = run_round(grid, NODES, lambda _: StatusQuery(), SiteStatus, HALF, taken.__setitem__)
+    answer = run_round(Post(grid), NODES, lambda _: StatusQuery(), SiteStatus, HALF, taken.__setitem__)
     assert taken.keys() == NODES.keys()
     assert answer.replies == {}
 
@@ -149,7 +151,7 @@ MALFORMED: dict[str, Reply] = {
     "a list for a number": lambda: with_value("train", [9]),
     "an empty record": RecordDict,
     "a record of another kind": lambda: RecordDict({"message": ArrayRecord()}),
-    "a failure without a code": lambda: RecordDict({"message": ConfigRecord({"kind": Failure.KIND, "protocol": 1})}),
+    "a failure without a code": lambda: RecordDict({"message": ConfigRecord({"kind": Failure.KIND, "protocol": PROTOCOL})}),
 }
 
 
@@ -192,7 +194,7 @@ def _text_profile() -> RecordDict:
 def test_malformed_contents_are_refused_too(reply: Reply, kind: type[SiteUpdate | AuditReply]) -> None:
     grid = LocalGrid(sites(reply, lambda: status().to_record()), 2)
     with pytest.raises(QuorumError, match=r"a \(malformed\)"):
-        run_round(grid, {"a": 100}, lambda _: StatusQuery(), kind, HALF)
+        run_round(Post(grid), {"a": 100}, lambda _: StatusQuery(), kind, HALF)
 
 
 def test_an_exception_in_the_app_is_no_answer() -> None:
@@ -215,11 +217,11 @@ def test_an_update_that_use_refuses_counts_as_no_answer() -> None:
             raise UpdateRefused("not_finite", "NaN")
 
     grid = LocalGrid(sites(good, good, good), 3)
-    answer = run_round(grid, NODES, lambda _: StatusQuery(), SiteStatus, HALF, use)
+    answer = run_round(Post(grid), NODES, lambda _: StatusQuery(), SiteStatus, HALF, use)
     assert answer.used == ("a", "c")
     assert [(r.site, r.code) for r in answer.refused] == [("b", "not_finite")]
     with pytest.raises(QuorumError, match=r"b \(not_finite\)"):
-        run_round(grid, NODES, lambda _: StatusQuery(), SiteStatus, RoundSettings(quorum=1), use)
+        run_round(Post(grid), NODES, lambda _: StatusQuery(), SiteStatus, RoundSettings(quorum=1), use)
 
 
 @pytest.mark.parametrize("window", [1, 2, 5])
@@ -239,7 +241,7 @@ def test_a_question_is_built_only_when_it_is_sent() -> None:
         built.append(grid.outstanding)
         return StatusQuery()
 
-    run_round(grid, NODES, question, SiteStatus, RoundSettings(window=1))
+    run_round(Post(grid), NODES, question, SiteStatus, RoundSettings(window=1))
     assert built == [0, 0, 0]
 
 
@@ -275,7 +277,7 @@ def test_a_site_that_was_never_asked_is_missing_too() -> None:
 def test_stopped_before_the_first_question_sends_nothing() -> None:
     grid = Scripted(sites(good), 1)
     with pytest.raises(Interrupted):
-        run_round(grid, {"a": 100}, lambda _: StatusQuery(), SiteStatus, HALF, stopped=lambda: True)
+        run_round(Post(grid), {"a": 100}, lambda _: StatusQuery(), SiteStatus, HALF, stopped=lambda: True)
     assert grid.pushed == 0
 
 
@@ -284,7 +286,12 @@ def test_stopped_while_waiting_ends_the_round_at_once() -> None:
     began = time.monotonic()
     with pytest.raises(Interrupted):
         run_round(
-            grid, {"a": 100}, lambda _: StatusQuery(), SiteStatus, RoundSettings(deadline=60), stopped=lambda: grid.looks > 1
+            Post(grid),
+            {"a": 100},
+            lambda _: StatusQuery(),
+            SiteStatus,
+            RoundSettings(deadline=60),
+            stopped=lambda: grid.looks > 1,
         )
     assert time.monotonic() - began < 10
 
@@ -293,7 +300,7 @@ def test_bytes_of_arrays_are_counted_both_ways() -> None:
     spec, request = ModelSpec(), ForgetRequest(id="r", kind="samples", where="item = 1", reason="test")
     query = AuditQuery(model=spec, candidates={"a": {"w": torch.ones(100), "b": torch.ones(3)}}, request=request)
     grid = LocalGrid(sites(lambda: update().to_record(), lambda: update().to_record()), 2)
-    answer = run_round(grid, {"a": 100, "b": 101}, lambda _: query, SiteUpdate, HALF, lambda *_: None)
+    answer = run_round(Post(grid), {"a": 100, "b": 101}, lambda _: query, SiteUpdate, HALF, lambda *_: None)
     assert answer.bytes_down == 2 * record_bytes(query.to_record()) >= 2 * 103 * 4
     assert answer.bytes_up == 2 * record_bytes(update().to_record()) >= 2 * 10 * 4
     assert record_bytes(RecordDict()) == 0
