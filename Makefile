@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench-demo bench-engine bench-ingest bench-privacy bench-soak test check clean
+.PHONY: help setup demo bench-demo bench-engine bench-ingest bench-privacy bench-soak test test-faults check clean
 
 help:
 	@echo "make setup         install into $(VENV): several GB (torch), a few minutes the first time"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench-privacy what clipped, noised and sparse updates cost; writes docs/results/privacy.md"
 	@echo "make bench-soak    memory of 50 sites over 200 rounds, a quarter of an hour; writes docs/results/soak.md"
 	@echo "make test          run the tests; installs Orthanc, dcmtk, nginx and PostgreSQL where they are missing"
+	@echo "make test-faults   kill every process of a deployment at every stage of a run; a quarter of an hour"
 	@echo "make check         check format, lint and types"
 	@echo "make clean         remove caches and build outputs; keeps $(VENV) and runs"
 
@@ -80,6 +81,9 @@ $(NGINX):
 
 test: setup | $(DICOMWEB) $(DCMTK) $(NGINX) $(POSTGRES)
 	$(BIN)/pytest
+
+test-faults: setup | $(NGINX)
+	$(BIN)/pytest tests/faults
 
 check: setup
 	$(BIN)/ruff format --check
