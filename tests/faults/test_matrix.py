@@ -1,6 +1,6 @@
 """Every process killed with SIGKILL at every stage of a run, on the real thing; it ends with the same model all the same.
 
-Not a part of `make test`, since it takes a quarter of an hour: `make test-faults`. A run is a row of the matrix: one process is
+Not a part of `make test`, since it takes a quarter of an hour: `make test-faults`. A run is a row of the matrix: one process
 killed in it at each of its stages in turn. The runs have one seed, so they all have to end with one digest.
 """
 
