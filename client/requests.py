@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,9 @@ class Requests:
         StorageError : it cannot be kept
         """
         key = read_key(self.key)
-        at = datetime.now(UTC).isoformat(timespec="seconds")
+        at, before = datetime.now(UTC).isoformat(timespec="milliseconds"), self.decision(request)
+        if before is not None and at <= before.at:  # the clock was set back: the coordinator keeps to the latest decision
+            at = (datetime.fromisoformat(before.at) + timedelta(milliseconds=1)).isoformat(timespec="milliseconds")
         decision = Decision(request.digest, standing, by, note, at)
         signed = asdict(decision) | {"key": public_hex(key), "signature": sign(key, decision.text())}
         # The log first, here and wherever it is written: what is done is in it, whenever the process is killed.

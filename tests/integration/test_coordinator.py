@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,7 @@ import pytest
 
 from excise.client.config import read_site_config
 from excise.client.requests import Requests
+from excise.client.setup import make_node_key
 from excise.common.models import build_model
 from excise.common.request import ForgetRequest, RequestKind
 from excise.common.signing import public_hex, read_key
@@ -23,7 +26,7 @@ from excise.common.weights import digest, load_weights, save_weights, snapshot
 from excise.server.deploy import API, LINK, PROXY, REGISTRAR
 from excise.server.setup import AUTHORITY, init
 from tests.coordinated import DESCRIBED, SPEC, Coordinated, coordinated, events_of, kill, said
-from tests.deployment import eventually, listens
+from tests.deployment import BIN, eventually, free_port, listens
 
 NAMES = ("st-joan", "st-luke", "st-mary")
 REQUEST = ForgetRequest(id="mr7", kind=RequestKind.DEVICE, where="StationName = MR7", reason="retired")
@@ -102,6 +105,22 @@ def test_who_knows_another_authority_is_not_believed(made: Coordinated, tmp_path
     context = ssl.create_default_context(cafile=str(tmp_path / "other" / AUTHORITY))
     with pytest.raises(ssl.SSLCertVerificationError):
         HTTPSConnection("localhost", made.config.fleet_port, timeout=20, context=context).request("GET", "/")
+
+
+def test_a_site_whose_key_nobody_let_in_is_refused(made: Coordinated, tmp_path: Path) -> None:
+    make_node_key(tmp_path / "node")
+    refused = subprocess.run(
+        [
+            *(BIN / "flower-supernode", "--superlink", made.config.address),
+            *("--root-certificates", made.folder / AUTHORITY),
+            *("--auth-supernode-private-key", tmp_path / "node", "--port", str(free_port())),
+        ],
+        check=False,
+        capture_output=True,
+        timeout=100,
+        env={**os.environ, "FLWR_HOME": str(tmp_path / "flwr")},
+    )
+    assert refused.returncode != 0
 
 
 @pytest.mark.parametrize("part", [LINK, PROXY, REGISTRAR, API])
