@@ -64,7 +64,8 @@ def test_the_demo_leaves_everything_in_its_folder(demo: Simulation) -> None:
     assert names == {"config.toml", "events.jsonl", "checkpoints", "model.safetensors", "metrics.json", "report.html"}
     kinds = [event["event"] for event in events(demo.folder)]
     rounds = len(demo.results["unlearned"]["history"])
-    assert kinds == ["started", "status", "class_mix", "reference", *["unlearned_round"] * rounds, "unlearned", "finished"]
+    opened, ended = ["started", "status", "class_mix", "reference"], ["unlearned", "verified", "finished"]
+    assert kinds == [*opened, *["unlearned_round"] * rounds, *ended]
     assert digest(load_weights(demo.folder / "model.safetensors")) == demo.results["unlearned"]["digest"]
     metrics = json.loads((demo.folder / "metrics.json").read_text())
     assert metrics["unlearned"]["digest"] == demo.results["unlearned"]["digest"]
