@@ -164,7 +164,7 @@ def test_from_a_request_to_a_model_in_use_at_the_sites(made: Coordinated, tmp_pa
 
     run = made.config.runs / "mr7"
     with ThreadPoolExecutor(1) as pool:
-        dies = pool.submit(lambda: made.server(*asked, code=1))
+        dies = pool.submit(lambda: made.server(*asked, code=2))
         eventually(lambda: "unlearned_round" in events_of(run) or dies.done(), 300, "no round ends")
         kill(made.process_of(LINK))
         dies.result()
