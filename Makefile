@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench-demo bench-engine bench-ingest bench-soak test check clean
+.PHONY: help setup demo bench-demo bench-engine bench-ingest bench-privacy bench-soak test test-faults check clean
 
 help:
 	@echo "make setup         install into $(VENV): several GB (torch), a few minutes the first time"
@@ -15,8 +15,10 @@ help:
 	@echo "make bench-demo    the same over five seeds, and by patient over three, with baselines; writes docs/results/brain-mri*.md"
 	@echo "make bench-engine  speed and quality of the engine on Fashion-MNIST; writes docs/results/engine.md"
 	@echo "make bench-ingest  speed and memory of reading DICOM; writes docs/results/ingest.md"
+	@echo "make bench-privacy what clipped, noised and sparse updates cost; writes docs/results/privacy.md"
 	@echo "make bench-soak    memory of 50 sites over 200 rounds, a quarter of an hour; writes docs/results/soak.md"
-	@echo "make test          run the tests; installs Orthanc, dcmtk and nginx for them where they are missing"
+	@echo "make test          run the tests; installs Orthanc, dcmtk, nginx and PostgreSQL where they are missing"
+	@echo "make test-faults   kill every process of a deployment at every stage of a run; a quarter of an hour"
 	@echo "make check         check format, lint and types"
 	@echo "make clean         remove caches and build outputs; keeps $(VENV) and runs"
 
@@ -52,10 +54,13 @@ bench-engine: setup | $(FASHION)
 bench-ingest: setup
 	$(BIN)/excise bench ingest
 
+bench-privacy: setup
+	$(BIN)/excise bench privacy
+
 bench-soak: setup
 	$(BIN)/excise bench soak
 
-# What tests ask of other programs: a real PACS, a second reader of DICOM, and the proxy of a coordinator.
+# What tests ask of other programs: a real PACS, a second reader of DICOM, a coordinator's proxy, and its other database.
 DICOMWEB := /usr/share/orthanc/plugins/libOrthancDicomWeb.so
 DCMTK := /usr/bin/dcmj2pnm
 NGINX := /usr/sbin/nginx
@@ -66,11 +71,19 @@ $(DICOMWEB):
 $(DCMTK):
 	apt-get update && apt-get install --yes dcmtk
 
+POSTGRES := /usr/bin/pg_lsclusters
+
+$(POSTGRES):
+	apt-get update && apt-get install --yes postgresql
+
 $(NGINX):
 	apt-get update && apt-get install --yes nginx-light
 
-test: setup | $(DICOMWEB) $(DCMTK) $(NGINX)
+test: setup | $(DICOMWEB) $(DCMTK) $(NGINX) $(POSTGRES)
 	$(BIN)/pytest
+
+test-faults: setup | $(NGINX)
+	$(BIN)/pytest tests/faults
 
 check: setup
 	$(BIN)/ruff format --check

@@ -20,9 +20,11 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from excise.client import logs, rounds
+from excise.client.accountant import Accountant
 from excise.client.config import read_site_config
-from excise.client.egress import Withheld, permitted, release
+from excise.client.egress import Withheld, release
 from excise.client.extent import OutOfTime, limited_to
+from excise.client.leaving import outgoing
 from excise.client.permission import Forbidden, check, check_approval, count_round
 from excise.client.refusals import hear
 from excise.client.requests import Requests
@@ -43,6 +45,7 @@ def make_app(locate: Callable[[Context], Path]) -> ClientApp:
     app.train("fit")(_handler(locate, messages.FitInstruction, rounds.fit.answer))
     app.train("unlearn")(_handler(locate, messages.UnlearnInstruction, rounds.unlearn.answer))
     app.evaluate("audit")(_handler(locate, messages.AuditQuery, rounds.audit.answer))
+    app.evaluate("probe")(_handler(locate, messages.ProbeQuery, rounds.probe.answer))
     return app
 
 
@@ -59,14 +62,19 @@ def _handler(
             config = read_site_config(site_toml)
             hear(question, config)
             check(question, config.policy, config.limits, datetime.now().astimezone())
-            requests = Requests(site_toml.parent)
+            requests, accountant = Requests(site_toml.parent), Accountant(site_toml.parent)
             if config.policy.approval:
                 check_approval(question, requests)
+            if isinstance(question, messages.FitInstruction | messages.UnlearnInstruction):
+                accountant.check(config.policy.privacy)
             if isinstance(question, messages.UnlearnInstruction):
                 count_round(question.request, requests, config.limits)
             site = open_site(site_toml)  # may decode for hours: only for what is allowed
             with limited_to(config.limits.seconds):
-                reply = release(permitted(work(site, question), config.policy), question, site.public_names)
+                answer = work(site, question)
+                if isinstance(question, messages.StatusQuery) and question.request and isinstance(answer, messages.SiteStatus):
+                    requests.commit(question.request, answer.commitment)
+                reply = outgoing(answer, question, config, site.public_names, accountant)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must be answered, and its text must stay here
             reply = release(_failure(error, about), question, frozenset())
         else:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 from torch import Tensor
 
 from excise.client.unlearning.labels import boundary_losses, has_crossed, place_of, scored_labels, strata
@@ -42,6 +44,32 @@ def patient_weights(patients: Sequence[str]) -> NDArray[np.float64]:
     """Weight of each image so that every patient counts once, however many images there are of them."""
     images = Counter(patients)
     return np.array([1 / images[patient] for patient in patients])
+
+
+def effective_images(losses_N: NDArray[np.float64], patients: Sequence[str], min_count: int) -> float:
+    """How many independent images a set is worth, where the images of one patient are alike; in [1, N], NaN when untold.
+
+    The number of images, divided by how much larger the variance of their mean rank by loss is when patients are drawn than
+    when images are: the *design effect* (Kish, 1965). A membership test looks at ranks alone.
+
+    Parameters
+    ----------
+    losses_N : loss of each image
+    patients : whose it is
+    min_count : fewest patients, and images, of which anything is told; of a single patient nothing can be
+    """
+    names, patient_N = np.unique(np.asarray(patients), return_inverse=True)
+    count, images = len(names), len(losses_N)
+    if count < max(min_count, 2):
+        return math.nan
+    rank_N = rankdata(losses_N)
+    rank_N -= rank_N.mean()
+    apart = (rank_N**2).sum() * images / (images - 1)
+    together = (np.bincount(patient_N, rank_N) ** 2).sum() * count / (count - 1)
+    if apart == 0:  # all losses are one: nothing shows how alike the images of a patient are
+        return float(count)
+    # Never more than there are: chance, not knowledge, makes the images of a patient less alike than those of strangers.
+    return float(np.clip(images * apart / max(together, 1e-300), 1, images))
 
 
 def told_strata(min_count: int, *sets: Tensor) -> list[int]:

@@ -136,7 +136,11 @@ class CoordinatorSettings(Settings):
     """Where the coordinator is: `excise site join` writes it."""
 
     address: str = Field(pattern=ADDRESS)
-    """Host and port."""
+    """Host and port of Flower's rounds."""
+    api: str = Field(pattern=ADDRESS)
+    """Host and port of the coordinator's own service."""
+    key: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """The coordinator's signing key (Ed25519, hexadecimal), as it was when the site joined: models are checked with it."""
     ca: Path
     """Certificate of the authority that the coordinator's is checked with, PEM; relative to site.toml."""
 
@@ -180,6 +184,12 @@ class SiteConfig(Settings):
     compute: ComputeSettings = ComputeSettings()
     state: Path = Path("state")
     """Folder for caches, teachers and logs; relative to site.toml. It may be deleted at any time."""
+
+    @model_validator(mode="after")
+    def _noise_is_secret(self) -> Self:
+        if self.policy.privacy.noise_multiplier and self.split.key == SplitSettings().key:
+            raise ValueError("policy.privacy.noise_multiplier needs a split.key of your own: the noise follows from it")
+        return self
 
 
 def read_site_config(path: Path) -> SiteConfig:

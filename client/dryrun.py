@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 
 from excise.client import rounds
-from excise.client.egress import permitted, release
+from excise.client.leaving import outgoing
 from excise.client.site import Site
 from excise.client.summary import count
 from excise.common import messages as m
@@ -73,7 +74,7 @@ def dry_run(
     model = snapshot(build_model(spec, 0)) if weights is None else weights
     leaving: list[Leaving] = []
     for reply, question in _rounds(site, request, spec, model, tell, nothing=len(sets.forget) == 0):
-        record = release(permitted(reply, site.config.policy), question, site.public_names)
+        record = outgoing(reply, question, site.config, site.public_names, accountant=None)
         leaving.append(Leaving(reply.KIND, _fields(record), len(recorddict_to_proto(record).SerializeToString())))
     return DryRun(count(rows), len(site.skipped(request)), tuple(leaving))
 
@@ -114,13 +115,24 @@ def _rounds(
     audit = m.AuditQuery(model=spec, candidates={"deployed": model}, request=request)
     tell("audit")
     yield rounds.audit.answer(site, audit), audit
+    if request.linear_probe:
+        probe = m.ProbeQuery(model=spec, candidates={"deployed": model}, request=request)
+        tell("linear probe")
+        yield rounds.probe.answer(site, probe), probe
 
 
 def _fields(record: RecordDict) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for name, part in record.items():
         if isinstance(part, ArrayRecord):
-            told[name] = {key: f"{array.dtype} {list(array.shape)}, {len(array.data):,} bytes" for key, array in part.items()}
+            told[name] = {key: _described(array) for key, array in part.items()}
         elif isinstance(part, ConfigRecord | MetricRecord):
             told[name] = dict(part)
     return told
+
+
+def _described(array: Array) -> str:
+    """Type, shape and bytes, and what the policy's `privacy` shows in: norm, and numbers that are not zero."""
+    x = array.numpy()
+    told = f"norm {float(np.linalg.norm(x.astype(np.float64))):.4g}, {np.count_nonzero(x):,} of {x.size:,} not zero"
+    return f"{array.dtype} {list(array.shape)}, {len(array.data):,} bytes, {told}"

@@ -24,7 +24,8 @@ INCIDENT = re.compile(r"[0-9a-f]{16}")
 _SETS = r"(?:forget|retain|reference|held_out|part\d+)"
 _METRICS = {
     "update": r"loss|gradient_norm|step_sum|retain_loss|forget_loss|overshoot|crossing_rate|path_length",
-    "audit": rf"{_SETS}_(?:images|scored|accuracy|loss|ece|accuracy_class_\d+|images_class_\d+)",
+    "audit": rf"{_SETS}_(?:images|scored|accuracy|loss|ece|accuracy_class_\d+|images_class_\d+)|(?:forget|held_out)_effective",
+    "probe": r"probe_auc",
     "reference": r"(?:unseen|trained)/(?:all|\d+)",
 }
 _KINDS = {
@@ -33,7 +34,9 @@ _KINDS = {
     Metric.LOSS: re.compile(r"(?:^|_)loss$"),
     Metric.SEARCH: re.compile(r"^(?:crossing_rate|path_length)$"),
     Metric.PROGRESS: re.compile(r"^(?:gradient_norm|step_sum|overshoot)$"),
+    Metric.PROBE: re.compile(r"/probe_auc$"),
 }
+_WITH_PROFILES = re.compile(r"_effective$")  # tells how sure the membership test is, which needs them
 _COUNT = re.compile(r"_(?:images|scored|images_class_\d+)$")
 _PROFILES = {"audit": rf"{_SETS}/\d+", "reference": r"(?:unseen|trained)/(?:all|\d+)"}
 
@@ -48,13 +51,20 @@ def permitted(reply: m.Message, policy: PolicySettings) -> m.Message:
     """`reply` without the measured numbers that the policy does not let leave."""
 
     def told(metrics: dict[str, float]) -> dict[str, float]:
-        return {name: value for name, value in metrics.items() if _COUNT.search(name) or _kind_of(name) in policy.metrics}
+        return {name: value for name, value in metrics.items() if may(name)}
+
+    def may(name: str) -> bool:
+        if _WITH_PROFILES.search(name):
+            return policy.profiles
+        return bool(_COUNT.search(name)) or _kind_of(name) in policy.metrics
 
     if isinstance(reply, m.SiteUpdate):
         ascent = reply.ascent if Metric.SEARCH in policy.metrics else ()
         return dataclasses.replace(reply, metrics=told(reply.metrics), ascent=ascent)
     if isinstance(reply, m.AuditReply):
         return dataclasses.replace(reply, metrics=told(reply.metrics), profiles=reply.profiles if policy.profiles else {})
+    if isinstance(reply, m.ProbeReply):
+        return dataclasses.replace(reply, metrics=told(reply.metrics))
     return reply
 
 
@@ -115,7 +125,8 @@ def _check_arrays(arrays: ArrayRecord, question: m.Message | None) -> None:
 
 def _check_names(kind: str, names: list[str], known: dict[str, str], question: m.Message | None) -> None:
     pattern = known.get(kind)
-    candidates = "|".join(map(re.escape, question.candidates)) if isinstance(question, m.AuditQuery) else ""
+    asked = question.candidates if isinstance(question, m.AuditQuery | m.ProbeQuery) else {}
+    candidates = "|".join(map(re.escape, asked))
     for name in names:
         if pattern is None or not re.fullmatch(f"(?:{candidates})/(?:{pattern})" if candidates else pattern, name):
             raise Withheld(f"a '{kind}' reply holds a number of a name that is not on the list")

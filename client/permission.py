@@ -7,9 +7,18 @@ from datetime import datetime, time
 
 from excise import __version__
 from excise.client.policy import LimitSettings, PolicySettings
-from excise.client.requests import Requests, Standing
+from excise.client.requests import Requests
+from excise.common.decision import Standing
 from excise.common.errors import ExciseError, SiteError
-from excise.common.messages import AuditQuery, FitInstruction, Message, ReferenceQuery, StatusQuery, UnlearnInstruction
+from excise.common.messages import (
+    AuditQuery,
+    FitInstruction,
+    Message,
+    ProbeQuery,
+    ReferenceQuery,
+    StatusQuery,
+    UnlearnInstruction,
+)
 from excise.common.request import ForgetRequest
 
 
@@ -70,7 +79,7 @@ def requests_of(message: Message) -> tuple[ForgetRequest, ...]:
         return (message.without,) if message.without else ()
     if isinstance(message, StatusQuery | AuditQuery):
         return tuple(request for request in (message.request, *message.parts) if request)
-    return (message.request,) if isinstance(message, ReferenceQuery | UnlearnInstruction) else ()
+    return (message.request,) if isinstance(message, ReferenceQuery | UnlearnInstruction | ProbeQuery) else ()
 
 
 def _refusals(message: Message, policy: PolicySettings, limits: LimitSettings, now: datetime) -> Iterator[str]:
@@ -85,6 +94,8 @@ def _refusals(message: Message, policy: PolicySettings, limits: LimitSettings, n
         yield "ordinary training is not allowed here"
     if isinstance(message, ReferenceQuery) and not policy.profiles:
         yield "losses do not leave here, which calibrated targets need"
+    if isinstance(message, ProbeQuery) and not message.request.linear_probe:
+        yield "the request does not ask for a linear probe"
     if isinstance(message, UnlearnInstruction):
         local = message.settings.local
         if local.epochs is None and local.steps > limits.steps:

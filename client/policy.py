@@ -5,10 +5,12 @@ The site owns its policy. What the coordinator asks for may be less than it, nev
 
 from __future__ import annotations
 
+import math
 from datetime import time
 from enum import StrEnum
+from typing import Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from excise import __version__
 from excise.common.request import RequestKind
@@ -28,6 +30,33 @@ class Metric(StrEnum):
     """Of boundary searches: share that crossed, length of their paths, ascent by step."""
     PROGRESS = "progress"
     """Of unlearning: gradient norms, sum of step sizes, overshoot."""
+    PROBE = "probe"
+    """Of a linear probe, where a request asks for one: how well a model's features tell forget images from others."""
+
+
+class UpdatePrivacySettings(Settings):
+    """What is done to an update before it leaves (`client/privacy.py`), each part off unless told (docs/adr/0019)."""
+
+    clip: float | None = Field(None, gt=0)
+    """C: largest Euclidean norm of an update, batch-norm statistics included; a longer one is scaled down."""
+    noise_multiplier: float = Field(0.0, ge=0, le=1e4)
+    """z: standard deviation of the Gaussian noise on every number of an update, in units of `clip`."""
+    keep_share: float = Field(1.0, gt=0, le=1)
+    """Share of an update's numbers that leave, the largest ones; the others are zero."""
+    delta: float = Field(1e-5, gt=0, lt=1)
+    """δ: chance with which the bound ε need not hold; what ε is told at."""
+    max_epsilon: float | None = Field(None, gt=0)
+    """Largest ε of all updates with noise that ever leave; a round that would exceed it is refused. Without it, no bound."""
+
+    @model_validator(mode="after")
+    def _bound_what_is_bounded(self) -> Self:
+        if self.noise_multiplier and self.clip is None:
+            raise ValueError("noise_multiplier needs clip: noise hides nothing in an update of any length")
+        if 0 < self.noise_multiplier < 1e-6:
+            raise ValueError("noise_multiplier below 1e-6 is no noise; leave it out, or set 0")
+        if self.max_epsilon is not None and not self.noise_multiplier:
+            raise ValueError("max_epsilon needs noise_multiplier: without noise there is no ε to bound")
+        return self
 
 
 class PolicySettings(PrivacySettings):
@@ -43,9 +72,12 @@ class PolicySettings(PrivacySettings):
     """Whether numbers of images leave as they are; else the next multiple of `min_count` (docs/adr/0015): a number, and the
     difference of two, is then zero or stands for so many."""
     profiles: bool = False
-    """Whether losses leave as means over small groups of images. Calibrated targets and the membership test need them."""
+    """Whether losses leave as means over small groups of images, and how many independent images those are worth. Calibrated
+    targets and the membership test need them."""
     metrics: tuple[Metric, ...] = ()
     """Which measured numbers leave; an update's weights and an audit's numbers of images leave with any."""
+    privacy: UpdatePrivacySettings = UpdatePrivacySettings()
+    """What is done to an update before it leaves: nothing, unless told."""
     hours: tuple[time, time] | None = None
     """When rounds may be answered, local time, such as ``["20:00", "06:00"]``; at any time without."""
     releases: tuple[str, ...] = (__version__,)
@@ -56,6 +88,12 @@ class PolicySettings(PrivacySettings):
     def told(self, images: int) -> int:
         """A number of images as it may leave. 0 stays 0: a site without forget images has nothing to do for a request."""
         return images if self.exact_counts else -(-images // self.min_count) * self.min_count
+
+    def told_at_least(self, amount: float) -> float:
+        """An amount as it may leave when it must not seem larger than it is; 0 when too little is left, or it is NaN."""
+        if math.isnan(amount):
+            return 0.0
+        return amount if self.exact_counts else float(amount // self.min_count * self.min_count)
 
     @field_validator("hours")
     @classmethod

@@ -1,9 +1,12 @@
 """Forget requests at a site: those that came, and what its people decided, signed with the site's key.
 
-    requests/rounds.json          how many unlearning rounds of each were answered, by its digest
-    requests/<id>/request.json    the request, as it came
-                  decision.json   approved or denied, by whom, when, why, signed
-                  parts.json      of a request that joins others: the digests of those
+    requests/rounds.json            how many unlearning rounds of each were answered, by its digest
+             updates.json           how many updates left, of all of them (`accountant.py`)
+    requests/<id>/request.json      the request, as it came
+                  decision.json     approved or denied, by whom, when, why, signed
+                  parts.json        of a request that joins others: the digests of those
+                  coordinator.json  where it stands at the coordinator
+                  commitment        to the images that it means here, as it was told
 
 A decision is of one exact request: its digest is what is signed. It stands beside site.toml, not in the state, which may be
 deleted at any time.
@@ -13,40 +16,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from enum import StrEnum
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from excise.client.database import exclusively
 from excise.common.chain import append
+from excise.common.decision import Decision, Standing
 from excise.common.errors import RequestError
 from excise.common.files import write_atomically
 from excise.common.request import ForgetRequest, joined
 from excise.common.signing import is_signed, public_hex, read_key, sign
-
-
-class Standing(StrEnum):
-    """What a site's people have decided of a request."""
-
-    PENDING = "pending"
-    APPROVED = "approved"
-    DENIED = "denied"
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What was decided of the request of this `digest`."""
-
-    digest: str
-    standing: Standing
-    by: str
-    note: str
-    at: str
-
-    def text(self) -> bytes:
-        """What is signed: canonical JSON."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
 
 
 def log_of(folder: Path) -> Path:
@@ -112,7 +93,9 @@ class Requests:
         StorageError : it cannot be kept
         """
         key = read_key(self.key)
-        at = datetime.now(UTC).isoformat(timespec="seconds")
+        at, before = datetime.now(UTC).isoformat(timespec="milliseconds"), self.decision(request)
+        if before is not None and at <= before.at:  # the clock was set back: the coordinator keeps to the latest decision
+            at = (datetime.fromisoformat(before.at) + timedelta(milliseconds=1)).isoformat(timespec="milliseconds")
         decision = Decision(request.digest, standing, by, note, at)
         signed = asdict(decision) | {"key": public_hex(key), "signature": sign(key, decision.text())}
         # The log first, here and wherever it is written: what is done is in it, whenever the process is killed.
@@ -134,6 +117,44 @@ class Requests:
             return None
         ours = is_signed(decision.text(), signature, public_hex(read_key(self.key)))
         return decision if ours and decision.digest == request.digest else None
+
+    def signed(self, request: ForgetRequest) -> tuple[Decision, str] | None:
+        """What was decided of exactly this request, with the site's signature of it; None before."""
+        decision = self.decision(request)
+        if decision is None:
+            return None
+        return decision, str(json.loads((self.folder / request.id / "decision.json").read_text())["signature"])
+
+    def note(self, request: ForgetRequest, state: str, since: str, waits_for: Sequence[str]) -> None:
+        """Keep what the coordinator says of a request: where it stands, since when, and for whom it waits.
+
+        Raises
+        ------
+        StorageError : it cannot be kept
+        """
+        told = {"digest": request.digest, "state": state, "since": since, "waits_for": list(waits_for)}
+        write_atomically(self.folder / request.id / "coordinator.json", json.dumps(told, indent=2) + "\n")
+
+    def noted(self, request: ForgetRequest) -> dict[str, Any]:
+        """What the coordinator said of exactly this request last: state, since, waits_for; empty before it did."""
+        path = self.folder / request.id / "coordinator.json"
+        told = json.loads(path.read_text()) if path.exists() else {}
+        return dict(told) if told.get("digest") == request.digest else {}
+
+    def commit(self, request: ForgetRequest, commitment: str) -> None:
+        """Keep the commitment to the forget set that was told of a request, to compare evidence with it.
+
+        Raises
+        ------
+        StorageError : it cannot be kept
+        """
+        write_atomically(self.folder / request.id / "commitment", f"{request.digest} {commitment}\n")
+
+    def commitment(self, request: ForgetRequest) -> str:
+        """The commitment that was told of exactly this request; empty when none was."""
+        path = self.folder / request.id / "commitment"
+        digest, _, told = path.read_text().strip().partition(" ") if path.exists() else ("", "", "")
+        return told if digest == request.digest else ""
 
     def count_round(self, request: ForgetRequest) -> int:
         """Count one more round of a request and of those that it joins; returns the largest of their counts with it.

@@ -115,6 +115,13 @@ releases = ["{release}"]       # of excise that may run here
 bundles = ["{bundle}"]  # Flower's bundle of this release: it names the code installed here
 # hours = ["20:00", "06:00"]   # when rounds are answered, local time
 
+[policy.privacy]               # of the change of the model's weights; off as it stands here, and each costs quality
+# clip = 0.15                  # largest norm of an update; docs/results/privacy.md says how long updates are
+# noise_multiplier = 1.0       # Gaussian noise on every number of it, in units of clip
+# keep_share = 0.1             # only the largest tenth of its numbers leaves
+# delta = 1e-5                 # excise site status tells ε at this δ, of all updates that ever left with noise
+# max_epsilon = 50             # a round that would exceed it is refused
+
 [limits]
 rounds = 200                   # of one request, in all its runs and for all its candidates
 steps = 1000                   # gradient steps of one round

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from excise.common.errors import StorageError
 from excise.common.files import storage_errors
 
 BEGIN = "0" * 64
@@ -55,8 +56,30 @@ def append(path: Path, event: str, **details: Any) -> str:
     return str(entry["hash"])
 
 
-def faults(path: Path) -> list[Fault]:
+def last(path: Path) -> tuple[str, str]:
+    """Hash of the last whole line, and of the line before it; `BEGIN` where there is none.
+
+    Raises
+    ------
+    StorageError : it cannot be read, or ends in what is no entry
+    """
+    with storage_errors(path):
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    if not lines:
+        return BEGIN, BEGIN
+    try:
+        entry = json.loads(lines[-1])
+        return str(entry["hash"]), str(entry["before"])
+    except (ValueError, KeyError, TypeError):
+        raise StorageError(f"the last line of {path} is no entry of a log: put the file back from a backup") from None
+
+
+def faults(path: Path, head: str | None = None) -> list[Fault]:
     """Lines that were altered, removed, added or moved; none when the log is as it was written.
+
+    Parameters
+    ----------
+    head : hash of the last line, as it was kept elsewhere; one more line may follow, whose writer was ended
 
     Raises
     ------
@@ -67,7 +90,7 @@ def faults(path: Path) -> list[Fault]:
     found: list[Fault] = []
     if lines and lines[-1] != b"":
         found.append(Fault(len(lines), "the line is not whole"))
-    before = BEGIN
+    before, known = BEGIN, 0 if head == BEGIN else None
     for number, line in enumerate(lines[:-1], start=1):
         try:
             entry = json.loads(line)
@@ -80,6 +103,10 @@ def faults(path: Path) -> list[Fault]:
         if told != before:
             found.append(Fault(number, "the line before it was altered, removed or moved"))
         before = own
+        if own == head:
+            known = number
+    if head is not None and (known is None or known < len(lines) - 2):
+        found.append(Fault(len(lines) - 1, "the log does not end as it should: lines at its end are missing, or were added"))
     return found
 
 

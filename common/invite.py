@@ -1,11 +1,15 @@
-"""What a coordinator hands to a hospital so that its site can join: a small file that holds no secret of the hospital's.
+"""What a coordinator hands to a hospital so that its site can join, once: a small file.
 
     site = "st-mary"
     address = "fleet.example.org:8443"
+    api = "fleet.example.org:8444"
+    expires = "2026-12-03T10:00:00+00:00"
     fingerprint = "sha256 of the authority's certificate"
     authority = '''-----BEGIN CERTIFICATE-----…'''
+    certificate, key = with which the site may ask, once, to be let in
 
-The fingerprint is also told by another way, a telephone say: whoever swaps the file on its way cannot swap that.
+The fingerprint is also told by another way, a telephone say: whoever swaps the file on its way cannot swap that. Who steals
+the file can only ask in the site's place, and is found out when a person compares the keys' fingerprint before letting it in.
 """
 
 from __future__ import annotations
@@ -34,10 +38,19 @@ class Invite(Settings):
     site: str = Field(pattern=SITE_NAME)
     """The name that the coordinator expects."""
     address: str = Field(pattern=ADDRESS)
+    """Where Flower's rounds are."""
+    api: str = Field(pattern=ADDRESS)
+    """Where the coordinator's own service is."""
+    expires: str
+    """When it can no longer be used, ISO 8601."""
     authority: str
     """Certificate of the authority that vouches for the coordinator's server, PEM."""
     fingerprint: str
     """SHA-256 of that certificate."""
+    certificate: str
+    """Of the invite itself, PEM."""
+    key: str
+    """Its private key, PEM: worth nothing after it was used once, or expired."""
 
     @model_validator(mode="after")
     def _is_of_this_authority(self) -> Self:

@@ -315,7 +315,8 @@ class AuditReply(Message):
     KIND: ClassVar[str] = "audit"
     metrics: dict[str, float]
     """Keys ``<candidate>/<set>_<metric>``: sets forget, retain, reference, held_out, and part0, part1, … by the number of the
-    part; metrics of `client.audit.measure`."""
+    part; metrics of `client.audit.measure`. Beside them, of sets forget and held_out, ``<set>_effective``: how many
+    independent images they are worth (docs/adr/0018)."""
     profiles: Profiles
     """Keys ``<candidate>/<set>/<class>``: loss profiles of each class but for retain images, for the membership test."""
     passes: int = 0
@@ -328,6 +329,27 @@ class AuditReply(Message):
             {key.removeprefix(start): value for key, value in self.metrics.items() if key.startswith(start)},
             {key.removeprefix(start): value for key, value in self.profiles.items() if key.startswith(start)},
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeQuery(Question):
+    """How well do the features of these models tell what the request means? Only of requests that ask for it."""
+
+    KIND: ClassVar[str] = "evaluate.probe"
+    model: ModelSpec
+    candidates: Candidates
+    request: ForgetRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeReply(Message):
+    """What a linear probe found (`client/probe.py`); nothing where there are too few images or patients."""
+
+    KIND: ClassVar[str] = "probe"
+    metrics: dict[str, float]
+    """Keys ``<candidate>/probe_auc``."""
+    images: int
+    """Forget images that were probed; 0 where none were."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,16 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from excise.common.errors import RequestError
 from excise.common.predicate import Predicate
@@ -101,6 +110,16 @@ class ForgetRequest(BaseModel):
     requested_by: Text = ""
     at: datetime | None = None
     """When it was made, in UTC; a time without a zone is read as UTC."""
+    linear_probe: bool = False
+    """Whether sites measure as well how much of the forget set the features of the backbone still tell (`client/probe.py`)."""
+
+    @model_serializer(mode="wrap")
+    def _as_signed_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `linear_probe` where it is off: requests from before it was known keep their text, digest and approvals."""
+        told: dict[str, Any] = serialise(self)
+        if not self.linear_probe:
+            told.pop("linear_probe", None)
+        return told
 
     @field_validator("where")
     @classmethod
@@ -147,7 +166,10 @@ class ForgetRequest(BaseModel):
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        """Return the request as canonical JSON: every key, sorted, no spaces, so that equal requests give equal text."""
+        """Return the request as canonical JSON, so that equal requests give equal text.
+
+        Sorted keys, no spaces; every key but `linear_probe` where it is off.
+        """
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
@@ -205,7 +227,7 @@ def joined(requests: Sequence[ForgetRequest]) -> ForgetRequest:
     """Several requests as one, for one revised model.
 
     Apart from each other they would undo each other: what one forgets the others would retain. The strictest of their
-    acceptance rules holds; the preference is their mean.
+    acceptance rules holds; the preference is their mean; one that asks for the linear probe asks for all.
 
     Raises
     ------
@@ -241,4 +263,5 @@ def joined(requests: Sequence[ForgetRequest]) -> ForgetRequest:
         acceptance=Acceptance(**{name: min(rule[name] for rule in rules) for name in rules[0]}),
         requested_by="; ".join(dict.fromkeys(request.requested_by for request in requests if request.requested_by)),
         at=max(dates, default=None),
+        linear_probe=any(request.linear_probe for request in requests),
     )

@@ -9,6 +9,7 @@ import typer
 
 from excise import __version__
 from excise.client.cli import site
+from excise.common.cli import evidence
 from excise.common.errors import ExciseError
 from excise.server.cli import server
 from excise.simulations.cli import app as simulations
@@ -23,6 +24,7 @@ app.registered_commands += simulations.registered_commands
 app.registered_groups += simulations.registered_groups
 app.add_typer(site, name="site")
 app.add_typer(server, name="server")
+app.add_typer(evidence, name="evidence")
 
 
 def _tell_version(wanted: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import tomllib
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,10 +13,13 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from excise.common.errors import ExciseError, StorageError
+from excise.server.config import read_server_config, store_of
 from excise.server.coordinator import Coordinator
+from excise.server.evidence import seal
 from excise.server.federation import Progress
 from excise.server.plan import Plan
 from excise.server.record import FAILED, RunFolder
+from excise.server.store.leases import held
 
 
 def make_app(
@@ -36,12 +40,34 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Carry out the plan in ``<run>/plan.toml``; the run folder is named by the run setting ``run``."""
-    path = Path(str(context.run_config["run"]))
+    """Carry out the plan in ``<run>/plan.toml``; the run folder is named by the run setting ``run``.
+
+    With the setting ``server``, a coordinator's server.toml, no other process carries out the same run meanwhile, and its
+    evidence is made in the end.
+    """
+    path, server = Path(str(context.run_config["run"])), str(context.run_config.get("server", ""))
+    if not server:
+        _carry_out(grid, path)
+        return
+    toml, taken_over = Path(server), threading.Event()
+    config = read_server_config(toml)
+    with store_of(toml) as store, held(store, lease_of(path.name), taken_over.set):
+        _carry_out(grid, path, taken_over.is_set, lambda: seal(store, toml.parent, config, path.name))
+
+
+def lease_of(run: str) -> str:
+    """Name of the lease under which one process at a time carries out a run."""
+    return f"run {run}"
+
+
+def _carry_out(
+    grid: Grid, path: Path, stopped: Callable[[], bool] = lambda: False, then: Callable[[], object] = lambda: None
+) -> None:
     folder = RunFolder(path)
     try:
         plan = Plan.model_validate(tomllib.loads((path / "plan.toml").read_text()))
-        Coordinator(grid, plan, folder).run()
+        Coordinator(grid, plan, folder, stopped=stopped).run()
+        then()
     except Exception as error:
         told = (str(error), error.exit_code) if isinstance(error, ExciseError) else ("", ExciseError.exit_code)
         with suppress(StorageError):  # of a full disk, say: what ended the run is raised then all the same

@@ -1,7 +1,7 @@
-"""The coordinator's own certificate authority: it vouches for the server, and for nothing else.
+"""The coordinator's own certificate authorities: one vouches for its server, another for sites, neither for anything else.
 
-Sites trust it by its fingerprint (`common/invite.py`), never by the system's list of authorities. ECDSA on P-384 throughout;
-X.509 profile of RFC 5280.
+Sites trust the first by its fingerprint (`common/invite.py`), never by the system's list of authorities; its key need not stay
+on the machine. The second signs whenever a site joins. ECDSA on P-384 throughout; X.509 profile of RFC 5280.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from excise.common.signing import write_secret
 
 AUTHORITY_YEARS, SERVER_DAYS = 10, 397
 """How long each is valid; a server's is made anew by `excise server renew`, without a new invite."""
+SERVER_AUTH, CLIENT_AUTH = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
 SKEW = timedelta(hours=1)
 """Certificates begin so long ago: a site's clock may be behind."""
 
@@ -35,27 +36,24 @@ class Authority:
     certificate: Path
     key: Path
 
-    @classmethod
-    def make(cls, folder: Path, name: str) -> Authority:
-        """A new authority in `folder`.
+    def make(self, name: str) -> None:
+        """Make it anew; people see `name` in its certificate.
 
         Raises
         ------
         ConfigError : there is one already; it is never overwritten
         StorageError : a file cannot be written
         """
-        made = cls(folder / "authority.crt", folder / "authority.key")
         key = ec.generate_private_key(ec.SECP384R1())
-        write_secret(made.key, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name}: authority of excise")])
+        write_secret(self.key, pem_of(key))
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         certificate = (
-            _begun(subject, subject, key, timedelta(days=365 * AUTHORITY_YEARS))
+            _begun(subject, subject, key.public_key(), timedelta(days=365 * AUTHORITY_YEARS))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage(signs_certificates=True), critical=True)
             .sign(key, hashes.SHA384())
         )
-        write_atomically(made.certificate, certificate.public_bytes(Encoding.PEM))
-        return made
+        write_atomically(self.certificate, certificate.public_bytes(Encoding.PEM))
 
     def issue(self, hosts: Sequence[str], certificate: Path, key: Path) -> None:
         """A certificate of a server that answers to `hosts`, names or addresses, and its key; former ones are replaced.
@@ -67,21 +65,42 @@ class Authority:
         """
         if not hosts:
             raise ConfigError("a server's certificate needs a name or an address that sites reach it by")
-        authority, signing = self._read()
         own = ec.generate_private_key(ec.SECP384R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])])
-        made = (
-            _begun(subject, authority.subject, own, timedelta(days=SERVER_DAYS))
+        alternative = x509.SubjectAlternativeName([_alternative(host) for host in hosts])
+        made = self._certified(hosts[0][:64], own.public_key(), timedelta(days=SERVER_DAYS), SERVER_AUTH, alternative)
+        key.unlink(missing_ok=True)
+        write_secret(key, pem_of(own))
+        write_atomically(certificate, made.public_bytes(Encoding.PEM))
+
+    def vouch(self, role: str, name: str, key: ec.EllipticCurvePublicKey, lasts: timedelta) -> x509.Certificate:
+        """A certificate with which a client shows that it is `name`, and in which `role` (its organizational unit) it comes.
+
+        Raises
+        ------
+        ConfigError : the authority's files cannot be read
+        """
+        return self._certified(name, key, lasts, CLIENT_AUTH, role=role)
+
+    def _certified(
+        self,
+        name: str,
+        key: ec.EllipticCurvePublicKey,
+        lasts: timedelta,
+        use: x509.ObjectIdentifier,
+        alternative: x509.SubjectAlternativeName | None = None,
+        role: str = "",
+    ) -> x509.Certificate:
+        authority, signing = self._read()
+        unit = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, role)] if role else []
+        subject = x509.Name([*unit, x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        begun = (
+            _begun(subject, authority.subject, key, lasts)
             .add_extension(_issued_by(authority), critical=False)
-            .add_extension(x509.SubjectAlternativeName([_alternative(host) for host in hosts]), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .sign(signing, hashes.SHA384())
+            .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
         )
-        key.unlink(missing_ok=True)
-        write_secret(key, own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        write_atomically(certificate, made.public_bytes(Encoding.PEM))
+        return (begun.add_extension(alternative, critical=False) if alternative else begun).sign(signing, hashes.SHA384())
 
     def _read(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
         try:
@@ -94,19 +113,22 @@ class Authority:
         return certificate, key
 
 
-def _begun(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, lasts: timedelta
-) -> x509.CertificateBuilder:
+def pem_of(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A private key as it is written into a file that only its owner may read."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _begun(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, lasts: timedelta) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - SKEW)
         .not_valid_after(now + lasts)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
 

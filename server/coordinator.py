@@ -1,4 +1,6 @@
-"""A run from the first question to the scored models: status → deployed model → reference → unlearning → retrained.
+"""A run from the first question to the verified model.
+
+Status → deployed model → reference → unlearning → retrained → verification.
 
 Every phase keeps a checkpoint after each round (`server/record.py`) and goes on from it. Seeds of sites and rounds are
 derived from the plan's seed, so a run that was interrupted ends with the same weights as one that was not.
@@ -26,6 +28,7 @@ from excise.server.scores import Audit, told_mix
 from excise.server.training import fit
 from excise.server.unlearning import Reference, Unlearning
 from excise.server.verdict import verdict
+from excise.server.verification import verify
 
 
 class Coordinator:
@@ -66,22 +69,26 @@ class Coordinator:
         mix = told_mix(before.sites, plan.model.strata, plan.model.multi_label)
         shifts = {str(s): round(mix.log_odds_shift(s), 4) for s in mix.known}
         self.folder.event("class_mix", distance=round(mix.distance(), 4), log_odds_shift=shifts)
-        results |= self._unlearn(original.weights, mix)
+        unlearned, audited = self._unlearn(original.weights, mix)
+        results |= unlearned
         models = {ORIGINAL: original.weights, "unlearned": load_weights(self.folder.path / REVISED)}
+        audits = {ORIGINAL: before, "unlearned": audited}
         if plan.retrain or plan.retrained:
             retrained = fit(federation, "retrained", plan.request, plan.retrained, self.progress)
             audit = federation.audit({"retrained": retrained.weights})["retrained"]
             results["retrained"] = {**audit.as_json(), "cost": retrained.cost}
-            models["retrained"] = retrained.weights
+            models["retrained"], audits["retrained"] = retrained.weights, audit
+        results["verification"] = verify(federation, models, audits, results)
         if plan.parts:
             results["requests"] = self._by_request(models)
         results["sites"] = federation.roster.counts()  # with those that came later
+        results["commitments"] = federation.roster.commitments()
         self.folder.write_json("metrics.json", results)
         self.folder.event("finished", digest=results["unlearned"]["digest"])
         return results
 
-    def _unlearn(self, teacher: Weights, mix: ClassMix) -> dict[str, Any]:
-        """Every candidate, the choice among them, and the revised model in the run's folder."""
+    def _unlearn(self, teacher: Weights, mix: ClassMix) -> tuple[dict[str, Any], Audit]:
+        """Every candidate, the choice among them, and the revised model in the run's folder; results, and its audit."""
         plan = self.plan
         setup = Phase(teacher)
         reference = Reference(self.federation, teacher, [candidate.unlearning for candidate in plan.tried], setup)
@@ -117,12 +124,12 @@ class Coordinator:
         save_weights(revised, self.folder.path / REVISED, {"request": plan.request.id})
         unlearned = {**described[chosen], "cost": _total_cost(setup, *phases.values())}
         if not plan.candidates:
-            return {"unlearned": unlearned}
+            return {"unlearned": unlearned}, audits[chosen]
         for name, phase in phases.items():
             save_weights(phase.weights, self.folder.path / "candidates" / f"{name}.safetensors", {"candidate": name})
         ranked = {name: described[name] | asdict(standing) for name, standing in standings.items()}
         self.folder.event("chosen", candidate=chosen, front=[name for name, s in standings.items() if s.on_front])
-        return {"unlearned": unlearned | {"candidate": chosen}, "candidates": ranked}
+        return {"unlearned": unlearned | {"candidate": chosen}, "candidates": ranked}, audits[chosen]
 
     def _by_request(self, models: Mapping[str, Weights]) -> dict[str, Any]:
         """Scores of each model on the forget set of each request, when several were joined; and whether its rule is met.

@@ -1,4 +1,4 @@
-"""What keeps a coordinator running: the SuperLink, the proxy before it, and the process that lets sites in.
+"""What keeps a coordinator running: SuperLink, the proxy before it, the process that lets sites in, and its own service.
 
 state/  status.json  log  nginx.conf  nginx/
 """
@@ -14,7 +14,9 @@ from excise.server.config import ServerConfig
 from excise.server.fleet_proxy import nginx, write_configuration
 from excise.server.setup import AUTHORITY, SERVER_CERTIFICATE, SERVER_KEY
 
-LINK, PROXY, REGISTRAR = "SuperLink", "proxy", "registrar"
+SERVER = "server"
+"""Name of the lease under which one coordinator at a time is up on a store."""
+LINK, PROXY, REGISTRAR, API = "SuperLink", "proxy", "registrar", "API"
 
 
 def supervisor_of(server_toml: Path, config: ServerConfig, tell: Callable[[str], None]) -> Supervisor:
@@ -43,10 +45,14 @@ def supervisor_of(server_toml: Path, config: ServerConfig, tell: Callable[[str],
     def registrar() -> dict[str, list[str]]:
         return {"the registrar": [sys.executable, "-m", "excise.server.registrar", str(server_toml)]}
 
+    def api() -> dict[str, list[str]]:
+        return {"the API": [sys.executable, "-m", "excise.server.api.serve", str(server_toml)]}
+
     units = [
         Unit(LINK, link, started="the SuperLink is started, on loopback alone"),
         Unit(PROXY, proxy, started=f"sites connect to {config.address}"),
-        Unit(REGISTRAR, registrar, started="sites are let in from the folder sites"),
+        Unit(REGISTRAR, registrar, started="sites that are admitted are let in"),
+        Unit(API, api, started=f"requests, evidence and models at {config.api}"),
     ]
     environment = {"FLWR_HOME": str(config.state / "flower")}
     return Supervisor(units, config.state, server_toml.with_name("up.lock"), environment, tell)

@@ -228,6 +228,12 @@ class Federation:
             for name in models
         }
 
+    def probe(self, models: Mapping[str, Weights]) -> Mapping[str, m.ProbeReply]:
+        """What a linear probe of each model's features finds at each site, which a request has to ask for."""
+        plan = self.plan
+        query = m.ProbeQuery(model=plan.model, candidates=dict(models), request=plan.request)
+        return self.ask(Round("probe"), lambda _: query, m.ProbeReply).replies
+
     def seed(self, *parts: object) -> int:
         """A seed that follows from the plan's and from what it is for."""
         text = "|".join(map(str, (self.plan.seed, *parts)))

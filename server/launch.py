@@ -6,9 +6,10 @@ run's folder, so a run whose process, SuperLink or machine died goes on from its
 
 from __future__ import annotations
 
+import json
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,22 +18,28 @@ import tomli_w
 from pydantic import ValidationError
 
 from excise.common.bundle import bundle
-from excise.common.errors import ConfigError, ExciseError, Interrupted
+from excise.common.errors import ConfigError, ExciseError, Interrupted, QuorumError
 from excise.common.files import write_atomically
-from excise.common.models import ModelSpec, build_model
-from excise.common.request import ForgetRequest, RequestKind, joined
+from excise.common.request import RequestKind, joined
 from excise.common.settings import PRESETS
 from excise.common.validation import explain
 from excise.common.weights import load_weights, save_weights
-from excise.server.config import ServerConfig
+from excise.server.app import lease_of
+from excise.server.config import ServerConfig, read_server_config, store_of
+from excise.server.life import State, check_move
 from excise.server.link import UNKNOWN, linked
 from excise.server.plan import Plan
-from excise.server.record import FAILED, RunFolder
+from excise.server.record import DEPLOYED, EVENTS, FAILED, RunFolder
+from excise.server.registry import file_of, version
+from excise.server.requests import status, step
 from excise.server.setup import AUTHORITY
+from excise.server.store import Store
+from excise.server.store.leases import held
+from excise.server.store.tables import Run, now
 
 PAUSE = 0.5
 """Seconds between looks at a run."""
-SETTINGS = ("unlearning", "composition", "rounds")
+SETTINGS = ("unlearning", "composition", "rounds", "verification")
 """Tables that a file of settings may have."""
 Tell = Callable[[dict[str, Any]], None]
 """Called with each event of the run, as it is written."""
@@ -46,42 +53,55 @@ class RunFailed(ExciseError):
         self.exit_code = exit_code
 
 
+class Waiting(ExciseError):
+    """Somebody else has to do something first; says who, and since when they are awaited."""
+
+    exit_code = QuorumError.exit_code
+
+
 def prepare(
-    config: ServerConfig,
-    requests: list[ForgetRequest],
-    spec: ModelSpec,
-    weights: Path,
-    sites: list[str],
-    settings: Path | None = None,
+    store: Store, folder: Path, config: ServerConfig, request_ids: Sequence[str], settings: Path | None, seed: int, by: str
 ) -> Path:
-    """Make the folder of a run: its plan, and the deployed model. Nothing is started.
+    """Make the folder of the run that carries out approved requests, from the model in use. Nothing is started.
+
+    Parameters
+    ----------
+    folder : of the coordinator
+    settings : TOML with tables of `SETTINGS`, in place of those of the preset
+    by : who asked for it
+
+    Returns
+    -------
+    The run's folder
 
     Raises
     ------
-    ConfigError : the weights are not of this model, no site is let in, there is such a run already, or a setting is wrong
-    RequestError : the requests cannot be joined
+    Waiting : a request is not approved by every site yet
+    ConfigError : there is no model, the requests concern different sites, or a setting is wrong
+    RequestError : a request is unknown, past running, or the requests cannot be joined
     StorageError : the folder cannot be written
     """
-    if not sites:
-        raise ConfigError("no site is let in: excise server admit SITE KEY")
-    request = joined(requests)
-    deployed = load_weights(weights)
-    try:
-        build_model(spec).load_state_dict(deployed)
-    except RuntimeError as error:
-        raise ConfigError(f"{weights} is not of the model '{spec.name}' as described: {error}") from error
-    folder = config.runs / request.id
-    if (folder / "plan.toml").exists():
-        raise ConfigError(f"there is a run of '{request.id}': excise server resume {request.id}, or move {folder} away")
+    asked = [status(store, request_id) for request_id in request_ids]
+    for one in asked:
+        if one.state is State.DRAFTED:
+            raise Waiting(f"'{one.request.id}' waits for {', '.join(one.waits_for)} since {one.since}: nobody runs it before")
+        check_move(one.request.id, one.state, State.RUNNING)
+    sites = sorted(asked[0].sites)
+    if any(sorted(one.sites) != sites for one in asked):
+        raise ConfigError("the requests concern different sites: carry them out one after another")
+    requests = [one.request for one in asked]
+    request, base = joined(requests), version(store)
+    at = config.runs / request.id
     preset = PRESETS["classes" if request.kind is RequestKind.CLASS else "samples"]
-    chosen = {"unlearning": preset.model_dump(mode="json")}
+    chosen = {"unlearning": preset.model_dump(mode="json"), "verification": {"resurfacing": True}}
     try:
         plan = Plan.model_validate(
             {
+                "seed": seed,
                 "sites": len(sites),
-                "site_names": sorted(sites),
-                "model": spec,
-                "deployed": folder / "deployed.safetensors",
+                "site_names": sites,
+                "model": base.spec,
+                "deployed": at / DEPLOYED,
                 "retrain": False,
                 "request": request,
                 "parts": requests if len(requests) > 1 else [],
@@ -90,9 +110,16 @@ def prepare(
         )
     except ValidationError as error:
         raise ConfigError(explain(error, Plan, str(settings))) from error
-    save_weights(deployed, folder / "deployed.safetensors")
-    write_atomically(folder / "plan.toml", tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True)))
-    return folder
+    if (at / EVENTS).exists():
+        raise ConfigError(f"{at} holds another run: move it away")
+    save_weights(load_weights(file_of(folder, base.digest)), at / DEPLOYED)
+    write_atomically(at / "plan.toml", tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True)))
+    with store.change() as change:
+        change.session.add(Run(name=request.id, requests=json.dumps(list(request_ids)), base=base.version, at=now()))
+        change.session.flush()
+        step(change, request_ids, State.RUNNING, by, "", request.id)
+        change.log("run begun", run=request.id, requests=list(request_ids), model=base.version, by=by)
+    return at
 
 
 def _read_settings(path: Path | None) -> dict[str, Any]:
@@ -113,25 +140,24 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return {**base, **over, **both}
 
 
-def carry_out(folder: Path, config: ServerConfig, run: Path, tell: Tell = lambda _: None) -> None:
+def carry_out(server_toml: Path, run: Path, tell: Tell = lambda _: None) -> None:
     """Start the run in `run`, or let it go on, and follow it to its end.
-
-    Parameters
-    ----------
-    folder : of the coordinator
 
     Raises
     ------
-    ConfigError : there is no such run, or the SuperLink does not answer
+    ConfigError : there is no such run, another process carries it out, or the SuperLink does not answer
     RunFailed : it came to nothing; says why
     Interrupted : Ctrl-C; the run is stopped and can be resumed
     """
     if not (run / "plan.toml").exists():
         raise ConfigError(f"no run at {run}")
-    record, seen = RunFolder(run), len(RunFolder(run).events())
+    config, record = read_server_config(server_toml), RunFolder(run)
+    with store_of(server_toml) as store, held(store, lease_of(run.name)):
+        pass  # whoever carried it out is gone, and said so, or is dead
+    seen = len(record.events())
     try:
-        with linked(config.link_port, folder / AUTHORITY) as link:
-            number = link.start(bundle(), {"run": str(run.absolute())})
+        with linked(config.link_port, server_toml.parent / AUTHORITY) as link:
+            number = link.start(bundle(), {"run": str(run.absolute()), "server": str(server_toml.absolute())})
             try:
                 while True:
                     standing = link.standing(number)

@@ -101,17 +101,17 @@ def linked(port: int, authority: Path) -> Iterator[Link]:
         client.close()
 
 
-def read_node_key(path: Path) -> bytes:
-    """A site's public key, as `excise site init` writes it, in PEM.
+def node_key(text: bytes) -> bytes:
+    """A site's public key, as ``keys/node.pub`` has it (OpenSSH), in PEM.
 
     Raises
     ------
-    ConfigError : it cannot be read, or is of another kind than Flower takes (ECDSA)
+    ConfigError : it is none, or of another kind than Flower takes (ECDSA)
     """
     try:
-        key = load_ssh_public_key(path.read_bytes())
-    except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"no public key of a site at {path}: {error}. It is keys/node.pub of the site") from error
+        key = load_ssh_public_key(text)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"no public key of a site: {error}. It is keys/node.pub of the site") from error
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise ConfigError(f"the key at {path} is no ECDSA key: ask for the site's keys/node.pub")
+        raise ConfigError("the site's node key is no ECDSA key: excise site init makes one")
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -103,6 +103,28 @@ def loss_histograms(before: Losses, after: Losses, label: str) -> str:
     return draw("losses", label, (9.6, 3.8), paint)
 
 
+def membership_intervals(told: Mapping[str, tuple[float, float, float]], label: str) -> str:
+    """Membership AUC, lower and upper end, by whose it is: a point on a bar each, beside the line of chance."""
+    if not told:
+        return ""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for i, (value, low, high) in enumerate(told.values()):
+            axes.plot([low, high], [i, i], color=MEMBERSHIP, linewidth=5, alpha=0.45, solid_capstyle="butt")
+            axes.plot(value, i, "D", color=MEMBERSHIP, markeredgecolor=INK)
+        axes.axvline(0.5, color=INK, linestyle=":", linewidth=1.2, label="chance")
+        axes.set_yticks(range(len(told)), [short(name) for name in told])
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.margins(x=0.08, y=0.25)
+        axes.set_xlabel("membership AUC, 95 % interval")
+        axes.xaxis.set_major_formatter(FuncFormatter(plain))
+        legend_below(axes, 1)
+
+    return draw("verification", label, (8.4, 1.5 + 0.34 * len(told)), paint)
+
+
 def site_changes(changes: Mapping[str, tuple[float, float]], limit: float, label: str) -> str:
     """Change of held-out accuracy at each site: unlearned − original as a bar, retrained − original as a diamond."""
     told = {site: pair for site, pair in changes.items() if not math.isnan(pair[0])}

@@ -44,6 +44,22 @@ class Merge(Settings):
     composition: CompositionSettings = CompositionSettings()
 
 
+class VerificationSettings(Settings):
+    """How the revised model is measured further: `server/verification.py`."""
+
+    resamples: int = Field(1000, ge=100, le=100_000)
+    """Resamples of the membership AUC's bootstrap interval."""
+    resurfacing: bool = False
+    """Whether the revised model is trained on for a pass over the retain images, and thrown away, to see what comes back of
+    the forget set. One more round that sites count (`limits.rounds`); where there is a retrained model, one more for it."""
+    learning_rate: float = Field(0.01, gt=0)
+    """Step size of that pass."""
+    batch: int = Field(64, ge=2)
+    """Retain images in one step of it."""
+    steps: int = Field(200, ge=1)
+    """Most steps that a site takes in it."""
+
+
 ONLY, ORIGINAL = "unlearned", "original"
 """Name of the candidate of a plan that names none, and that of the deployed model beside candidates."""
 
@@ -75,6 +91,7 @@ class Plan(Settings):
     """Whether to make the reference that unlearning is measured against: the same training without the forget set."""
     retrained: Path | None = None
     """Weights of a retrained reference made earlier; only scored."""
+    verification: VerificationSettings = VerificationSettings()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

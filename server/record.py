@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from excise.common.canonical import finite
 from excise.common.errors import StorageError
 from excise.common.files import leftovers, private, storage_errors, write_atomically
 from excise.common.weights import Weights, digest, load_weights, save_weights
@@ -29,8 +29,9 @@ from excise.server.trail import Trail, append, read
 
 FAILED = "failed"
 """The event that ends a run which came to nothing, with what the coordinator is told and the exit code of its command."""
-REVISED = "model.safetensors"
-"""The revised model, in the run's folder."""
+DEPLOYED, REVISED = "deployed.safetensors", "model.safetensors"
+"""The model before and the revised model, in the run's folder; the first where a coordinator's run begins with one."""
+EVENTS = "events.jsonl"
 
 
 @dataclass
@@ -66,17 +67,17 @@ class RunFolder:
 
     def event(self, kind: str, **details: Any) -> None:
         """Append one line to `events.jsonl`. Details are aggregates and names of sites, never anything of a patient."""
-        line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind, **_without_nan(details)})
-        with storage_errors(self.path / "events.jsonl"):
+        line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind, **finite(details)})
+        with storage_errors(self.path / EVENTS):
             self.path.mkdir(parents=True, exist_ok=True)
-            with open(self.path / "events.jsonl", "a+b", opener=private) as file:
+            with open(self.path / EVENTS, "a+b", opener=private) as file:
                 file.seek(-min(1, file.seek(0, os.SEEK_END)), os.SEEK_END)
                 torn = file.read(1) not in (b"", b"\n")  # whoever wrote last was killed, or the disk was full
                 file.write((b"\n" if torn else b"") + line.encode() + b"\n")
 
     def events(self, after: int = 0) -> list[dict[str, Any]]:
         """Events in their order, without the first `after`; a line that is not whole, or not yet, is left out."""
-        path = self.path / "events.jsonl"
+        path = self.path / EVENTS
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         return [event for line in lines if (event := _parsed(line)) is not None][after:]
 
@@ -135,7 +136,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file; what is not finite becomes null, which every reader understands."""
-        write_atomically(self.path / name, json.dumps(_without_nan(value), indent=2) + "\n")
+        write_atomically(self.path / name, json.dumps(finite(value), indent=2) + "\n")
 
     def _rounds(self, name: str) -> Path:
         return self.path / "checkpoints" / f"{name}.rounds.jsonl"
@@ -183,11 +184,3 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return event if isinstance(event, dict) else None
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -24,6 +24,7 @@ from excise.server.drawing import SETS
 from excise.server.plan import Plan
 from excise.server.verdict import Check, Results, cost_rows, number, site_names, site_score, summary_rows, verdict
 
+RESURFACING = "after one more pass over retain images, in a model that was thrown away"
 MISSING = "\N{EN DASH}"
 
 
@@ -86,6 +87,7 @@ def render_report(results: Results, plan: Plan, extras: ReportExtras | None = No
         "whole": whole,
         "amount": amount,
         "measured": measured,
+        "between": between,
     }
     return environment.get_template("report.html.j2").render(
         request=plan.request,
@@ -101,6 +103,7 @@ def render_report(results: Results, plan: Plan, extras: ReportExtras | None = No
         requests=results.get("requests", {}),
         candidates=results.get("candidates", {}),
         pictures={name: Markup(svg) for name, svg in _pictures(results, plan, extras).items()},  # noqa: S704 - drawn by us
+        verification=verification_rows(results),
         limits=_limits(results, plan, extras),
         digest=results.get("unlearned", {}).get("digest", MISSING),
         settings=tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True)),
@@ -143,6 +146,15 @@ def signed(value: float) -> str:
     """
     text = three(value)
     return f"+{text}" if value > 0 and float(text) > 0 else text
+
+
+def between(ends: Sequence[float]) -> str:
+    """An interval; "" where it was not measured.
+
+    >>> between((0.4321, 0.6)), between((math.nan, math.nan))
+    ('0.432 to 0.600', '')
+    """
+    return f"{three(ends[0])} to {three(ends[1])}" if all(map(math.isfinite, ends)) else ""
 
 
 def whole(value: float) -> str:
@@ -221,6 +233,39 @@ def search_line(results: Results) -> str:
     )
 
 
+def verification_rows(results: Results) -> list[dict[str, Any]]:
+    """What was measured beside the scores: name, numbers of the three models, of what they are and how they are read."""
+    found: Results = results.get("verification") or {}
+    rows: list[dict[str, Any]] = []
+
+    def row(name: str, told: Mapping[str, Any], key: str, difference: bool, note: str) -> None:
+        values = [number((told.get(model) or {}).get(key)) for model in ("original", "retrained", "unlearned")]
+        rows.append({"name": name, "values": values, "difference": difference, "note": note})
+
+    worst: Results = found.get("worst_site") or {}
+    for key, name in (
+        ("held_out_accuracy", "held-out accuracy, the site that lost most"),
+        ("membership_auc", "membership AUC, the site farthest from chance"),
+    ):
+        if (told := worst.get(key, {})).get("site"):
+            ends = between((number(told.get("low")), number(told.get("high"))))
+            lost = f", {signed(number(told['change']))} against the deployed model" if "change" in told else ""
+            row(
+                name,
+                {"unlearned": told},
+                "value",
+                False,
+                f"{told['site']}{lost}{'; 95 %: ' + ends if ends else '; no interval'}",
+            )
+    if (later := found.get("resurfacing")) is not None:
+        row("forget accuracy regained", later, "forget_accuracy", True, RESURFACING)
+        row("… beside unseen images of the same classes", later, "beside_unseen", True, "what memory brings back; should be 0")
+        row("membership AUC regained", later, "membership_auc", True, "towards members above 0")
+    if (probed := found.get("linear_probe")) is not None:
+        row("linear probe of the features, AUC", probed, "value", False, "0.500: they tell nothing; compare with retrained")
+    return rows
+
+
 # ---- parts of the page ------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +307,11 @@ def _pictures(results: Results, plan: Plan, extras: ReportExtras) -> dict[str, s
             "Histograms of the loss of forget and held-out images before and after unlearning. "
             f"Membership AUC {three(auc.original)} before, {three(auc.unlearned)} after.",
         ),
+        "verification": pictures.membership_intervals(
+            _intervals(results),
+            "Membership AUC with its 95 % interval: "
+            + ", ".join(f"{name} {three(value)} ({between(ends)})" for name, (value, *ends) in _intervals(results).items()),
+        ),
         "sites": pictures.site_changes(
             changes,
             plan.request.acceptance.worst_site_drop,
@@ -291,6 +341,17 @@ def _pictures(results: Results, plan: Plan, extras: ReportExtras) -> dict[str, s
         ),
         "cost": pictures.cost_bars(ratios, f"Bars of the cost of unlearning divided by that of retraining: {told}"),
     }
+
+
+def _intervals(results: Results) -> dict[str, tuple[float, float, float]]:
+    """Membership AUC, lower and upper end of each model and of the worst site, where there is an interval."""
+    found: Results = results.get("verification") or {}
+    told = dict(found.get("membership_auc") or {})
+    worst = (found.get("worst_site") or {}).get("membership_auc", {})
+    if worst.get("site"):
+        told[f"unlearned at {worst['site']}"] = worst
+    each = {name: (number(one.get("value")), number(one.get("low")), number(one.get("high"))) for name, one in told.items()}
+    return {name: numbers for name, numbers in each.items() if all(map(math.isfinite, numbers))}
 
 
 def _limits(results: Results, plan: Plan, extras: ReportExtras) -> str:

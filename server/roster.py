@@ -15,7 +15,7 @@ from typing import Protocol
 from flwr.serverapp import Grid
 
 from excise.common import messages as m
-from excise.common.errors import DataError, Interrupted, NothingToForget, QuorumError
+from excise.common.errors import DataError, Interrupted, NothingToForget, QuorumError, UpdateRefused
 from excise.server.plan import Plan
 from excise.server.vigil import Awaiting, Vigil
 
@@ -83,6 +83,7 @@ class Roster:
         by_node = {f"node-{node}": node for node in self._wait_for_nodes()}
 
         def hear(node: str, status: m.SiteStatus) -> None:
+            self._check_name(by_node[node], status)
             if status.site in self.nodes:
                 raise DataError(f"two sites call themselves '{status.site}'; give each its own name in site.toml")
             self._enter(status, by_node[node])
@@ -209,6 +210,7 @@ class Roster:
 
     def _hear(self, node: int, status: m.SiteStatus) -> None:
         """A node that is new says which site it is."""
+        self._check_name(node, status)
         site, known = status.site, status.site in self.nodes
         if code := self._unfit(status):
             if code != NAME_TAKEN:  # it may be free later: Flower takes a minute to see that a node is gone
@@ -219,6 +221,17 @@ class Roster:
         self._enter(status, node)
         self._arrived(site)
         self._event("returned" if known else "joined", site=site, counts=self.counts()[site])
+
+    def _check_name(self, node: int, status: m.SiteStatus) -> None:
+        """A site that was let in under one name does not speak under another; in a simulation nodes have no names.
+
+        Raises
+        ------
+        UpdateRefused : it does
+        """
+        (name,) = {known.name for known in self._grid.get_nodes() if known.node_id == node} or {""}
+        if name and name != status.site:
+            raise UpdateRefused("another_name", f"the site that was let in as '{name}' calls itself '{status.site}'")
 
     def _unfit(self, status: m.SiteStatus) -> str:
         """Why a site that comes later cannot take part; empty when it can."""
@@ -239,6 +252,10 @@ class Roster:
     def missing(self) -> list[str]:
         """Sites of the plan that were not heard, as far as it names them."""
         return sorted(set(self._plan.site_names) - set(self.nodes))
+
+    def commitments(self) -> dict[str, str]:
+        """The keyed hash with which each site committed to its forget set, of those that told one."""
+        return {site: status.commitment for site, status in self.status.items() if status.commitment}
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Numbers of images of each site, as they go into results and events."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -37,6 +37,8 @@ class Audit:
     choice: dict[str, Any]
     parts: tuple[dict[str, float], ...] = ()
     """Pooled scores in which the forget set is that of one of the requests that were joined."""
+    told: Mapping[str, ModelAudit] = field(default_factory=dict)
+    """What each site said, which intervals are drawn from."""
 
     @classmethod
     def of(cls, audits: Mapping[str, ModelAudit], classes: int, parts: int = 0) -> Self:
@@ -50,6 +52,7 @@ class Audit:
             parts=tuple(
                 pooled_scores({site: on_part(audit, i) for site, audit in audits.items()}, classes) for i in range(parts)
             ),
+            told=dict(audits),
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -8,21 +8,23 @@ from pathlib import Path
 
 from excise.common.errors import ConfigError
 from excise.common.files import write_atomically
-from excise.common.invite import Invite, fingerprint_of
 from excise.common.signing import make_key
 from excise.server.authority import Authority
-from excise.server.config import ServerConfig, read_server_config
+from excise.server.config import ServerConfig, read_server_config, store_of
 
 KEYS = Path("keys")
 AUTHORITY, AUTHORITY_KEY = KEYS / "authority.crt", KEYS / "authority.key"
+SITES_AUTHORITY = KEYS / "sites.crt"
 SERVER_CERTIFICATE, SERVER_KEY = KEYS / "server.crt", KEYS / "server.key"
 SIGNING_KEY = KEYS / "signing.pem"
 LOOPBACK = ("localhost", "127.0.0.1")
 """Always in the server's certificate: the coordinator's own processes meet on loopback."""
 
 
-def init(folder: Path, name: str, hosts: Sequence[str], fleet_port: int = 8443, link_port: int = 18000) -> ServerConfig:
-    """Write ``folder/server.toml``, an authority and keys.
+def init(
+    folder: Path, name: str, hosts: Sequence[str], fleet_port: int = 8443, link_port: int = 18000, api_port: int = 8444
+) -> ServerConfig:
+    """Write ``folder/server.toml``, two authorities, keys and an empty store.
 
     Raises
     ------
@@ -36,7 +38,11 @@ def init(folder: Path, name: str, hosts: Sequence[str], fleet_port: int = 8443, 
     write_atomically(
         toml,
         TEMPLATE.format(
-            name=json.dumps(name), hosts=json.dumps(hosts, ensure_ascii=False), fleet_port=fleet_port, link_port=link_port
+            name=json.dumps(name),
+            hosts=json.dumps(hosts, ensure_ascii=False),
+            fleet_port=fleet_port,
+            api_port=api_port,
+            link_port=link_port,
         ),
     )
     try:
@@ -44,12 +50,23 @@ def init(folder: Path, name: str, hosts: Sequence[str], fleet_port: int = 8443, 
     except ConfigError:
         toml.unlink()
         raise
-    if not (folder / AUTHORITY_KEY).exists():
-        Authority.make(folder / KEYS, name)
+    for authority, vouches in (
+        (Authority(folder / AUTHORITY, folder / AUTHORITY_KEY), "its server"),
+        (sites_authority(folder), "sites"),
+    ):
+        if not authority.key.exists():
+            authority.make(f"{name}: authority of excise for {vouches}")
     renew(folder, config)
     if not (folder / SIGNING_KEY).exists():
         make_key(folder / SIGNING_KEY)
+    with store_of(toml):
+        pass  # it is made when it is opened
     return config
+
+
+def sites_authority(folder: Path) -> Authority:
+    """The authority that vouches for the sites of the coordinator in `folder`."""
+    return Authority(folder / SITES_AUTHORITY, folder / KEYS / "sites.key")
 
 
 def renew(folder: Path, config: ServerConfig) -> None:
@@ -64,27 +81,14 @@ def renew(folder: Path, config: ServerConfig) -> None:
     authority.issue([*config.hosts, *LOOPBACK], folder / SERVER_CERTIFICATE, folder / SERVER_KEY)
 
 
-def invite(folder: Path, config: ServerConfig, site: str) -> Invite:
-    """An invite of one site. Its fingerprint has to be told by another way too.
-
-    Raises
-    ------
-    ConfigError : the authority's certificate cannot be read
-    ValidationError : that is no name of a site
-    """
-    try:
-        authority = (folder / AUTHORITY).read_text()
-    except OSError as error:
-        raise ConfigError(f"no authority at {folder / AUTHORITY}: {error.strerror}") from error
-    return Invite(site=site, address=config.address, authority=authority, fingerprint=fingerprint_of(authority))
-
-
 TEMPLATE = """\
 # A coordinator of excise. It decides nothing for a hospital: each site's own site.toml says what is done there.
 name = {name}                  # letters, digits and hyphens
 hosts = {hosts}                # names or addresses that sites reach it by; the first is written into invites
 fleet_port = {fleet_port}      # where sites connect: TLS, and nothing passes but Flower's fleet
+api_port = {api_port}          # where sites reach this coordinator's own service: requests, evidence, models
 link_port = {link_port}        # of Flower's SuperLink, on loopback alone: whoever reaches it can start runs
-# state = "state"              # logs and the SuperLink's database
+# store = "sqlite:///store.db" # requests, sites, models; or postgresql+psycopg://user@host/name
+# state = "state"              # logs, and what the processes need while they run
 # runs = "runs"                # one folder a run
 """

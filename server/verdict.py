@@ -80,6 +80,7 @@ class SummaryRow:
     original, retrained, unlearned : the metric of each model; NaN when it was not measured
     gap : unlearned − retrained
     ideal : what to hope for, in words or as a number
+    intervals : lower and upper end for each of the three models, in that order; NaN where not measured, () where there is none
     """
 
     name: str
@@ -88,6 +89,7 @@ class SummaryRow:
     unlearned: float
     gap: float
     ideal: str
+    intervals: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -229,9 +231,18 @@ def summary_rows(results: Results) -> tuple[SummaryRow, ...]:
     rows = []
     for name, key, ideal in _SUMMARY:
         original, retrained, unlearned = (score(results, model, key) for model in ("original", "retrained", "unlearned"))
-        rows.append(SummaryRow(name, original, retrained, unlearned, unlearned - retrained, ideal))
+        intervals = _membership_intervals(results) if key == "membership_auc" else ()
+        rows.append(SummaryRow(name, original, retrained, unlearned, unlearned - retrained, ideal, intervals))
     tow = {model: _tow(results, model) for model in ("original", "retrained", "unlearned")}
-    return (*rows, SummaryRow("match with retrained (ToW)", **tow, gap=tow["unlearned"] - tow["retrained"], ideal="1.000"))
+    gap = tow["unlearned"] - tow["retrained"]
+    rows.append(SummaryRow("match with retrained (ToW)", tow["original"], tow["retrained"], tow["unlearned"], gap, "1.000"))
+    return tuple(rows)
+
+
+def _membership_intervals(results: Results) -> tuple[tuple[float, float], ...]:
+    told = results.get("verification", {}).get("membership_auc", {})
+    models = [told.get(model, {}) for model in ("original", "retrained", "unlearned")]
+    return tuple((number(one.get("low")), number(one.get("high"))) for one in models)
 
 
 def _tow(results: Results, model: str) -> float:

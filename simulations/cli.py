@@ -135,6 +135,29 @@ def bench_demo(
     terminal.print(f"Result page: {page}")
 
 
+@bench.command("privacy")
+def bench_privacy(
+    name: Annotated[str, typer.Argument(metavar="SCENARIO", help="A built-in scenario.")] = "brain-mri",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 5,
+    home: Annotated[Path, typer.Option(help="Folder where finished runs are kept.")] = Path("runs/bench-privacy"),
+    page: Annotated[Path, typer.Option(help="The result page to write.")] = Path("docs/results/privacy.md"),
+) -> None:
+    """Unlearn a scenario with updates clipped, noised and made sparse, and write what each costs."""
+    from excise.simulations.bench.privacy import recipe, run_seed
+    from excise.simulations.bench.privacy_page import write_privacy_page
+    from excise.simulations.scenario import read_scenario
+
+    scenario = read_scenario(name)
+    results = {}
+    for seed in range(seeds):
+        terminal.print(f"seed {seed}")
+        seeded = scenario.model_copy(update={"seed": seed})
+        with progress(TITLES) as report:
+            results[seed] = run_seed(seeded, home / name / f"seed-{seed}-{recipe(seeded)}", cache_folder(), report)
+    write_privacy_page(page, scenario, results)
+    terminal.print(f"Result page: {page}")
+
+
 @bench.command("engine")
 def bench_engine(
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 3,

@@ -28,7 +28,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import torch  # noqa: E402 - after the environment
 from flwr.app import Context  # noqa: E402
 from flwr.clientapp import ClientApp  # noqa: E402
+from flwr.serverapp import Grid  # noqa: E402
 
+from excise.client.accountant import Accountant  # noqa: E402
 from excise.client.app import make_app as make_client_app  # noqa: E402
 from excise.client.config import read_site_config  # noqa: E402
 from excise.client.preparation import PREPARATIONS  # noqa: E402
@@ -40,13 +42,21 @@ from excise.server.record import RunFolder  # noqa: E402
 from excise.simulations.local_grid import LocalGrid  # noqa: E402
 
 
-def run_plan(plan: Plan, sites: Sequence[Path], folder: RunFolder, backend: Backend, progress: Progress) -> dict[str, Any]:
+def run_plan(
+    plan: Plan,
+    sites: Sequence[Path],
+    folder: RunFolder,
+    backend: Backend,
+    progress: Progress,
+    grid: Callable[[ClientApp, int], Grid] | None = None,
+) -> dict[str, Any]:
     """Carry out `plan` at simulated sites and return its results.
 
     Parameters
     ----------
     sites : the `site.toml` of each site
     backend : "flower" is Flower's engine on Ray; "inprocess" calls the same apps one after another
+    grid : what carries the messages of "inprocess" in place of `LocalGrid`; it may look at them
 
     Raises
     ------
@@ -54,12 +64,14 @@ def run_plan(plan: Plan, sites: Sequence[Path], folder: RunFolder, backend: Back
     """
     client = simulated_client(sites)
     if all(folder.load_phase(candidate.phase) is None for candidate in plan.tried):
-        # What an earlier run of these sites prepared would make this one look cheaper than it is.
+        # What an earlier run of these sites prepared would make this one look cheaper than it is, and what left in it would be
+        # counted in this one's ε.
         for site in sites:
             shutil.rmtree(read_site_config(site).state / PREPARATIONS, ignore_errors=True)
+            Accountant(site.parent).path.unlink(missing_ok=True)
     with _ctrl_c() as stopped, one_thread():
         if backend == "inprocess":
-            return Coordinator(LocalGrid(client, len(sites)), plan, folder, progress, stopped).run()
+            return Coordinator((grid or LocalGrid)(client, len(sites)), plan, folder, progress, stopped).run()
         return _run_on_flower(plan, client, len(sites), folder, progress, stopped)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from excise.client.config import ComputeSettings, SplitSettings, check_labels
+from excise.client.policy import UpdatePrivacySettings
 from excise.common.errors import ConfigError, DataError, did_you_mean
 from excise.common.models import ModelSpec
 from excise.common.request import ForgetRequest, joined
@@ -25,7 +26,15 @@ from excise.common.settings import (
     UnlearningSettings,
 )
 from excise.common.validation import explain
-from excise.server.plan import Candidate, Merge, Plan, check_compositions, check_names, check_samples
+from excise.server.plan import (
+    Candidate,
+    Merge,
+    Plan,
+    VerificationSettings,
+    check_compositions,
+    check_names,
+    check_samples,
+)
 from excise.server.record import REVISED
 
 SCENARIOS = Path(__file__).parent / "scenarios"
@@ -70,6 +79,12 @@ class Partition(Settings):
     """Concentration of `dirichlet`: smaller is more uneven in classes."""
 
 
+class ScenarioPolicy(PrivacySettings):
+    """What may leave each site; the rest of a simulated site's policy allows whatever a run asks for."""
+
+    privacy: UpdatePrivacySettings = UpdatePrivacySettings()
+
+
 class Scenario(Settings):
     """One simulation."""
 
@@ -78,7 +93,7 @@ class Scenario(Settings):
     data: ScenarioData
     partition: Partition = Partition()
     split: SplitSettings = SplitSettings()
-    policy: PrivacySettings = PrivacySettings()
+    policy: ScenarioPolicy = ScenarioPolicy()
     compute: ComputeSettings = ComputeSettings()
     model: ModelSpec = ModelSpec()
     training: TrainingSettings = TrainingSettings()
@@ -96,6 +111,7 @@ class Scenario(Settings):
     merges: tuple[Merge, ...] = ()
     """Candidates made of those."""
     rounds: RoundSettings = RoundSettings()
+    verification: VerificationSettings = VerificationSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -145,6 +161,7 @@ class Scenario(Settings):
             candidates=self.candidates,
             merges=self.merges,
             rounds=self.rounds,
+            verification=self.verification,
         )
 
 

@@ -195,6 +195,7 @@ def _write_site(home: Path, name: str, scenario: Scenario, data: DataSettings) -
         split=split,
         policy=PolicySettings(
             min_count=scenario.policy.min_count,
+            privacy=scenario.policy.privacy,
             kinds=tuple(RequestKind),
             approval=False,  # nobody is there to ask
             training=True,

@@ -123,4 +123,5 @@ def requests(draw: st.DrawFn) -> ForgetRequest:
         acceptance=draw(st.builds(Acceptance, held_out_drop=_shares, membership_tolerance=st.floats(0, 0.5))),
         requested_by=draw(_long_text),
         at=draw(st.none() | _moments),
+        linear_probe=draw(st.booleans()),
     )

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from excise.client.cli.shared import AsJson, SiteToml, print_counts, results, say, site
 from excise.client.config import read_site_config
-from excise.client.requests import Requests, Standing
+from excise.client.requests import Requests
 from excise.common.chain import faults
+from excise.common.decision import Standing
 from excise.common.errors import ConfigError, DataError, RequestError, did_you_mean
 from excise.common.request import ForgetRequest
 from excise.common.terminal import tell
@@ -54,6 +55,7 @@ def show_request(name: RequestName, site_toml: SiteToml = Path("site.toml"), as_
     request = _request(name, kept, keep=False)
     decision = kept.decision(request)
     told = {"request": json.loads(request.to_json()), "digest": request.digest, "standing": kept.standing(request)}
+    told |= {"coordinator": kept.noted(request)}
     if decision:
         told["decision"] = {"by": decision.by, "note": decision.note, "at": decision.at}
     if as_json:
@@ -62,6 +64,9 @@ def show_request(name: RequestName, site_toml: SiteToml = Path("site.toml"), as_
     say(f"{request.to_toml().rstrip()}\ndigest   {request.digest}\nstanding {told['standing']}")
     if decision:
         say(f"decided  {decision.at} by {decision.by}: {decision.note}")
+    if noted := kept.noted(request):
+        waits = ", ".join(noted["waits_for"]) or "nobody"
+        say(f"there     {noted['state']} since {noted['since']}, waits for {waits}")
 
 
 @site.command()
@@ -146,6 +151,26 @@ def _decide(name: str, standing: Standing, by: str, note: str, site_toml: Path) 
         )
     decision = kept.decide(request, standing, by, note)
     tell(f"'{request.id}' is {standing}: signed at {decision.at}, digest {request.digest[:12]}")
+    if config.coordinator is not None:
+        _deliver(site_toml, kept, request)
+
+
+def _deliver(site_toml: Path, kept: Requests, request: ForgetRequest) -> None:
+    """Tell the coordinator at once; when it does not answer, `excise site up` does later."""
+    from excise.client.coordinator import CoordinatorRefused, CoordinatorSilent, connected
+
+    signed = kept.signed(request)
+    assert signed, "it was decided a moment ago"
+    try:
+        with connected(site_toml.parent, read_site_config(site_toml).coordinator) as coordinator:
+            told = coordinator.decide(request.id, *signed)
+    except CoordinatorSilent:
+        tell("The coordinator does not answer now; excise site up tells it later")
+    except CoordinatorRefused as error:
+        tell(f"The coordinator does not take it: {error}")
+    else:
+        kept.note(request, told.state, told.since, told.waits_for)
+        tell(f"The coordinator knows; the request is {told.state}")
 
 
 def _request(name: str, kept: Requests, keep: bool = True) -> ForgetRequest:

@@ -12,8 +12,9 @@ import typer
 
 from excise.client.cli.shared import AsJson, SiteToml, say, site
 from excise.client.config import read_site_config
-from excise.client.requests import Requests, Standing
+from excise.client.requests import Requests
 from excise.common.chain import append
+from excise.common.decision import Standing
 from excise.common.errors import ConfigError
 from excise.common.files import write_atomically
 from excise.common.terminal import tell
@@ -27,15 +28,26 @@ def join(
     ],
     site_toml: SiteToml = Path("site.toml"),
 ) -> None:
-    """Trust a coordinator: its fingerprint is checked, its authority installed, its address entered in site.toml."""
+    """Trust a coordinator, and ask it to let this site in: by its invite, once, when its fingerprint is right."""
     from excise.client.joining import join as join_coordinator
     from excise.common.invite import Invite
 
     sent = Invite.read(invite)
-    join_coordinator(site_toml, sent, fingerprint)
-    append(Requests(site_toml.parent).log, "joined", address=sent.address, fingerprint=sent.fingerprint)
-    tell(f"Joined {sent.address}. Send {site_toml.parent / 'keys' / 'node.pub'} to the coordinator, to be registered.")
+    own = join_coordinator(site_toml, sent, fingerprint)
+    append(Requests(site_toml.parent).log, "joined", address=sent.address, fingerprint=sent.fingerprint, own=own)
+    tell(f"Joined {sent.address}; the site is let in once the coordinator has compared its fingerprint.")
+    tell(f"Tell them by telephone: {own}")
     tell("Next: excise site doctor")
+
+
+@site.command()
+def renew(site_toml: SiteToml = Path("site.toml")) -> None:
+    """A new key and certificate for the coordinator's service, once a year; excise site doctor says when."""
+    from excise.client.joining import renew as ask
+
+    ask(site_toml)
+    append(Requests(site_toml.parent).log, "certificate renewed")
+    tell("The site has a new certificate")
 
 
 @site.command()
@@ -89,18 +101,21 @@ def pause(
 
 @site.command()
 def status(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> None:
-    """Whether the site is up, since when, which requests wait for a decision, and which of its answers were not used."""
+    """Whether the site is up, which requests wait, what left it in updates, and which answers were not used."""
+    from excise.client.accountant import Accountant
     from excise.client.deploy.supervisor import node_status
+    from excise.client.promoted import in_use
     from excise.client.refusals import last_refusals
 
     config, kept = read_site_config(site_toml), Requests(site_toml.parent)
-    told, refused = node_status(config), last_refusals(config)
+    told, privacy, refused = node_status(config), config.policy.privacy, last_refusals(config)
+    spent = Accountant(site_toml.parent).spent(privacy.delta)
     running, paused = told or (None, False)
     waiting = [request.id for request in kept if kept.standing(request) is Standing.PENDING]
     if as_json:
         node = asdict(running) | {"paused": paused} if running else None
-        refusals = [asdict(one) for one in refused]
-        typer.echo(json.dumps({"node": node, "waiting": waiting, "refused": refusals}, indent=2))
+        updates, refusals = asdict(spent) | {"max_epsilon": privacy.max_epsilon}, [asdict(one) for one in refused]
+        typer.echo(json.dumps({"node": node, "waiting": waiting, "updates": updates, "refused": refusals}, indent=2))
         return
     if running is None:
         say("The site was never up: excise site up")
@@ -112,6 +127,11 @@ def status(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> 
     if running and running.reason and running.running:
         say(f"Last started again because {running.reason}")
     say(f"Requests that wait for a decision: {', '.join(waiting) or 'none'}")
+    noisy, bound = spent.updates - spent.bare, f", of {privacy.max_epsilon:g} allowed" if privacy.max_epsilon else ""
+    told_of = f": ε = {spent.epsilon:.4g} at δ = {spent.delta:g}{bound}" if noisy or bound else ""
+    say(f"Updates that left: {spent.bare:,} without noise, {noisy:,} with{told_of}")
+    if model := in_use(site_toml.parent):
+        say(f"Model in use: {model}")
     if refused:
         say(f"The coordinator did not use {'an answer' if len(refused) == 1 else f'{len(refused)} answers'} of this site:")
     for one in refused:

@@ -8,7 +8,7 @@ import socket
 import ssl
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPSConnection
@@ -35,9 +35,11 @@ from pydicom.uid import (
 
 from excise.client.compute import device_of
 from excise.client.config import SiteConfig, SplitSettings, read_site_config
+from excise.client.coordinator import IDENTITY, CoordinatorRefused, CoordinatorSilent, connected
 from excise.client.dicom.pixels import Rules, decode
 from excise.client.dicom.web import Pacs
 from excise.client.forgotten import Register
+from excise.client.promoted import in_use
 from excise.client.setup import NODE_KEY, SIGNING_KEY
 from excise.client.sources import index_of, open_source
 from excise.common.bundle import bundle_digest
@@ -107,6 +109,7 @@ def examine(site_toml: Path) -> Iterator[Finding]:
         lambda: _images(site_toml.parent, config),
         lambda: _device(config),
         lambda: _coordinator(config),
+        lambda: _service(site_toml.parent, config),
     ]
     for check in checks:
         yield from check()
@@ -275,6 +278,26 @@ def _coordinator(config: SiteConfig) -> Iterator[Finding]:
         return
     yield Finding("port", True, f"{host}:{port} answers")
     yield from _greeting(host, port, ca)
+
+
+def _service(folder: Path, config: SiteConfig) -> Iterator[Finding]:
+    """The coordinator's own service; rounds go on without it, so nothing of it keeps a site from starting."""
+    if config.coordinator is None:
+        return
+    name, remedy = "coordinator's service", f"open outbound TCP to {config.coordinator.api} in the firewall"
+    try:
+        own = x509.load_pem_x509_certificates((folder / IDENTITY).read_bytes())
+        with connected(folder, config.coordinator) as coordinator:
+            coordinator.report(in_use(folder))
+    except CoordinatorSilent as error:
+        yield Finding(name, False, str(error), remedy, required=False)
+    except CoordinatorRefused as error:
+        yield Finding(name, False, str(error), "ask the coordinator", required=False)
+    except (OSError, ValueError) as error:
+        yield Finding(name, False, f"no certificate for it: {error}", "excise site join, by a new invite", required=False)
+    else:
+        yield Finding(name, True, f"{config.coordinator.api} knows this site")
+        yield from (replace(_lasts("site's certificate", one), remedy="excise site renew", required=False) for one in own)
 
 
 def _greeting(host: str, port: int, ca: Path) -> Iterator[Finding]:

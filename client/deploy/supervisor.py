@@ -47,14 +47,20 @@ def supervisor_of(site_toml: Path, config: SiteConfig, tell: Callable[[str], Non
         heartbeat.touch()
         return commands_of(site_toml, coordinator, folder / "secret", _free_port())
 
-    unit = Unit("node", commands, lambda: _hangs(heartbeat), f"started; asking {coordinator.address} for work")
+    def watcher() -> dict[str, list[str]]:
+        return {"the watcher": [sys.executable, "-m", "excise.client.deploy.watcher", str(site_toml)]}
+
+    units = [
+        Unit("node", commands, lambda: _hangs(heartbeat), f"started; asking {coordinator.address} for work"),
+        Unit("watcher", watcher, started=f"asking {coordinator.api} for requests"),
+    ]
     environment = {
         "FLWR_HOME": str(folder / "flower"),
         SITE: str(site_toml),
         HEARTBEAT: str(heartbeat),
         logs.FILE: str(folder / "rounds.jsonl"),
     }
-    return Supervisor([unit], folder, site_toml.with_name("up.lock"), environment, tell, paused=site_toml.with_name(PAUSED))
+    return Supervisor(units, folder, site_toml.with_name("up.lock"), environment, tell, paused=site_toml.with_name(PAUSED))
 
 
 def commands_of(site_toml: Path, coordinator: CoordinatorSettings, secret: Path, port: int) -> dict[str, list[str]]:

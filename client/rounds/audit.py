@@ -6,7 +6,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from excise.client import audit
@@ -23,6 +25,8 @@ from excise.common.weights import Weights
 
 COUNT = re.compile(r"_(images|images_class_\d+|scored)$")
 """Metrics that are numbers of images, or of what was scored of them."""
+JUDGED = ("forget", "held_out")
+"""Sets of which the membership test says how sure it is."""
 PROFILE_POINTS = 64
 """Most points of a loss profile: enough for the second decimal of an AUC."""
 
@@ -80,13 +84,24 @@ def _audit(
         measured = audit.measure(logits_NC, y_N, name, min_count, told[name], _sought(site, name, y_N, query))
         metrics |= measured
         if measured and name != "retain":
-            for key, (_, losses_N) in losses_by_stratum(logits_NC, y_N, told[name]).items():
+            losses = losses_by_stratum(logits_NC, y_N, told[name])
+            if name in JUDGED and not query.brief:
+                metrics |= _effective(site, name, index, losses[ALL_CLASSES][1])
+            for key, (_, losses_N) in losses.items():
                 profile = audit.loss_profile(losses_N, PROFILE_POINTS, min_count)
                 if key != ALL_CLASSES and profile and all(map(math.isfinite, profile)):
                     profiles[f"{name}/{key}"] = profile
     told_of = site.config.policy.told
     numbers = {key: float(told_of(int(value))) if COUNT.search(key) else value for key, value in metrics.items()}
     return ModelAudit({key: value for key, value in numbers.items() if math.isfinite(value)}, profiles)
+
+
+def _effective(site: Site, name: str, index: Tensor, losses_N: NDArray[np.float64]) -> dict[str, float]:
+    """How many independent images a set is worth, rounded down as its number of images is rounded up: never too many."""
+    policy = site.config.policy
+    worth = audit.effective_images(losses_N, [site.scan.rows[i].patient for i in index.tolist()], policy.min_count)
+    told = policy.told_at_least(round(worth, 6))  # 12 images of 12 patients are not worth 11.999…
+    return {f"{name}_effective": told} if told else {}
 
 
 def _sought(site: Site, name: str, y: Tensor, query: AuditQuery) -> Tensor | None:

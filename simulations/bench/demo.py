@@ -46,7 +46,9 @@ REPEATS = 3
 
 def recipe(scenario: Scenario) -> str:
     """Short digest of the settings that a seed's results depend on: part of the name of the folder that keeps them."""
-    told = [part.model_dump_json() for part in (scenario, *variants(scenario.unlearning).values())]
+    # What is measured of a result beside its scores does not change them.
+    told = [scenario.model_dump_json(exclude={"verification"})]
+    told += [part.model_dump_json() for part in variants(scenario.unlearning).values()]
     return hashlib.sha256("|".join([*told, str(REPEATS)]).encode()).hexdigest()[:8]
 
 

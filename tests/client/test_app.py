@@ -94,6 +94,11 @@ def test_every_kind_of_round_is_answered(ask: Callable[..., RecordDict]) -> None
     assert m.SiteUpdate.from_record(ask(fit)).passes == status.retain
     audit = m.AuditReply.from_record(ask(m.AuditQuery(model=SPEC, candidates={"a": teacher}, request=REQUEST)))
     assert audit.of("a").metrics["retain_images"] == status.retain
+    probe = m.ProbeQuery(model=SPEC, candidates={"a": teacher}, request=REQUEST)
+    assert _failure(ask(probe)) == SiteError.FORBIDDEN
+    asking = REQUEST.model_copy(update={"linear_probe": True})
+    probed = m.ProbeReply.from_record(ask(replace(probe, request=asking)))
+    assert probed.metrics.keys() == {"a/probe_auc"}
 
 
 def test_a_model_that_this_site_cannot_build_is_told_apart(ask: Callable[..., RecordDict]) -> None:

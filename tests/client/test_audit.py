@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from excise.client.audit import loss_profile, measure, patient_weights, told_strata
+from excise.client.audit import effective_images, loss_profile, measure, patient_weights, told_strata
 from excise.client.unlearning.inference import MOST_IMAGES, images_at_once, predict
 
 _losses = st.lists(st.floats(0, 50), max_size=200).map(lambda values: np.array(values, dtype=np.float64))
@@ -148,3 +149,41 @@ def test_volumes_go_through_in_smaller_batches() -> None:
     assert 1 < images_at_once(torch.zeros(1, 1, 28, 28, 28)) < 64
     assert images_at_once(torch.zeros(1).expand(1, 1, 2048, 2048, 2048)) == 1
     assert images_at_once(torch.zeros(0, 1, 4, 4)) == 1
+
+
+# --- how many independent images a set is worth ---------------------------------------------------------------------------
+
+
+def test_images_of_strangers_are_worth_as_many_as_they_are() -> None:
+    values = np.random.default_rng(0).lognormal(size=50)
+    assert effective_images(values, [str(i) for i in range(50)], 10) == pytest.approx(50)
+
+
+def test_copies_of_one_image_are_worth_one() -> None:
+    values = np.random.default_rng(0).lognormal(size=40)
+    worth = effective_images(np.repeat(values, 5), [str(i) for i in np.repeat(np.arange(40), 5)], 10)
+    assert worth == pytest.approx(40, rel=0.03)
+
+
+def test_the_variance_of_a_mean_rank_is_that_of_so_many_independent_ones() -> None:
+    rng = np.random.default_rng(1)
+    who = np.repeat(np.arange(60), 6)
+
+    def drawn() -> np.ndarray:
+        values: np.ndarray = 0.7 * rng.normal(size=60)[who] + math.sqrt(1 - 0.49) * rng.normal(size=len(who))
+        return values
+
+    worths = [effective_images(drawn(), [str(p) for p in who], 10) for _ in range(30)]
+    # Of normal numbers, whose ranks are about their values: how the mean varies over many draws.
+    variance = np.var([drawn().mean() for _ in range(4000)])
+    assert np.mean(worths) == pytest.approx(1 / variance, rel=0.12)
+
+
+@given(st.lists(st.tuples(st.floats(0, 50), st.integers(0, 12)), max_size=80), st.integers(1, 15))
+def test_it_is_told_of_enough_patients_and_never_more_than_there_are(images: list[tuple[float, int]], min_count: int) -> None:
+    values, patients = np.array([value for value, _ in images]), [str(patient) for _, patient in images]
+    worth = effective_images(values, patients, min_count)
+    if len(set(patients)) < max(min_count, 2):
+        assert math.isnan(worth)
+    else:
+        assert 1 <= worth <= len(images)

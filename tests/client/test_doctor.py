@@ -71,11 +71,16 @@ def coordinator(tmp_path: Path) -> Iterator[Callable[..., Coordinator]]:
         one.close()
 
 
+def joined_to(address: str, ca: Path) -> dict[str, Any]:
+    """A coordinator in site.toml; its own service does not listen."""
+    return {"address": address, "api": "localhost:1", "key": "00" * 32, "ca": str(ca)}
+
+
 def healthy(folder: Path, coordinator: Coordinator | None = None, **tables: dict[str, Any]) -> Path:
     """A site that is right: scanned, with keys, joined to the coordinator if there is one."""
     write_hospital(folder, patients=12)
     if coordinator:
-        tables["coordinator"] = {"address": coordinator.address, "ca": str(coordinator.ca)}
+        tables["coordinator"] = joined_to(coordinator.address, coordinator.ca)
     tables["split"] = SECRET
     tables["policy"] = ALLOWED | tables.get("policy", {})
     site = write_site_toml(folder, data={"labels": "labels.csv"}, **tables)
@@ -87,7 +92,7 @@ def healthy(folder: Path, coordinator: Coordinator | None = None, **tables: dict
 
 def point(folder: Path, address: str, ca: Path) -> None:
     """Let the site in `folder` look for its coordinator elsewhere."""
-    where = {"address": address, "ca": str(ca)}
+    where = joined_to(address, ca)
     write_site_toml(folder, data={"labels": "labels.csv"}, split=SECRET, policy=ALLOWED, coordinator=where)
 
 

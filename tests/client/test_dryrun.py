@@ -10,7 +10,7 @@ from typing import Any
 from excise.client.dryrun import dry_run
 from excise.client.requests import Requests
 from excise.client.site import open_site
-from excise.common.messages import AuditReply, ReferenceReply, SiteStatus, SiteUpdate
+from excise.common.messages import AuditReply, ProbeReply, ReferenceReply, SiteStatus, SiteUpdate
 from excise.common.models import ModelSpec, build_model
 from excise.common.request import ForgetRequest, RequestKind
 from excise.common.weights import save_weights, snapshot
@@ -44,6 +44,13 @@ def test_a_class_needs_no_reference(tmp_path: Path) -> None:
     request = ForgetRequest(id="ill", kind=RequestKind.CLASS, where="class = ill", reason="r")
     found = dry_run(site, request, SPEC, tell=lambda _: None)
     assert [leaving.kind for leaving in found.leaving] == [kind.KIND for kind in (SiteStatus, SiteUpdate, AuditReply)]
+
+
+def test_a_linear_probe_is_shown_where_the_request_asks_for_it(tmp_path: Path) -> None:
+    request = DEVICE.model_copy(update={"linear_probe": True})
+    found = dry_run(open_site(write_hospital(tmp_path)), request, SPEC, tell=lambda _: None)
+    assert found.leaving[-1].kind == ProbeReply.KIND
+    assert found.leaving[-1].fields["metrics"].keys() == {"deployed/probe_auc"}
 
 
 def test_a_request_that_matches_nothing_ends_with_the_status(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ REFERENCE = m.ReferenceReply(
     profiles={"unseen/all": (0.1,), "trained/1": (0.2,)}, patients={"unseen/all": 9.0, "trained/1": 9.0}, passes=1
 )
 ASKED_REFERENCE = m.ReferenceQuery(model=SPEC, teacher=WEIGHTS, request=REQUEST, points=4)
+PROBE = m.ProbeQuery(model=SPEC, candidates={"deployed": WEIGHTS}, request=REQUEST)
+PROBED = m.ProbeReply(metrics={"deployed/probe_auc": 0.6}, images=10)
 FAILURE = m.Failure(code=SiteError.BAD_DATA, incident="0123456789abcdef")
 
 
@@ -64,11 +66,13 @@ FAILURE = m.Failure(code=SiteError.BAD_DATA, incident="0123456789abcdef")
         (STATUS, m.StatusQuery()),
         (UPDATE, FIT),
         (AUDITED, AUDIT),
+        (replace(AUDITED, metrics={"deployed/forget_effective": 20.0, "deployed/held_out_effective": 10.0}), AUDIT),
+        (PROBED, PROBE),
         (REFERENCE, ASKED_REFERENCE),
         (FAILURE, None),
         (FAILURE, FIT),
     ],
-    ids=["status", "update", "audit", "reference", "failure to read", "failure"],
+    ids=["status", "update", "audit", "effective", "probe", "reference", "failure to read", "failure"],
 )
 def test_an_honest_reply_leaves_as_it_is(reply: m.Message, question: m.Message | None) -> None:
     assert release(reply, question, PUBLIC) == reply.to_record()
@@ -97,8 +101,13 @@ def test_an_honest_reply_leaves_as_it_is(reply: m.Message, question: m.Message |
         (replace(AUDITED, profiles={"deployed/forget/P1": (1.0,)}), AUDIT),
         (replace(REFERENCE, profiles={CANARY: (1.0,)}), ASKED_REFERENCE),
         (replace(REFERENCE, patients={CANARY: 1.0}), ASKED_REFERENCE),
+        (replace(AUDITED, metrics={"deployed/retain_effective": 1.0}), AUDIT),
+        (replace(AUDITED, metrics={"deployed/probe_auc": 1.0}), AUDIT),
+        (replace(PROBED, metrics={f"{CANARY}/probe_auc": 0.6}), PROBE),
+        (replace(PROBED, metrics={"deployed/held_out_accuracy": 0.6}), PROBE),
+        (replace(PROBED, metrics={"deployed/probe_auc": float("nan")}), PROBE),
     ],
-    ids=range(20),
+    ids=range(25),
 )
 def test_what_is_not_on_the_list_stays(reply: m.Message, question: m.Message | None) -> None:
     with pytest.raises(Withheld) as withheld:
@@ -157,6 +166,7 @@ NAMES = {
     Metric.LOSS: ["deployed/retain_loss", "loss", "retain_loss", "forget_loss"],
     Metric.SEARCH: ["crossing_rate", "path_length"],
     Metric.PROGRESS: ["gradient_norm", "step_sum", "overshoot"],
+    Metric.PROBE: ["deployed/probe_auc"],
 }
 COUNTS = ["deployed/forget_images", "deployed/forget_scored", "deployed/forget_images_class_1"]
 
@@ -166,10 +176,10 @@ def test_the_policy_leaves_out_a_kind_of_numbers_and_nothing_else(left_out: Metr
     policy = PolicySettings(metrics=tuple(kind for kind in Metric if kind is not left_out))
     every = {name: 1.0 for names in (*NAMES.values(), COUNTS) for name in names}
     remain = every.keys() - set(NAMES[left_out])
-    update, audited = replace(UPDATE, metrics=every), replace(AUDITED, metrics=every)
-    for reply in (update, audited):
+    update, audited, probed = (replace(reply, metrics=every) for reply in (UPDATE, AUDITED, PROBED))
+    for reply in (update, audited, probed):
         told = permitted(reply, policy)
-        assert isinstance(told, m.SiteUpdate | m.AuditReply)
+        assert isinstance(told, m.SiteUpdate | m.AuditReply | m.ProbeReply)
         assert told.metrics.keys() == remain
         assert permitted(reply, EVERYTHING) == reply
     searched = permitted(update, policy)
@@ -183,8 +193,17 @@ def test_without_profiles_no_losses_of_groups_leave_in_an_audit() -> None:
     assert (told.metrics, told.profiles, told.passes) == (AUDITED.metrics, {}, AUDITED.passes)
 
 
+@pytest.mark.parametrize("profiles", [True, False])
+def test_what_losses_are_worth_leaves_with_them(profiles: bool) -> None:
+    audited = replace(AUDITED, metrics={"deployed/forget_effective": 10.0})
+    told = permitted(audited, PolicySettings(metrics=() if profiles else tuple(Metric), profiles=profiles))
+    assert isinstance(told, m.AuditReply)
+    assert bool(told.metrics) == bool(told.profiles) == profiles
+
+
 def test_every_kind_of_metric_may_leave() -> None:
-    names = [name for of_kind in (*NAMES.values(), COUNTS) for name in of_kind]
+    names = [name for of_kind in (*NAMES.values(), COUNTS) for name in of_kind if of_kind != NAMES[Metric.PROBE]]
+    release(permitted(PROBED, EVERYTHING), PROBE, PUBLIC)
     for reply, question, ours in ((UPDATE, FIT, False), (AUDITED, AUDIT, True)):
         metrics = {name: 1.0 for name in names if ("/" in name) == ours}
         release(permitted(replace(reply, metrics=metrics), EVERYTHING), question, PUBLIC)  # type: ignore[type-var]

@@ -8,36 +8,68 @@ from typing import Any
 
 import pytest
 
+from excise.client import joining
 from excise.client.config import read_site_config
-from excise.common.errors import ConfigError
+from excise.client.joining import join
+from excise.common.errors import ConfigError, StorageError
 from excise.common.invite import Invite, fingerprint_of
+from excise.common.signing import public_hex, read_key
+from excise.server import members
+from excise.server.setup import SIGNING_KEY
 from tests.certificates import certificate
+from tests.coordinators import listening, network
 from tests.dicoms import write_site_toml
-
-ADDRESS = "fleet.example.org:8443"
 
 
 @pytest.fixture
 def invite(tmp_path: Path) -> Invite:
     pem = certificate(tmp_path / "coordinator")[0].read_text()
-    return Invite(site="site-1", address=ADDRESS, authority=pem, fingerprint=fingerprint_of(pem))
+    where = {"address": "fleet.example.org:8443", "api": "fleet.example.org:8444", "expires": "2026-01-01"}
+    return Invite(site="site-1", **where, authority=pem, fingerprint=fingerprint_of(pem), certificate=pem, key="")
 
 
-def test_a_site_joins_and_keeps_its_comments(tmp_path: Path, invite: Invite, excise: Callable[..., Any]) -> None:
-    site = write_site_toml(tmp_path / "site")
-    site.write_text("# mine\n" + site.read_text())
-    (tmp_path / "invite.toml").write_text(invite.to_toml())
-    told = ":".join(invite.fingerprint.upper()[i : i + 2] for i in range(0, 64, 2))  # as openssl writes it
-    code, _, err = excise("site", "join", tmp_path / "invite.toml", "--fingerprint", f"SHA256 {told}", "--site", site)
-    assert code == 0, err
-    assert "Send" in err
-    assert site.read_text().startswith("# mine\n")
-    joined = read_site_config(site).coordinator
-    assert joined is not None
-    assert (joined.address, joined.host, joined.port) == (ADDRESS, "fleet.example.org", 8443)
-    assert joined.ca.read_text() == invite.authority
-    code, _, err = excise("site", "join", tmp_path / "invite.toml", "--fingerprint", told, "--site", site)
-    assert (code, f"has joined {ADDRESS} already" in err) == (2, True)
+def test_a_site_joins_and_keeps_its_comments(tmp_path: Path, excise: Callable[..., Any]) -> None:
+    with network(tmp_path) as made, listening(made):
+        site = made.site("st-mary")
+        site.write_text("# mine\n" + site.read_text())
+        sent = members.invite(made.store, made.folder, made.config, "st-mary", "tests")
+        (tmp_path / "invite.toml").write_text(sent.to_toml())
+        told = ":".join(sent.fingerprint.upper()[i : i + 2] for i in range(0, 64, 2))  # as openssl writes it
+        asked = ["site", "join", tmp_path / "invite.toml", "--fingerprint", f"SHA256 {told}", "--site", site]
+        code, _, err = excise(*asked)
+        assert code == 0, err
+        assert made.keys("st-mary")[0].fingerprint in err
+        assert site.read_text().startswith("# mine\n")
+        joined = read_site_config(site).coordinator
+        assert joined is not None
+        assert (joined.address, joined.api, joined.host) == (made.config.address, made.config.api, "localhost")
+        assert joined.key == public_hex(read_key(made.folder / SIGNING_KEY))
+        assert joined.ca.read_text() == sent.authority
+        code, _, err = excise(*asked)
+        assert (code, f"has joined {made.config.address} already" in err) == (2, True)
+
+
+def test_joining_that_was_stopped_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with network(tmp_path) as made, listening(made):
+        site, sent = made.site("st-mary"), members.invite(made.store, made.folder, made.config, "st-mary", "tests")
+        monkeypatch.setattr(joining, "write_atomically", _fails)
+        with pytest.raises(StorageError):
+            join(site, sent, sent.fingerprint)
+        assert read_site_config(site).coordinator is None
+        monkeypatch.undo()
+        assert join(site, sent, sent.fingerprint) == made.keys("st-mary")[0].fingerprint
+
+
+def _fails(*_: object) -> None:
+    raise StorageError("the disk is full")
+
+
+def test_without_its_coordinator_nothing_is_joined(tmp_path: Path) -> None:
+    with network(tmp_path) as made:
+        site, sent = made.site("st-mary"), members.invite(made.store, made.folder, made.config, "st-mary", "tests")
+        with pytest.raises(ConfigError, match="does not answer"):
+            join(site, sent, sent.fingerprint)
+        assert read_site_config(site).coordinator is None
 
 
 @pytest.mark.parametrize("what", ["fingerprint", "site", "file"])

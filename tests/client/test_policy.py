@@ -15,7 +15,15 @@ from excise import __version__
 from excise.client.permission import Forbidden, check
 from excise.client.policy import LimitSettings, PolicySettings
 from excise.common.errors import SiteError
-from excise.common.messages import AuditQuery, FitInstruction, Message, ReferenceQuery, StatusQuery, UnlearnInstruction
+from excise.common.messages import (
+    AuditQuery,
+    FitInstruction,
+    Message,
+    ProbeQuery,
+    ReferenceQuery,
+    StatusQuery,
+    UnlearnInstruction,
+)
 from excise.common.models import ModelSpec
 from excise.common.request import ForgetRequest, RequestKind
 from excise.common.settings import LocalSettings, TrainingSettings, UnlearningSettings
@@ -49,6 +57,7 @@ ASKED: list[Message] = [
     FitInstruction(model=SPEC, weights=WEIGHTS, training=TrainingSettings(), round_index=0, seed=0, without=DEVICE),
     unlearn(),
     AuditQuery(model=SPEC, candidates={"a": WEIGHTS}, request=DEVICE),
+    ProbeQuery(model=SPEC, candidates={"a": WEIGHTS}, request=DEVICE.model_copy(update={"linear_probe": True})),
 ]
 
 
@@ -89,6 +98,11 @@ def test_each_clause_refuses(message: Message, changed: dict[str, Any], limits: 
         check(message, OPEN.model_copy(update=changed), LimitSettings(**limits), NOON)
 
 
+def test_features_are_probed_only_where_the_request_asks_for_it() -> None:
+    with pytest.raises(Forbidden, match="the request does not ask for a linear probe"):
+        check(ProbeQuery(model=SPEC, candidates={"a": WEIGHTS}, request=DEVICE), OPEN, LimitSettings(), NOON)
+
+
 @pytest.mark.parametrize(
     ("hours", "hour", "open_"),
     [
@@ -115,6 +129,16 @@ def test_hours_that_end_when_they_begin_are_refused() -> None:
         PolicySettings(hours=(time(8), time(8)))
 
 
+@given(st.floats(0, 500), st.integers(1, 50))
+def test_what_must_not_seem_larger_is_rounded_down(amount: float, min_count: int) -> None:
+    policy = PolicySettings(min_count=min_count)
+    told = policy.told_at_least(amount)
+    assert told % min_count == 0
+    assert told <= amount < told + min_count
+    assert policy.model_copy(update={"exact_counts": True}).told_at_least(amount) == amount
+    assert policy.told_at_least(float("nan")) == 0
+
+
 @given(st.integers(0, 10_000), st.integers(0, 10_000), st.integers(1, 50))
 def test_neither_a_number_nor_a_difference_tells_of_few_images(a: int, b: int, min_count: int) -> None:
     policy = PolicySettings(min_count=min_count)
@@ -122,3 +146,30 @@ def test_neither_a_number_nor_a_difference_tells_of_few_images(a: int, b: int, m
     assert all(n % min_count == 0 for n in told)
     assert all(n - min_count < real <= n for n, real in zip(told, (a, b), strict=True))
     assert (policy.told(0), PolicySettings(exact_counts=True).told(a)) == (0, a)
+
+
+@pytest.mark.parametrize(
+    ("privacy", "message"),
+    [
+        ({"noise_multiplier": 1.0}, "noise_multiplier needs clip"),
+        ({"clip": 1.0, "noise_multiplier": 1e-9}, "is no noise"),
+        ({"clip": 1.0, "max_epsilon": 3.0}, "max_epsilon needs noise_multiplier"),
+        ({"clip": 0.0}, "greater than 0"),
+        ({"clip": 1.0, "noise_multiplier": -1.0}, "greater than or equal to 0"),
+        ({"keep_share": 0.0}, "greater than 0"),
+        ({"keep_share": 1.5}, "less than or equal to 1"),
+        ({"delta": 1.0}, "less than 1"),
+        ({"delta": 0.0}, "greater than 0"),
+        ({"clip": float("inf")}, "finite"),
+        ({"noise": 1.0}, "Extra inputs"),
+    ],
+)
+def test_a_privacy_that_would_not_be_one_is_refused(privacy: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        PolicySettings.model_validate({"privacy": privacy})
+
+
+def test_privacy_is_off_unless_told() -> None:
+    assert PolicySettings().privacy == PolicySettings.model_validate({"privacy": {"keep_share": 1}}).privacy
+    told = PolicySettings().privacy
+    assert (told.clip, told.noise_multiplier, told.keep_share, told.max_epsilon) == (None, 0, 1, None)

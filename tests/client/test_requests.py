@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 from flwr.app import ConfigRecord, Message
 
 from excise.client import app
+from excise.client import requests as module
 from excise.client.permission import Forbidden, count_round
 from excise.client.policy import LimitSettings
-from excise.client.requests import Requests, Standing
+from excise.client.requests import Requests
 from excise.common.chain import faults
+from excise.common.decision import Standing
 from excise.common.errors import ConfigError, RequestError
 from excise.common.messages import SiteStatus, StatusQuery
 from excise.common.request import ForgetRequest, RequestKind, joined
@@ -210,3 +213,23 @@ def test_mistakes_on_the_command_line_are_told(tmp_path: Path, excise: Callable[
     code, _, err = excise("site", "requests", "show", "mr8", "--site", site)
     assert "did you mean 'mr7'?" in err
     assert read_key(tmp_path / "keys" / "signing.pem")
+
+
+def test_a_decision_is_later_than_the_one_before_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_key(tmp_path / "keys" / "signing.pem")
+    kept = Requests(tmp_path)
+    kept.arrive(DEVICE)
+
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime(2026, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr(module, "datetime", Stopped)
+    told = [
+        kept.decide(DEVICE, standing, "Ada", "").at for standing in (Standing.APPROVED, Standing.DENIED, Standing.APPROVED)
+    ]
+    assert told == sorted(set(told))
+    assert kept.standing(DEVICE) is Standing.APPROVED

@@ -466,6 +466,28 @@ def _audit(model: ModelSpec = SPEC) -> AuditQuery:
     return AuditQuery(model=model, candidates={"a": _weights(model)}, request=REQUEST)
 
 
+def test_audit_tells_how_many_independent_images_the_judged_sets_are_worth(site: Site) -> None:
+    sets = site.select(REQUEST)
+    told = rounds.audit.answer(site, _audit()).of("a").metrics
+    # One image a patient: each is worth itself.
+    assert {key: value for key, value in told.items() if key.endswith("_effective")} == {
+        "forget_effective": pytest.approx(len(sets.forget)),
+        "held_out_effective": pytest.approx(len(sets.held_out)),
+    }
+    whole = replace(site, scan=replace(site.scan, rows=[replace(row, patient="one") for row in site.scan.rows]))
+    for few in (_with_min_count(site, len(sets.forget) + 1), whole):
+        assert "forget_effective" not in rounds.audit.answer(few, _audit()).of("a").metrics
+    brief = rounds.audit.answer(site, replace(_audit(), brief=True)).of("a").metrics
+    assert not [key for key in brief if key.endswith("_effective")]
+
+
+def test_what_images_are_worth_is_rounded_down_and_their_number_up(site: Site) -> None:
+    policy = site.config.policy.model_copy(update={"min_count": 3, "exact_counts": False})
+    rounded = replace(site, config=site.config.model_copy(update={"policy": policy}))
+    told, images = rounds.audit.answer(rounded, _audit()).of("a").metrics, len(site.select(REQUEST).forget)
+    assert (told["forget_effective"], told["forget_images"]) == (images // 3 * 3, -(-images // 3) * 3)
+
+
 def test_audit_scores_every_set(site: Site) -> None:
     reply, sets = rounds.audit.answer(site, _audit()).of("a"), site.select(REQUEST)
     for name in ("forget", "retain", "reference", "held_out"):

@@ -15,10 +15,13 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
+from excise.client.accountant import Accountant, epsilon
 from excise.client.config import read_site_config
+from excise.client.policy import UpdatePrivacySettings
+from excise.client.setup import init as make_site
 from excise.client.setup import make_node_key
 from excise.client.site import open_site
-from tests.dicoms import CLASSES, write_hospital
+from tests.dicoms import CLASSES, write_hospital, write_site_toml
 
 
 def test_scan_tells_what_there_is_and_what_was_skipped(tmp_path: Path, excise: Callable[..., Any]) -> None:
@@ -86,6 +89,17 @@ def test_a_site_is_made_and_can_be_scanned(tmp_path: Path, excise: Callable[...,
     assert before == {path: path.read_bytes() for path in keys.iterdir()}
 
 
+def test_privacy_of_updates_is_off_in_a_new_site_and_its_lines_can_be_put_in_force(tmp_path: Path) -> None:
+    make_site(tmp_path, "st-mary", "npz", "images.npz", None, ["a", "b"])
+    site = tmp_path / "site.toml"
+    assert read_site_config(site).policy.privacy == UpdatePrivacySettings()
+    before, _, after = site.read_text().partition("[policy.privacy]")
+    site.write_text(before + "[policy.privacy]" + after.replace("\n# ", "\n", 5))
+    assert read_site_config(site).policy.privacy == UpdatePrivacySettings(
+        clip=0.15, noise_multiplier=1.0, keep_share=0.1, delta=1e-5, max_epsilon=50
+    )
+
+
 def test_flower_takes_the_nodes_key(tmp_path: Path) -> None:
     make_node_key(tmp_path / "node")
     private = load_ssh_private_key((tmp_path / "node").read_bytes(), password=None)
@@ -151,3 +165,29 @@ def test_stats_tell_what_the_last_scan_found(tmp_path: Path, excise: Callable[..
     told = json.loads(out)
     assert told["total"] == {"images": 12, "patients": 12, "skipped": 0, "forgotten": 0}
     assert told["class"] == {"clear": 6, "ill": 6}
+
+
+# ---- what left ------------------------------------------------------------------------------------------------------------
+
+
+def test_status_tells_what_the_updates_that_left_come_to(tmp_path: Path, excise: Callable[..., Any]) -> None:
+    privacy = UpdatePrivacySettings(clip=1.0, noise_multiplier=2.0, max_epsilon=30.0)
+    site = write_site_toml(tmp_path, policy={"privacy": privacy.model_dump(exclude_none=True)})
+    code, out, err = excise("site", "status", "--site", site)
+    assert code == 0, err
+    assert "Updates that left: 0 without noise, 0 with: ε = 0 at δ = 1e-05, of 30 allowed" in out
+    for one in (privacy, privacy, UpdatePrivacySettings()):
+        Accountant(tmp_path).count(one)
+    told = epsilon({2.0: 2}, 1e-5)
+    code, out, err = excise("site", "status", "--site", site)
+    assert f"Updates that left: 1 without noise, 2 with: ε = {told:.4g} at δ = 1e-05, of 30 allowed" in out
+    code, out, err = excise("site", "status", "--site", site, "--json")
+    assert json.loads(out)["updates"] == {"updates": 3, "bare": 1, "epsilon": told, "delta": 1e-5, "max_epsilon": 30.0}
+
+
+def test_status_of_a_site_without_noise_tells_no_epsilon(tmp_path: Path, excise: Callable[..., Any]) -> None:
+    site = write_site_toml(tmp_path)
+    Accountant(tmp_path).count(UpdatePrivacySettings())
+    code, out, err = excise("site", "status", "--site", site)
+    assert code == 0, err
+    assert "Updates that left: 1 without noise, 0 with\n" in out

@@ -22,7 +22,9 @@ def test_a_site_that_has_not_joined_cannot_be_supervised(tmp_path: Path) -> None
 
 
 def test_the_node_has_the_key_and_its_apps_have_neither_key_nor_address(tmp_path: Path) -> None:
-    coordinator = CoordinatorSettings(address="fleet.example.org:8443", ca=tmp_path / "ca.crt")
+    coordinator = CoordinatorSettings(
+        address="fleet.example.org:8443", api="fleet.example.org:8444", key="00" * 32, ca=tmp_path / "ca.crt"
+    )
     node, apps = commands_of(tmp_path / "site.toml", coordinator, tmp_path / "secret", 4242).values()
     assert {str(tmp_path / "keys" / "node"), "fleet.example.org:8443"} <= set(node)
     assert not any("keys" in part or "example.org" in part for part in apps)
@@ -30,9 +32,12 @@ def test_the_node_has_the_key_and_its_apps_have_neither_key_nor_address(tmp_path
 
 
 def test_a_node_without_a_sign_of_life_hangs(tmp_path: Path) -> None:
-    site = write_site_toml(tmp_path, coordinator={"address": "localhost:1", "ca": "ca.crt"})
+    site = write_site_toml(
+        tmp_path, coordinator={"address": "localhost:1", "api": "localhost:2", "key": "00" * 32, "ca": "ca.crt"}
+    )
     config = read_site_config(site)
-    (unit,) = supervisor_of(site, config, print).units
+    unit, watcher = supervisor_of(site, config, print).units
+    assert (unit.name, watcher.name) == ("node", "watcher")
     folder_of(config).mkdir(parents=True)
     assert unit.hangs() == "its state was deleted"
     unit.commands()

@@ -68,6 +68,8 @@ KINDS = [
     m.SiteUpdate,
     m.AuditQuery,
     m.AuditReply,
+    m.ProbeQuery,
+    m.ProbeReply,
     m.Failure,
 ]
 

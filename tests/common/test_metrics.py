@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from excise.common.metrics import (
     accuracy,
@@ -117,6 +118,15 @@ def test_jensen_shannon() -> None:
     assert jensen_shannon(p, half) == pytest.approx(expected, abs=1e-9)
     assert jensen_shannon(half, p) == pytest.approx(expected, abs=1e-9)
     assert jensen_shannon(torch.cat([p, p]), torch.cat([p, q])) == pytest.approx(math.log(2) / 2, abs=1e-9)
+
+
+@given(seed=st.integers(0, 2**16), images=st.integers(1, 200), classes=st.integers(2, 5), bins=st.sampled_from([1, 10, 15]))
+def test_calibration_error_is_torchmetrics(seed: int, images: int, classes: int, bins: int) -> None:
+    drawn = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(images, classes, generator=drawn)
+    y = torch.randint(classes, (images,), generator=drawn)
+    expected = multiclass_calibration_error(logits.softmax(1), y, classes, n_bins=bins)
+    assert calibration_error(logits, y, bins) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_calibration_error() -> None:

@@ -66,6 +66,35 @@ def test_digest_is_of_the_canonical_text() -> None:
     assert request.model_copy(update={"reason": "other"}).digest != request.digest
 
 
+def test_a_request_from_before_the_linear_probe_keeps_its_digest() -> None:
+    request = ForgetRequest(
+        id="p",
+        kind=RequestKind.PATIENTS,
+        where="PatientID in @withdrawn",
+        reason="consent withdrawn",
+        legal_basis="GDPR Art. 17 (1) b",
+        preference=0.7,
+        acceptance=Acceptance(held_out_drop=0.02),
+        requested_by="DPO",
+        at=datetime(2025, 1, 31, 12, tzinfo=UTC),
+    )
+    # Recorded before the field was there: approvals are signatures over it.
+    assert request.digest == "5fc81dc4913bc0e3ae4a97af9fff60861cd9d94958af72204b34345116bde907"
+    for text in (request.to_json(), request.to_toml(), request.model_dump_json()):
+        assert "linear_probe" not in text  # sites of an earlier release refuse a key that they do not know
+    other = ForgetRequest(id="mr7", kind=RequestKind.DEVICE, where='StationName = "MR7"', reason="coil fault")
+    assert other.digest == "1253a4dccb98e71e0831de2063cbe5d5fd1a24c75541e5d5aeea8e0d9775a076"
+    assert joined([other, request]).digest == "ad691792923edf4d1f3c4285b2a7ad301d2a5838169308995b3ebdfae0e36b94"
+
+
+def test_who_asks_for_the_linear_probe_has_another_digest() -> None:
+    plain, asking = (ForgetRequest.from_toml(f"linear_probe = {told}\n{TOML}") for told in ("false", "true"))
+    assert plain == ForgetRequest.from_toml(TOML)
+    assert '"linear_probe":true' in asking.to_json()
+    assert asking.digest != plain.digest
+    assert joined([plain.model_copy(update={"id": "b"}), asking]).linear_probe
+
+
 def test_a_copy_has_its_own_predicate() -> None:
     request = ForgetRequest.from_toml(TOML)
     assert request.predicate == parse(request.where)

@@ -4,113 +4,56 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from http.client import HTTPSConnection
 from pathlib import Path
 
 import pytest
 
 from excise.client.config import read_site_config
-from excise.client.joining import join
-from excise.client.requests import Requests, Standing
+from excise.client.requests import Requests
 from excise.client.setup import make_node_key
-from excise.client.site import open_site
-from excise.common.bundle import bundle_digest
-from excise.common.models import ModelSpec, build_model
+from excise.common.models import build_model
 from excise.common.request import ForgetRequest, RequestKind
-from excise.common.signing import make_key
+from excise.common.signing import public_hex, read_key
 from excise.common.supervisor import read_status
 from excise.common.weights import digest, load_weights, save_weights, snapshot
-from excise.server.config import ServerConfig
-from excise.server.deploy import LINK, PROXY
-from excise.server.registrar import admit, revoke, sites_of
-from excise.server.setup import AUTHORITY, init, invite
-from tests.deployment import ROOT, eventually, free_port, listens
-from tests.dicoms import write_hospital, write_site_toml
+from excise.server.deploy import API, LINK, PROXY, REGISTRAR
+from excise.server.setup import AUTHORITY, init
+from tests.coordinated import DESCRIBED, SPEC, Coordinated, coordinated, events_of, kill, said
+from tests.deployment import BIN, eventually, free_port, listens
 
-SECRET = "a secret of this site's own"
+NAMES = ("st-joan", "st-luke", "st-mary")
+REQUEST = ForgetRequest(id="mr7", kind=RequestKind.DEVICE, where="StationName = MR7", reason="retired")
+SETTINGS = """
+[unlearning.local]
+rounds = 2
+steps = 3
 
+[rounds]
+watch = false
+deadline = 120
 
-@dataclass
-class Running:
-    """A coordinator that is up, and the process that keeps it so."""
-
-    folder: Path
-    config: ServerConfig
-    process: subprocess.Popen[bytes]
-
-
-def start(*command: object) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "excise.cli", *map(str, command)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+[verification]
+resurfacing = false
+"""
 
 
 @pytest.fixture(scope="module")
-def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("coordinator")
-    config = init(folder, "network", ["localhost"], free_port(), free_port())
-    process = start("server", "up", "--server", folder / "server.toml")
-    try:
-        eventually(lambda: listens(config.fleet_port) and listens(config.link_port), 60, "the coordinator does not listen")
-        yield Running(folder, config, process)
-    finally:
-        end(process)
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinated]:
+    with coordinated(tmp_path_factory.mktemp("network"), NAMES) as running:
+        yield running
 
 
-@pytest.fixture(scope="module")
-def site(coordinator: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A site that joined by its invite, was let in, and is up."""
-    folder = tmp_path_factory.mktemp("site")
-    write_hospital(folder)
-    toml = write_site_toml(
-        folder,
-        name="st-mary",
-        data={"labels": "labels.csv"},
-        split={"key": SECRET},
-        policy={"bundles": [bundle_digest()], "approval": True, "min_count": 2},
-    )
-    make_key(folder / "keys" / "signing.pem")
-    make_node_key(folder / "keys" / "node")
-    made = invite(coordinator.folder, coordinator.config, "st-mary")
-    join(toml, made, made.fingerprint)
-    open_site(toml)
-    admit(coordinator.folder, "st-mary", folder / "keys" / "node.pub")
-    process = start("site", "up", "--site", toml)
-    try:
-        yield toml
-    finally:
-        end(process)
-
-
-def online(coordinator: Running) -> bool:
-    return sites_of(coordinator.folder, coordinator.config).get("st-mary", False)
-
-
-def asked(coordinator: Running, path: str, method: str = "POST") -> int:
+def asked(made: Coordinated, path: str, method: str = "POST") -> int:
     """The status of an answer through the proxy."""
-    context = ssl.create_default_context(cafile=str(coordinator.folder / AUTHORITY))
-    connection = HTTPSConnection("localhost", coordinator.config.fleet_port, timeout=20, context=context)
+    context = ssl.create_default_context(cafile=str(made.folder / AUTHORITY))
+    connection = HTTPSConnection("localhost", made.config.fleet_port, timeout=20, context=context)
     connection.putrequest(method, path, skip_host=False)
     connection.putheader("Content-Length", "0")
     connection.endheaders()
@@ -120,9 +63,9 @@ def asked(coordinator: Running, path: str, method: str = "POST") -> int:
         connection.close()
 
 
-def test_a_site_that_joined_comes_online(coordinator: Running, site: Path) -> None:
-    eventually(lambda: online(coordinator), 60, "the site does not connect")
-    assert read_site_config(site).coordinator is not None
+def test_sites_that_joined_come_online(made: Coordinated) -> None:
+    assert made.connected()
+    assert all(read_site_config(toml).coordinator is not None for toml in made.sites.values())
 
 
 @pytest.mark.parametrize(
@@ -141,115 +84,125 @@ def test_a_site_that_joined_comes_online(coordinator: Running, site: Path) -> No
         "//v1/control/list-runs",
     ],
 )
-def test_nothing_but_the_fleet_comes_through(coordinator: Running, path: str) -> None:
-    assert asked(coordinator, path) in (400, 403)
+def test_nothing_but_the_fleet_comes_through(made: Coordinated, path: str) -> None:
+    assert asked(made, path) in (400, 403)
 
 
-def test_the_fleet_comes_through_and_the_link_asks_for_a_key(coordinator: Running) -> None:
-    assert asked(coordinator, "/v1/fleet/activate-node") not in (403, 502)
+def test_the_fleet_comes_through_and_the_link_asks_for_a_key(made: Coordinated) -> None:
+    assert asked(made, "/v1/fleet/activate-node") not in (403, 502)
 
 
-def test_the_superlink_listens_on_loopback_alone(coordinator: Running) -> None:
+def test_the_superlink_listens_on_loopback_alone(made: Coordinated) -> None:
     with socket.socket() as probe:
         probe.settimeout(5)
-        for address in socket.getaddrinfo(socket.gethostname(), coordinator.config.link_port, socket.AF_INET):
+        for address in socket.getaddrinfo(socket.gethostname(), made.config.link_port, socket.AF_INET):
             if not str(address[4][0]).startswith("127."):
                 assert probe.connect_ex(address[4]) != 0
 
 
-def test_who_knows_another_authority_is_not_believed(coordinator: Running, tmp_path: Path) -> None:
+def test_who_knows_another_authority_is_not_believed(made: Coordinated, tmp_path: Path) -> None:
     init(tmp_path / "other", "other", ["localhost"])
     context = ssl.create_default_context(cafile=str(tmp_path / "other" / AUTHORITY))
     with pytest.raises(ssl.SSLCertVerificationError):
-        HTTPSConnection("localhost", coordinator.config.fleet_port, timeout=20, context=context).request("GET", "/")
+        HTTPSConnection("localhost", made.config.fleet_port, timeout=20, context=context).request("GET", "/")
 
 
-@pytest.mark.parametrize("part", [LINK, PROXY])
-def test_what_is_killed_is_started_again_and_the_site_comes_back(coordinator: Running, site: Path, part: str) -> None:
-    eventually(lambda: online(coordinator), 60, "the site does not connect")
-    before = read_status(coordinator.config.state)
+def test_a_site_whose_key_nobody_let_in_is_refused(made: Coordinated, tmp_path: Path) -> None:
+    make_node_key(tmp_path / "node")
+    refused = subprocess.run(
+        [
+            *(BIN / "flower-supernode", "--superlink", made.config.address),
+            *("--root-certificates", made.folder / AUTHORITY),
+            *("--auth-supernode-private-key", tmp_path / "node", "--port", str(free_port())),
+        ],
+        check=False,
+        capture_output=True,
+        timeout=100,
+        env={**os.environ, "FLWR_HOME": str(tmp_path / "flwr")},
+    )
+    assert refused.returncode != 0
+
+
+@pytest.mark.parametrize("part", [LINK, PROXY, REGISTRAR, API])
+def test_what_is_killed_is_started_again_and_the_sites_come_back(made: Coordinated, part: str) -> None:
+    eventually(made.connected, 60, "the sites do not connect")
+    before = read_status(made.config.state)
     assert before is not None
-    os.kill(_process_of(coordinator, part), signal.SIGKILL)
+    kill(made.process_of(part))
 
     def again() -> bool:
-        now = read_status(coordinator.config.state)
+        now = read_status(made.config.state)
         return now is not None and now.units[part].restarts == before.units[part].restarts + 1 and now.units[part].running
 
     eventually(again, 30, f"{part} is not started again")
     time.sleep(1)
-    eventually(lambda: listens(coordinator.config.fleet_port) and online(coordinator), 90, "the site does not come back")
+    eventually(lambda: made.listens and made.connected(), 90, "the sites do not come back")
 
 
-def _process_of(coordinator: Running, part: str) -> int:
-    word = {LINK: b"flower-superlink", PROXY: b"nginx"}[part]
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command, parent = path.read_bytes(), path.with_name("stat").read_text().rpartition(")")[2].split()[1]
-        except OSError:
-            continue
-        if word in command and int(parent) == coordinator.process.pid:
-            return int(path.parent.name)
-    raise AssertionError(f"no process of {part}")
-
-
-SPEC = ModelSpec(name="allcnn", classes=2, size=16, width=0.05)
-REQUEST = ForgetRequest(id="mr7", kind=RequestKind.DEVICE, where="StationName = MR7", reason="retired")
-SETTINGS = """
-[unlearning.local]
-rounds = 2
-steps = 3
-
-[rounds]
-watch = false
-deadline = 60
-"""
-
-
-def carried_out(coordinator: Running, *command: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "excise.cli", "server", *map(str, command), "--server", coordinator.folder / "server.toml"],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=200,
-    )
-
-
-def test_a_run_waits_for_approval_survives_the_superlink_and_ends(coordinator: Running, site: Path, tmp_path: Path) -> None:
-    eventually(lambda: online(coordinator), 60, "the site does not connect")
+def test_from_a_request_to_a_model_in_use_at_the_sites(made: Coordinated, tmp_path: Path) -> None:
+    by = ("--by", "Ada")
+    eventually(made.connected, 60, "the sites do not connect")
     (tmp_path / "mr7.toml").write_text(REQUEST.to_toml())
     (tmp_path / "settings.toml").write_text(SETTINGS)
     save_weights(snapshot(build_model(SPEC)), tmp_path / "deployed.safetensors")
-    described = ["--classes", 2, "--size", 16, "--width", 0.05, "--settings", tmp_path / "settings.toml"]
-    asked = ["run", tmp_path / "mr7.toml", "--model-weights", tmp_path / "deployed.safetensors", *described]
-    done = carried_out(coordinator, *asked)
-    assert done.returncode == 4, done.stderr
-    assert "refused round status" in done.stderr
-    assert "not_approved" in done.stderr
-    assert carried_out(coordinator, *asked).returncode == 2  # there is such a run: it is resumed
-    Requests(site.parent).decide(REQUEST, Standing.APPROVED, "Dr. Noether", "")
+    made.server("model", tmp_path / "deployed.safetensors", *DESCRIBED, *by)
+    assert "waits for st-joan, st-luke, st-mary" in made.server("requests", "draft", tmp_path / "mr7.toml", *by)
+    asked = ("run", "mr7", "--settings", tmp_path / "settings.toml", *by)
+    assert "waits for st-joan" in made.server(*asked, code=4)
 
-    events = coordinator.config.runs / "mr7" / "events.jsonl"
+    kept = [Requests(toml.parent) for toml in made.sites.values()]
+    eventually(lambda: all(one.get("mr7") for one in kept), 30, "the request does not come to the sites")
+    for name in NAMES:
+        made.site(name, "approve", "mr7", "--by", "Dr. Noether")
+    assert "request mr7: approved, waits for the coordinator since" in made.server("status")
+
+    run = made.config.runs / "mr7"
     with ThreadPoolExecutor(1) as pool:
-        dies = pool.submit(carried_out, coordinator, "resume", "mr7")
-        eventually(lambda: "unlearned_round" in events.read_text(), 100, "no round ends")
-        os.kill(_process_of(coordinator, LINK), signal.SIGKILL)
-        assert dies.result().returncode != 0
-    assert not (coordinator.config.runs / "mr7" / "model.safetensors").exists()
-    eventually(lambda: listens(coordinator.config.link_port) and online(coordinator), 90, "the site does not come back")
-    done = carried_out(coordinator, "resume", "mr7")
-    assert done.returncode == 0, done.stderr
-    told = [json.loads(line) for line in events.read_text().splitlines()]
+        dies = pool.submit(lambda: made.server(*asked, code=1))
+        eventually(lambda: "unlearned_round" in events_of(run) or dies.done(), 300, "no round ends")
+        kill(made.process_of(LINK))
+        dies.result()
+    assert not (run / "model.safetensors").exists()
+    eventually(lambda: listens(made.config.link_port) and made.connected(), 90, "the sites do not come back")
+    made.server("resume", "mr7")
+    told = [json.loads(line) for line in events_of(run).splitlines()]
     assert sum(event["event"] == "unlearned_round" for event in told) == 2  # the first was not done again
-    assert told[-1]["event"] == "finished"
-    revised = load_weights(coordinator.config.runs / "mr7" / "model.safetensors")
-    assert told[-1]["digest"] == digest(revised) != digest(load_weights(tmp_path / "deployed.safetensors"))
+    revised = digest(load_weights(run / "model.safetensors"))
+    (finished,) = [event for event in told if event["event"] == "finished"]
+    assert finished["digest"] == revised != digest(load_weights(tmp_path / "deployed.safetensors"))
+
+    made.server("promote", "mr7", *by, "--why", "it forgot", code=2)  # nobody signed yet
+    assert "request mr7: candidate, waits for st-joan, st-luke, st-mary" in made.server("status")
+    for name in NAMES:
+        made.site(name, "sign", "mr7", "--by", "Dr. Noether")
+    made.server("verify", "mr7", *by, "--override", "a model of noise is never good")
+    made.server("promote", "mr7", *by, "--why", "it forgot")
+    known = [part for name in NAMES for part in ("--key", f"{name}={public_key(made, name)}")]
+    assert "✗" not in said("evidence", "verify", run / "evidence.json", *known)
+    for name in NAMES:
+        made.site(name, "fetch", "--use")
+        assert digest(load_weights(made.sites[name].parent / "models" / "2.safetensors")) == revised
+    status = json.loads(made.server("status", "--json"))
+    assert (status["model"], {one["model"] for one in status["sites"]}) == (2, {2})
+    assert "as it was written" in made.server("audit", "verify")
+    made.server("rollback", *by, "--why", "a test")
+    assert "request mr7: rolled back, is at its end" in made.server("status")
+    made.server("export", tmp_path / "out")
+    assert "# Model 1" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_site_that_is_revoked_is_out(coordinator: Running, site: Path) -> None:
-    eventually(lambda: online(coordinator), 60, "the site does not connect")
-    revoke(coordinator.folder, "st-mary")
-    eventually(lambda: sites_of(coordinator.folder, coordinator.config) == {}, 20, "it is still let in")
-    admit(coordinator.folder, "st-mary", site.parent / "keys" / "node.pub")
-    eventually(lambda: online(coordinator), 120, "a site that is let in again does not connect")
+def public_key(made: Coordinated, name: str) -> str:
+    return public_hex(read_key(made.sites[name].parent / "keys" / "signing.pem"))
+
+
+def test_a_second_coordinator_on_the_same_store_does_not_come_up(made: Coordinated) -> None:
+    other = made.folder / "second.toml"
+    other.write_text(made.toml.read_text())
+    assert "is held by a process" in said("server", "up", "--server", other, code=2)
+
+
+def test_a_site_that_is_revoked_is_out(made: Coordinated) -> None:
+    eventually(lambda: made.connected("st-mary"), 60, "the site does not connect")
+    made.server("revoke", "st-mary", "--by", "Ada")
+    eventually(lambda: not made.connected("st-mary"), 20, "it is still let in")
+    assert "is let in no more" in made.site("st-mary", "fetch", code=2)

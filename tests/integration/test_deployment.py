@@ -16,11 +16,12 @@ import tomli_w
 
 from excise.client.config import read_site_config
 from excise.client.deploy.supervisor import node_status
-from excise.client.requests import Requests, Standing
+from excise.client.requests import Requests
 from excise.client.setup import make_node_key
 from excise.client.site import open_site
 from excise.common.bundle import FOLDER, bundle_digest
 from excise.common.chain import faults
+from excise.common.decision import Standing
 from excise.common.models import ModelSpec, build_model
 from excise.common.request import ForgetRequest, RequestKind, joined
 from excise.common.settings import LocalSettings, RoundSettings, UnlearningSettings
@@ -86,7 +87,7 @@ def site_of(folder: Path, number: int, made: Deployment, port: int, bundles: lis
         name=f"site-{number}",
         data={"labels": "labels.csv"},
         split={"key": f"a secret of site {number}"},
-        coordinator={"address": f"localhost:{port}", "ca": str(made.ca)},
+        coordinator={"address": f"localhost:{port}", "api": "localhost:1", "key": "00" * 32, "ca": str(made.ca)},
         policy={"min_count": 2, "bundles": bundles, "approval": True, "training": False, "exact_counts": False},
     )
     make_key(folder / "keys" / "signing.pem")

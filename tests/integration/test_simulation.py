@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from excise.client.accountant import Accountant, epsilon
 from excise.client.site import open_site
-from excise.common.errors import ConfigError, DataError, Interrupted
+from excise.common.errors import ConfigError, DataError, Interrupted, QuorumError
 from excise.common.weights import digest, load_weights
 from excise.server.record import RunFolder
 from excise.simulations.engine import run_plan
@@ -63,7 +64,8 @@ def test_the_demo_leaves_everything_in_its_folder(demo: Simulation) -> None:
     assert names == {"config.toml", "events.jsonl", "checkpoints", "model.safetensors", "metrics.json", "report.html"}
     kinds = [event["event"] for event in events(demo.folder)]
     rounds = len(demo.results["unlearned"]["history"])
-    assert kinds == ["started", "status", "class_mix", "reference", *["unlearned_round"] * rounds, "unlearned", "finished"]
+    opened, ended = ["started", "status", "class_mix", "reference"], ["unlearned", "verified", "finished"]
+    assert kinds == [*opened, *["unlearned_round"] * rounds, *ended]
     assert digest(load_weights(demo.folder / "model.safetensors")) == demo.results["unlearned"]["digest"]
     metrics = json.loads((demo.folder / "metrics.json").read_text())
     assert metrics["unlearned"]["digest"] == demo.results["unlearned"]["digest"]
@@ -122,6 +124,49 @@ def test_a_finished_run_is_not_trained_again(undisturbed: Json, tmp_path: Path) 
     costs = [{k: v for k, v in results["unlearned"]["cost"].items() if k != "seconds"} for results in (first, again)]
     assert costs[0] == costs[1]
     assert same(numbers(again), numbers(undisturbed))
+
+
+# --- privacy of updates ------------------------------------------------------------------------------------------------------
+
+PRIVATE = {"policy": {"privacy": {"clip": 0.05, "noise_multiplier": 0.01, "keep_share": 0.5}}}
+
+
+def test_a_run_with_all_of_privacy_on_repeats_and_tells_what_left(undisturbed: Json, tmp_path: Path) -> None:
+    plan, sites = prepared(tmp_path, **PRIVATE)
+    results = run_plan(plan, sites.configs, RunFolder(tmp_path / "run"), "inprocess", quiet)
+    assert not events_of(tmp_path / "run", "refused")
+    assert results["unlearned"]["digest"] != undisturbed["unlearned"]["digest"]
+    # The bound holds for the clipped update; the noise has a hundredth of that on each of its numbers.
+    longest = 0.05 * (1 + 0.01 * sum(x.numel() for x in load_weights(tmp_path / "run" / "model.safetensors").values()) ** 0.5)
+    for entry in results["unlearned"]["history"]:
+        assert all(0 < site["norm"] < 1.1 * longest for site in entry["updates"].values())
+    rounds = dict.fromkeys(results["sites"], 2 * 2)  # of training and of retraining
+    for entry in results["unlearned"]["history"]:
+        for site in entry["updates"]:
+            rounds[site] += 1
+    spent = {path.parent.name: Accountant(path.parent).spent(1e-5) for path in sites.configs}
+    assert {site: (told.updates, told.bare) for site, told in spent.items()} == {site: (n, 0) for site, n in rounds.items()}
+    again = run_plan(plan, sites.configs, RunFolder(tmp_path / "again"), "inprocess", quiet)
+    assert same(numbers(again), numbers(results))
+    assert {path.parent.name: Accountant(path.parent).spent(1e-5) for path in sites.configs} == spent  # a run of its own
+
+
+def test_sites_whose_epsilon_is_used_up_end_the_run(tmp_path: Path) -> None:
+    bound = epsilon({1.0: 3}, 1e-5)
+    plan, sites = prepared(tmp_path, policy={"privacy": {"clip": 0.01, "noise_multiplier": 1.0, "max_epsilon": bound}})
+    with pytest.raises(QuorumError, match="forbidden"):
+        run(plan, sites, tmp_path / "run")
+    assert {event["code"] for event in events_of(tmp_path / "run", "refused")} == {"forbidden"}
+    assert all(Accountant(path.parent).spent(1e-5).updates <= 3 for path in sites.configs)
+
+
+def test_the_default_policy_leaves_a_run_as_it_is(undisturbed: Json, tmp_path: Path) -> None:
+    off = {"policy": {"privacy": {"keep_share": 1.0, "noise_multiplier": 0.0, "delta": 0.1}}}
+    assert same(numbers(run(*prepared(tmp_path, **off), tmp_path / "run")), numbers(undisturbed))
+
+
+def events_of(folder: Path, kind: str) -> list[Json]:
+    return [event for event in events(folder) if event["event"] == kind]
 
 
 # --- the kinds of data ------------------------------------------------------------------------------------------------------

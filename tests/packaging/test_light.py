@@ -13,3 +13,9 @@ def test_reading_headers_needs_neither_torch_nor_flower() -> None:
     code = "import sys, excise.client.dicom.index; print(sorted({'torch', 'flwr'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
+
+
+def test_only_who_adds_noise_waits_for_opacus() -> None:
+    code = "import sys, excise.cli, excise.client.app, excise.client.cli; print('opacus' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "False"

@@ -17,7 +17,13 @@ from excise.server.authority import Authority
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
-    return Authority.make(tmp_path / "keys", "tests")
+    return made_in(tmp_path / "keys")
+
+
+def made_in(folder: Path, name: str = "tests") -> Authority:
+    authority = Authority(folder / "authority.crt", folder / "authority.key")
+    authority.make(name)
+    return authority
 
 
 def greet(trusted: Path, folder: Path, host: str) -> str:
@@ -52,7 +58,7 @@ def test_a_server_is_believed_under_its_names_alone(tmp_path: Path, authority: A
         assert "fleet.example.org" in greet(authority.certificate, tmp_path, host)
     with pytest.raises(ssl.SSLCertVerificationError, match="match"):
         greet(authority.certificate, tmp_path, "other.example.org")
-    other = Authority.make(tmp_path / "other", "tests")
+    other = made_in(tmp_path / "other")
     with pytest.raises(ssl.SSLCertVerificationError):
         greet(other.certificate, tmp_path, "127.0.0.1")
 
@@ -62,7 +68,7 @@ def test_keys_are_the_owners_alone_and_an_authority_is_not_overwritten(tmp_path:
     assert authority.key.stat().st_mode & 0o777 == (tmp_path / "server.key").stat().st_mode & 0o777 == 0o600
     before = authority.certificate.read_bytes(), authority.key.read_bytes()
     with pytest.raises(ConfigError, match="exists already"):
-        Authority.make(tmp_path / "keys", "again")
+        authority.make("again")
     assert (authority.certificate.read_bytes(), authority.key.read_bytes()) == before
     assert len(fingerprint_of(authority.certificate.read_text())) == 64
 
@@ -77,7 +83,7 @@ def test_a_renewed_certificate_is_believed_by_those_who_knew_the_authority(tmp_p
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, authority: Authority) -> None:
-    other = Authority.make(tmp_path / "other", "tests")
+    other = made_in(tmp_path / "other")
     mixed = Authority(authority.certificate, other.key)
     with pytest.raises(ConfigError, match="is not the key of"):
         mixed.issue(["localhost"], tmp_path / "server.crt", tmp_path / "server.key")

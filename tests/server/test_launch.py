@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from excise.common.errors import ConfigError, RequestError
-from excise.common.models import ModelSpec, build_model
 from excise.common.request import ForgetRequest, RequestKind, joined
 from excise.common.settings import PRESETS
-from excise.common.weights import digest, load_weights, save_weights, snapshot
-from excise.server.config import ServerConfig
-from excise.server.launch import carry_out, prepare
+from excise.common.weights import digest, load_weights
+from excise.server.app import lease_of
+from excise.server.launch import Waiting, carry_out, prepare
+from excise.server.life import State
 from excise.server.plan import Plan
-from excise.server.setup import init
+from excise.server.registry import run_of
+from excise.server.requests import draft, status
+from excise.server.store.leases import held
+from tests.coordinators import DEVICE, OTHER, SPEC, Network, network
 
-SPEC = ModelSpec(name="allcnn", classes=2, size=16, width=0.05)
-DEVICE = ForgetRequest(id="mr7", kind=RequestKind.DEVICE, where="StationName = MR7", reason="retired")
-OTHER = ForgetRequest(id="mr1", kind=RequestKind.DEVICE, where="StationName = MR1", reason="retired too")
 CLASS = ForgetRequest(id="ill", kind=RequestKind.CLASS, where="class = ill", reason="r")
-
-
 SETTINGS = """
 [unlearning.local]
 rounds = 3
@@ -31,89 +29,124 @@ rounds = 3
 deadline = 7
 [composition]
 rule = "median"
+[verification]
+resamples = 500
 """
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> ServerConfig:
-    return init(tmp_path / "co", "network", ["localhost"], link_port=1)
+def made(tmp_path: Path) -> Iterator[Network]:
+    with network(tmp_path) as one:
+        one.let_in("a", "b")
+        one.deployed()
+        yield one
 
 
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    save_weights(snapshot(build_model(SPEC)), tmp_path / "deployed.safetensors")
-    return tmp_path / "deployed.safetensors"
+def prepared(made: Network, *asked: str, settings: Path | None = None, seed: int = 0) -> Path:
+    return prepare(made.store, made.folder, made.config, asked, settings, seed, "Ada")
 
 
 def plan_of(folder: Path) -> Plan:
     return Plan.model_validate(tomllib.loads((folder / "plan.toml").read_text()))
 
 
-def test_a_plan_is_of_the_preset_of_its_kind_and_of_the_sites_that_are_let_in(config: ServerConfig, weights: Path) -> None:
-    folder = prepare(config, [DEVICE], SPEC, weights, ["b", "a"])
+def test_a_plan_is_of_the_preset_of_its_kind_of_the_model_in_use_and_of_the_sites_that_approved(made: Network) -> None:
+    made.approved(DEVICE, CLASS)
+    folder = prepared(made, "mr7", seed=7)
     plan = plan_of(folder)
-    assert (folder, plan.sites, plan.site_names) == (config.runs / "mr7", 2, ("a", "b"))
-    assert (plan.request, plan.parts, plan.retrain) == (DEVICE, (), False)
+    assert (folder, plan.sites, plan.site_names, plan.seed) == (made.config.runs / "mr7", 2, ("a", "b"), 7)
+    assert (plan.request, plan.parts, plan.retrain, plan.model) == (DEVICE, (), False, SPEC)
     assert plan.unlearning == PRESETS["samples"]
     assert plan.deployed is not None
-    assert digest(load_weights(plan.deployed)) == digest(load_weights(weights))
-    assert plan_of(prepare(config, [CLASS], SPEC, weights, ["a"])).unlearning == PRESETS["classes"]
+    assert digest(load_weights(plan.deployed)) == digest(load_weights(made.folder.parent / "deployed.safetensors"))
+    assert plan_of(prepared(made, "ill")).unlearning == PRESETS["classes"]
+    assert status(made.store, "mr7").state is State.RUNNING
+    assert run_of(made.store, "mr7").base == 1
 
 
-def test_several_requests_become_one_run(config: ServerConfig, weights: Path) -> None:
-    plan = plan_of(prepare(config, [DEVICE, OTHER], SPEC, weights, ["a"]))
-    assert (plan.request, plan.parts) == (joined([DEVICE, OTHER]), (DEVICE, OTHER))
+def test_several_requests_become_one_run(made: Network) -> None:
+    made.approved(DEVICE, OTHER, CLASS)
     with pytest.raises(RequestError):
-        prepare(config, [DEVICE, CLASS], SPEC, weights, ["a"])
+        prepared(made, "mr7", "ill")
+    plan = plan_of(prepared(made, "mr7", "mr1"))
+    assert (plan.request, plan.parts) == (joined([DEVICE, OTHER]), (DEVICE, OTHER))
+    assert {status(made.store, name).run for name in ("mr7", "mr1")} == {"mr7-and-mr1"}
 
 
-def test_settings_take_the_place_of_the_presets_one_by_one(tmp_path: Path, config: ServerConfig, weights: Path) -> None:
+def test_settings_take_the_place_of_the_presets_one_by_one(tmp_path: Path, made: Network) -> None:
+    made.approved(DEVICE)
     (tmp_path / "s.toml").write_text(SETTINGS)
-    plan = plan_of(prepare(config, [DEVICE], SPEC, weights, ["a"], tmp_path / "s.toml"))
+    plan = plan_of(prepared(made, "mr7", settings=tmp_path / "s.toml"))
     local = PRESETS["samples"].local.model_copy(update={"rounds": 3})
     assert plan.unlearning == PRESETS["samples"].model_copy(update={"local": local})
     assert (plan.rounds.deadline, plan.composition.rule) == (7, "median")
+    assert (plan.verification.resamples, plan.verification.resurfacing) == (500, True)  # a coordinator looks what comes back
+    made.approved(OTHER)
+    (tmp_path / "s.toml").write_text("[verification]\nresurfacing = false\n")
+    plan = plan_of(prepared(made, "mr1", settings=tmp_path / "s.toml"))
+    assert (plan.verification.resamples, plan.verification.resurfacing) == (1000, False)
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("[model]\nclasses = 9\n", "has 'model'; it may have the tables unlearning, composition, rounds"),
+        ("[model]\nclasses = 9\n", "has 'model'; it may have the tables unlearning, composition, rounds, verification"),
         ("[unlearning.local]\nround = 3\n", "round"),
+        ("[verification]\nresamples = 1\n", "resamples"),
         ("no TOML", "no settings at"),
     ],
 )
-def test_settings_that_are_wrong_are_told(tmp_path: Path, config: ServerConfig, weights: Path, text: str, reason: str) -> None:
+def test_settings_that_are_wrong_are_told(tmp_path: Path, made: Network, text: str, reason: str) -> None:
+    made.approved(DEVICE)
     (tmp_path / "s.toml").write_text(text)
     with pytest.raises(ConfigError, match=reason):
-        prepare(config, [DEVICE], SPEC, weights, ["a"], tmp_path / "s.toml")
-    assert not config.runs.exists()
+        prepared(made, "mr7", settings=tmp_path / "s.toml")
+    assert not made.config.runs.exists()
+    assert status(made.store, "mr7").state is State.APPROVED
 
 
-@pytest.mark.parametrize(
-    ("changed", "reason"),
-    [
-        ({"sites": []}, "no site is let in"),
-        ({"spec": SPEC.model_copy(update={"classes": 3})}, "is not of the model 'allcnn' as described"),
-    ],
-)
-def test_what_cannot_be_carried_out_leaves_nothing(
-    config: ServerConfig, weights: Path, changed: dict[str, Any], reason: str
-) -> None:
-    with pytest.raises(ConfigError, match=reason):
-        prepare(config, [DEVICE], **{"spec": SPEC, "weights": weights, "sites": ["a"]} | changed)
-    assert not config.runs.exists()
+def test_what_is_not_approved_waits_and_says_for_whom(made: Network) -> None:
+    draft(made.store, DEVICE, (), "Ada")
+    made.decide("a", DEVICE)
+    with pytest.raises(Waiting, match="'mr7' waits for b since 20") as waits:
+        prepared(made, "mr7")
+    assert waits.value.exit_code == 4
+    assert not made.config.runs.exists()
 
 
-def test_a_run_is_made_once(config: ServerConfig, weights: Path) -> None:
-    prepare(config, [DEVICE], SPEC, weights, ["a"])
-    with pytest.raises(ConfigError, match="excise server resume mr7"):
-        prepare(config, [DEVICE], SPEC, weights, ["a"])
+def test_what_cannot_be_carried_out_leaves_nothing(tmp_path: Path) -> None:
+    with network(tmp_path) as made:
+        made.let_in("a", "b")
+        made.approved(DEVICE)
+        with pytest.raises(ConfigError, match="there is no model yet"):
+            prepared(made, "mr7")
+        with pytest.raises(RequestError, match="no request 'mr8'"):
+            prepared(made, "mr8")
+        draft(made.store, OTHER, ["b"], "Ada")
+        made.decide("b", OTHER)
+        with pytest.raises(ConfigError, match="concern different sites"):
+            prepared(made, "mr7", "mr1")
+        assert not made.config.runs.exists()
 
 
-def test_without_a_superlink_or_a_run_it_is_told(tmp_path: Path, config: ServerConfig, weights: Path) -> None:
+def test_a_run_is_made_once(made: Network) -> None:
+    made.approved(DEVICE)
+    prepared(made, "mr7")
+    with pytest.raises(RequestError, match="is running and cannot become running"):
+        prepared(made, "mr7")
+
+
+def test_without_a_superlink_or_a_run_it_is_told(made: Network) -> None:
     with pytest.raises(ConfigError, match="no run at"):
-        carry_out(tmp_path / "co", config, config.runs / "none")
-    folder = prepare(config, [DEVICE], SPEC, weights, ["a"])
+        carry_out(made.toml, made.config.runs / "none")
+    made.approved(DEVICE)
+    folder = prepared(made, "mr7")
     with pytest.raises(ConfigError, match="is excise server up running"):
-        carry_out(tmp_path / "co", config, folder)
+        carry_out(made.toml, folder)
+
+
+def test_what_another_process_carries_out_is_not_started_again(made: Network) -> None:
+    made.approved(DEVICE)
+    folder = prepared(made, "mr7")
+    with held(made.store, lease_of("mr7")), pytest.raises(ConfigError, match="is held by a process"):
+        carry_out(made.toml, folder)

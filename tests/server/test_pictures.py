@@ -25,11 +25,12 @@ LOSSES = [RESULTS[model]["losses"] for model in ("original", "unlearned")]
         lambda: pictures.round_curves(RESULTS["original"]["pooled"], HISTORY, RESULTS["retrained"]["pooled"], 6, ""),
         lambda: pictures.loss_histograms(*LOSSES, ""),
         lambda: pictures.site_changes({f"hospital-{i}": (0.01 * i, 0.02) for i in range(4)}, 0.03, ""),
+        lambda: pictures.membership_intervals({f"unlearned at hospital-{i}": (0.5, 0.4, 0.63) for i in range(4)}, ""),
         lambda: pictures.convergence(HISTORY, ""),
         lambda: pictures.candidate_map(CANDIDATES, ""),
         lambda: pictures.cost_bars({"wall time": 0.1, "images processed": 0.2}, ""),
     ],
-    ids=["rounds", "losses", "sites", "convergence", "candidates", "cost"],
+    ids=["rounds", "losses", "sites", "verification", "convergence", "candidates", "cost"],
 )
 def test_legends_are_whole_and_leave_room(drawn: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []

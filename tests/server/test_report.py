@@ -327,6 +327,69 @@ def test_joined_requests_are_told_one_by_one() -> None:
     assert rows[3] == ["b", "120", *["0.900"] * 3, *["0.512"] * 3, "✓", "met"]
 
 
+def verified(**changes: Any) -> dict[str, Any]:
+    """The made-up results with what was measured beside the scores."""
+    told = {
+        name: {"value": value, "low": value - 0.05, "high": value + 0.06}
+        for name, value in (("original", 0.7), ("retrained", 0.5), ("unlearned", 0.52))
+    }
+    later = {"forget_accuracy": 0.03, "beside_unseen": 0.004, "membership_auc": -0.01, "before": {}, "after": {}, "cost": {}}
+    found = {
+        "level": 0.95,
+        "resamples": 1000,
+        "membership_auc": told,
+        "worst_site": {
+            "held_out_accuracy": {"site": "hospital-2", "value": 0.9, "change": -0.012, "low": 0.85, "high": 0.94},
+            "membership_auc": {"site": "<b>3</b>", "value": 0.58, "low": math.nan, "high": math.nan},
+        },
+        "resurfacing": {"unlearned": later, "retrained": later | {"forget_accuracy": 0.01}},
+        "linear_probe": {name: {"value": 0.61, "images": 40, "sites": {}} for name in told},
+    }
+    return made_up_results() | {"verification": found | changes}
+
+
+def section_of(page: str, name: str) -> tuple[str, list[list[str]]]:
+    (section,) = re.findall(rf'<h2 id="{name}">.*?</section>', page, re.DOTALL)
+    rows = re.findall(r"<tr>(.*?)</tr>", section, re.DOTALL)
+    return section, [[re.sub(r"<.*?>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)] for row in rows]
+
+
+def test_what_was_measured_beside_the_scores_is_told() -> None:
+    results = verified()
+    page = render_report(results, plan())
+    _, scores = section_of(page, "scores")
+    (auc,) = [row for row in scores if row[0] == "membership AUC"]
+    assert auc[1] == "0.750 (0.650 to 0.760)"  # the score itself is where it always was
+    assert auc[3].endswith("(0.470 to 0.580)")
+    section, rows = section_of(page, "verification")
+    told = {row[0]: row[1:] for row in rows}
+    worst = told["held-out accuracy, the site that lost most"]
+    assert worst[:3] == [MISSING, MISSING, "0.900"]
+    assert worst[3] == "hospital-2, −0.012 against the deployed model; 95 %: 0.850 to 0.940"
+    assert told["membership AUC, the site farthest from chance"][3] == "&lt;b&gt;3&lt;/b&gt;; no interval"
+    assert told["forget accuracy regained"][:3] == [MISSING, "+0.010", "+0.030"]
+    assert told["membership AUC regained"][2] == "−0.010"
+    assert told["linear probe of the features, AUC"][:3] == ["0.610"] * 3
+    assert "Membership AUC with its 95 % interval: original 0.700 (0.650 to 0.760)" in section
+    assert render_report(json.loads(json.dumps(results).replace("NaN", "null")), plan()) == page
+
+
+def test_what_was_not_asked_for_or_not_measured_is_not_told_as_zero() -> None:
+    unknown = {"value": math.nan, "low": math.nan, "high": math.nan}
+    nobody = {"held_out_accuracy": unknown | {"site": "", "change": math.nan}, "membership_auc": unknown | {"site": ""}}
+    page = render_report(
+        verified(membership_auc={"unlearned": unknown}, worst_site=nobody, resurfacing={}, linear_probe=None), plan()
+    )
+    section, rows = section_of(page, "verification")
+    assert [row[:4] for row in rows[1:]] == [
+        [name, MISSING, MISSING, MISSING]
+        for name in ("forget accuracy regained", "… beside unseen images of the same classes", "membership AUC regained")
+    ]
+    assert "<svg" not in section
+    assert "no interval: too few patients" in section
+    assert 'id="verification"' not in render_report(made_up_results(), plan())
+
+
 def test_candidates_are_compared() -> None:
     results = made_up_results()
     assert 'id="candidates"' not in render_report(results, plan())

@@ -9,17 +9,16 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from excise.client.config import read_site_config
-from excise.client.setup import make_node_key
 from excise.common.errors import ConfigError, StorageError
 from excise.common.invite import Invite, fingerprint_of
-from excise.common.signing import make_key, read_key
+from excise.common.signing import read_key
+from excise.server import members
 from excise.server.config import read_server_config
 from excise.server.fleet_proxy import write_configuration
-from excise.server.link import Node, read_node_key
-from excise.server.registrar import admit, compare, keys_of, revoke, sites_of
+from excise.server.link import Node
+from excise.server.registrar import compare, online
 from excise.server.setup import AUTHORITY, AUTHORITY_KEY, SERVER_CERTIFICATE, SERVER_KEY, SIGNING_KEY, init
-from tests.dicoms import write_site_toml
+from tests.coordinators import network
 
 
 def test_a_coordinator_is_made_once_with_keys_of_its_own(tmp_path: Path, excise: Callable[..., Any]) -> None:
@@ -44,23 +43,20 @@ def test_what_cannot_be_used_leaves_nothing(tmp_path: Path, wrong: dict[str, Any
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_site_joins_by_its_invite(tmp_path: Path, excise: Callable[..., Any]) -> None:
+def test_an_invite_is_a_file_for_its_owner_alone(tmp_path: Path, excise: Callable[..., Any]) -> None:
     init(tmp_path / "co", "network", ["fleet.example.org"])
     server = tmp_path / "co" / "server.toml"
     code, _, err = excise("server", "invite", "st-mary", "--server", server)
     assert code == 0, err
     invite = Invite.read(Path("st-mary.toml"))
-    assert (invite.site, invite.address) == ("st-mary", "fleet.example.org:8443")
+    assert (invite.site, invite.address, invite.api) == ("st-mary", "fleet.example.org:8443", "fleet.example.org:8444")
     assert invite.fingerprint in err
+    assert Path("st-mary.toml").stat().st_mode & 0o777 == 0o600
     assert excise("server", "invite", "st-mary", "--server", server)[0] == 2  # it would be written over
-    site = write_site_toml(tmp_path / "site", name="st-mary")
-    make_key(tmp_path / "site" / "keys" / "signing.pem")
-    code, _, err = excise("site", "join", "st-mary.toml", "--fingerprint", invite.fingerprint, "--site", site)
-    assert code == 0, err
-    coordinator = read_site_config(site).coordinator
-    assert coordinator is not None
-    assert coordinator.address == "fleet.example.org:8443"
-    assert coordinator.ca.read_text() == (tmp_path / "co" / AUTHORITY).read_text()
+    for name in ("St Mary", "", "a/b"):
+        code, _, err = excise("server", "invite", name, "--to", "x.toml", "--server", server)
+        assert code == 2, err
+    assert not Path("x.toml").exists()
 
 
 def test_a_certificate_is_renewed_by_the_same_authority(tmp_path: Path, excise: Callable[..., Any]) -> None:
@@ -76,28 +72,6 @@ def test_a_certificate_is_renewed_by_the_same_authority(tmp_path: Path, excise: 
     assert names.value.get_values_for_type(x509.DNSName) == ["new.example.org", "localhost"]
     (tmp_path / "co" / AUTHORITY_KEY).rename(tmp_path / "kept elsewhere")
     assert excise("server", "renew", "--server", server)[0] == 2
-
-
-def test_sites_are_let_in_and_out_by_their_keys(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        make_node_key(tmp_path / name)
-    admit(tmp_path, "st-mary", tmp_path / "a.pub")
-    admit(tmp_path, "st-mary", tmp_path / "a.pub")  # twice is once
-    assert keys_of(tmp_path) == {"st-mary": read_node_key(tmp_path / "a.pub")}
-    for site, key, reason in (
-        ("st-mary", "b.pub", "let in with another key"),
-        ("other", "a.pub", "that of 'st-mary' already"),
-        ("St Mary", "b.pub", "no name of a site"),
-        ("other", "a", "no public key of a site"),
-        ("other", "none.pub", "no public key of a site"),
-    ):
-        with pytest.raises(ConfigError, match=reason):
-            admit(tmp_path, site, tmp_path / key)
-    with pytest.raises(ConfigError, match="did you mean 'st-mary'"):
-        revoke(tmp_path, "st-marry")
-    revoke(tmp_path, "st-mary")
-    assert keys_of(tmp_path) == {}
-    admit(tmp_path, "st-mary", tmp_path / "b.pub")
 
 
 class Told:
@@ -128,22 +102,16 @@ def test_the_superlink_is_brought_to_what_is_wanted() -> None:
     assert link.known == {}
 
 
-def test_a_key_that_is_damaged_lets_nobody_in_and_nobody_out(tmp_path: Path) -> None:
-    make_node_key(tmp_path / "a")
-    admit(tmp_path, "st-mary", tmp_path / "a.pub")
-    (tmp_path / "sites" / "other.pub").write_text("no key")
-    assert list(keys_of(tmp_path)) == ["st-mary"]
-
-
 def test_without_a_superlink_nobody_is_online(tmp_path: Path, excise: Callable[..., Any]) -> None:
-    config = init(tmp_path / "co", "network", ["localhost"], link_port=1)
-    make_node_key(tmp_path / "a")
-    admit(tmp_path / "co", "st-mary", tmp_path / "a.pub")
-    assert sites_of(tmp_path / "co", config) == {"st-mary": False}
-    code, out, _ = excise("server", "status", "--server", tmp_path / "co" / "server.toml")
-    assert code == 0
-    assert "never up" in out
-    assert "site st-mary: not connected" in out
+    with network(tmp_path) as made:
+        made.let_in("st-mary")
+        assert online(made.store, made.folder, made.config) == {"st-mary": False}
+        members.invite(made.store, made.folder, made.config, "st-joan", "tests")
+        code, out, err = excise("server", "status", "--server", made.toml)
+        assert code == 0, err
+        assert "never up" in out
+        assert "site st-joan: invited" in out
+        assert "site st-mary: let in, not connected" in out
 
 
 def test_a_state_that_cannot_be_written_says_so(tmp_path: Path) -> None:

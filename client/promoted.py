@@ -1,0 +1,110 @@
+"""The coordinator's promoted models at a site: fetched in parts, checked, and told which one is in use.
+
+models/<version>.safetensors       whole, and what its signed manifest says it is
+models/<version>.safetensors.part  what came of it so far; fetching goes on from there
+models/in-use.json                 which one this site says it runs
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from excise.client.coordinator import Coordinator, PromotedModel
+from excise.common.errors import ConfigError, DataError
+from excise.common.files import storage_errors, write_atomically
+from excise.common.weights import digest, load_weights
+
+MODELS, IN_USE = "models", "in-use.json"
+Progress = Callable[[int, int], None]
+"""Called with bytes that are there and bytes in all."""
+
+
+def fetch(
+    folder: Path, coordinator: Coordinator, key: str, version: int | None = None, progress: Progress = lambda *_: None
+) -> tuple[PromotedModel, Path]:
+    """Fetch a model, the one in use without a number; returns it and its file. What is there already is not sent again.
+
+    Parameters
+    ----------
+    folder : of the site
+    key : the coordinator's, with which manifests are signed
+
+    Raises
+    ------
+    ConfigError : there is no such model
+    MessageError : its manifest is not the coordinator's
+    DataError : what came is not what the manifest says; it is thrown away
+    StorageError : it cannot be written; what came so far stays
+    """
+    models = coordinator.models(key)
+    chosen = next((one for one in models if (one.current if version is None else one.version == version)), None)
+    if chosen is None:
+        raise ConfigError("no model was promoted yet" if version is None else f"there is no model {version}")
+    path = folder / MODELS / f"{chosen.version}.safetensors"
+    if not path.exists():
+        part = path.with_name(f"{path.name}.part")
+        _receive(coordinator, chosen, part, progress)
+        _check(chosen, part)
+        part.replace(path)
+    return chosen, path
+
+
+def use(folder: Path, coordinator: Coordinator, version: int) -> None:
+    """Tell the coordinator that this site runs a model, which it has fetched.
+
+    Raises
+    ------
+    ConfigError : it is not here
+    StorageError : it cannot be noted
+    """
+    if not (folder / MODELS / f"{version}.safetensors").exists():
+        raise ConfigError(f"model {version} is not here: excise site fetch --version {version}")
+    write_atomically(folder / MODELS / IN_USE, json.dumps({"version": version}) + "\n")
+    coordinator.report(version)
+
+
+def in_use(folder: Path) -> int | None:
+    """The model that this site says it runs; None before it said so."""
+    path = folder / MODELS / IN_USE
+    return int(json.loads(path.read_text())["version"]) if path.exists() else None
+
+
+def _receive(coordinator: Coordinator, model: PromotedModel, part: Path, progress: Progress) -> None:
+    with storage_errors(part):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("ab") as file:
+            if file.tell() > model.size:
+                file.truncate(0)
+            progress(file.tell(), model.size)
+            if file.tell() == model.size:
+                return
+            for offset, data in coordinator.fetch(model.version, file.tell()):
+                if offset != file.tell() or offset + len(data) > model.size:
+                    raise DataError(f"bytes of model {model.version} came out of their order: fetch it again")
+                file.write(data)
+                progress(file.tell(), model.size)
+
+
+def _check(model: PromotedModel, part: Path) -> None:
+    """Throw away what is not the model that was signed. The file is safetensors, which holds no code."""
+    with part.open("rb") as file:
+        sha = hashlib.file_digest(file, "sha256").hexdigest()
+    if part.stat().st_size < model.size:
+        raise DataError(f"model {model.version} is not whole yet: run excise site fetch again, it goes on where it was")
+    if sha != model.manifest["file"]["sha256"]:
+        part.unlink()
+        raise DataError(
+            f"what came is not model {model.version}, as the coordinator signed it; it was thrown away: fetch again"
+        )
+    whole = part.with_name(f"{model.version}.checked.safetensors")
+    part.rename(whole)
+    try:
+        same = digest(load_weights(whole)) == model.manifest["digest"]
+    finally:
+        whole.rename(part)
+    if not same:
+        part.unlink()
+        raise DataError(f"the weights of model {model.version} are not those that the coordinator signed; thrown away")

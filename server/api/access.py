@@ -1,0 +1,158 @@
+"""Who calls, and whether they may: by the certificate of the caller, which the sites' authority signed.
+
+An invite may only join. A site that is let in may do the rest, for itself alone: no call names a site, the certificate does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import grpc
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from excise.common.api import PROTOCOL, PROTOCOL_KEY
+from excise.server.members import INVITE, SITE, serial_of
+from excise.server.store import Store
+from excise.server.store.tables import Site, SiteState
+
+BURST, RATE = 40, 10.0
+"""Calls that a caller may make at once, and each second: people and a watcher make few."""
+STREAMS = 4
+"""Streams that a site may have at once: it watches by one and fetches by another."""
+
+
+class Refused(Exception):
+    """A call that is refused: a gRPC status and a text that may travel."""
+
+    def __init__(self, code: grpc.StatusCode, text: str) -> None:
+        super().__init__(text)
+        self.code, self.text = code, text
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls: role and name in the certificate, its serial number, and since when it is valid."""
+
+    role: str
+    name: str
+    serial: str
+    since: datetime
+
+
+@dataclass
+class Bucket:
+    """Calls that one caller has left: `BURST` at once, `RATE` a second (a token bucket)."""
+
+    clock: Callable[[], float]
+    left: float = BURST
+    at: float = 0.0
+    streams: int = 0
+
+    def take(self) -> bool:
+        """Whether one more call may be made."""
+        now = self.clock()
+        self.left, self.at = min(BURST, self.left + (now - self.at) * RATE), now
+        if self.left < 1:
+            return False
+        self.left -= 1
+        return True
+
+
+class Limits:
+    """How often each caller may call, and how many streams it may have."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._buckets: dict[str, Bucket] = {}
+
+    def count(self, name: str) -> None:
+        """Count a call.
+
+        Raises
+        ------
+        Refused : it is one too many
+        """
+        if not self._of(name).take():
+            raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, f"too many calls: at most {RATE:g} a second")
+
+    def begin(self, name: str) -> None:
+        """Count a stream that begins.
+
+        Raises
+        ------
+        Refused : it is one too many
+        """
+        bucket = self._of(name)
+        if bucket.streams >= STREAMS:
+            raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, f"too many streams: at most {STREAMS} at once")
+        bucket.streams += 1
+
+    def end(self, name: str) -> None:
+        """Count a stream that ended."""
+        self._of(name).streams -= 1
+
+    def _of(self, name: str) -> Bucket:
+        return self._buckets.setdefault(name, Bucket(self._clock, at=self._clock()))
+
+
+def caller_of(context: grpc.aio.ServicerContext) -> Caller:
+    """Who calls, once TLS has checked the certificate; and in which protocol.
+
+    Raises
+    ------
+    Refused : the call is of another protocol
+    """
+    spoken = dict(context.invocation_metadata() or ()).get(PROTOCOL_KEY)
+    if spoken != PROTOCOL:
+        raise Refused(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            f"this coordinator speaks protocol {PROTOCOL}, the call is of protocol {spoken or 'none'}: both need a release of "
+            "excise that fits",
+        )
+    (pem,) = context.auth_context()["x509_pem_cert"]
+    certificate = x509.load_pem_x509_certificate(pem)
+    role, name = (
+        str(attribute.value)
+        for oid in (NameOID.ORGANIZATIONAL_UNIT_NAME, NameOID.COMMON_NAME)
+        for attribute in certificate.subject.get_attributes_for_oid(oid)
+    )
+    return Caller(role, name, serial_of(certificate), certificate.not_valid_before_utc)
+
+
+def site_of(store: Store, caller: Caller) -> str:
+    """The site that calls, when it is let in, and its certificate is not of a time before it joined.
+
+    Raises
+    ------
+    Refused : it is not
+    """
+    with store.reading() as session:
+        site = None if caller.role != SITE else session.get(Site, caller.name)
+    if site is None or not site.certificate:
+        raise Refused(grpc.StatusCode.PERMISSION_DENIED, "this certificate is of no site: an invite may only join")
+    if caller.since < x509.load_pem_x509_certificate(site.certificate.encode()).not_valid_before_utc:
+        raise Refused(grpc.StatusCode.PERMISSION_DENIED, "this certificate counts no more: the site joined anew since")
+    if site.state != SiteState.ADMITTED:
+        raise Refused(
+            grpc.StatusCode.PERMISSION_DENIED,
+            f"'{site.name}' is not let in yet: tell the coordinator its fingerprint, {site.fingerprint}"
+            if site.state == SiteState.ASKING
+            else f"'{site.name}' is let in no more",
+        )
+    return site.name
+
+
+def invited_of(caller: Caller) -> str:
+    """The site that an invite is of, when an invite calls.
+
+    Raises
+    ------
+    Refused : it is the certificate of a site
+    """
+    if caller.role != INVITE:
+        raise Refused(grpc.StatusCode.PERMISSION_DENIED, "joining wants an invite's certificate")
+    return caller.name

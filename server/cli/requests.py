@@ -1,0 +1,133 @@
+"""Forget requests at the coordinator: draft, list, show, reject; and the log of everything that was decided."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from excise.common.errors import DataError
+from excise.common.terminal import tell
+from excise.server.cli.shared import AsJson, By, RequestName, ServerToml, Why, results, say, server
+
+requests = typer.Typer(no_args_is_help=True, help="Forget requests: what is asked, and whom each waits for.")
+server.add_typer(requests, name="requests")
+audit = typer.Typer(no_args_is_help=True, help="The log of everything that was ever changed.")
+server.add_typer(audit, name="audit")
+
+
+@requests.command()
+def draft(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The request (TOML).")],
+    by: By,
+    sites: Annotated[
+        list[str] | None, typer.Option("--site", help="A site that has to approve it; every one without.")
+    ] = None,
+    server_toml: ServerToml = Path("server.toml"),
+) -> None:
+    """Take a request in, and ask the sites that it concerns."""
+    from excise.common.request import ForgetRequest
+    from excise.server.config import store_of
+    from excise.server.requests import draft as take_in
+    from excise.server.requests import status
+
+    request = ForgetRequest.from_toml(file)
+    with store_of(server_toml) as store:
+        take_in(store, request, sites or (), by)
+        told = status(store, request.id)
+    tell(f"'{request.id}' is {told.state}; it waits for {', '.join(told.waits_for)}")
+
+
+@requests.command("list")
+def list_requests(server_toml: ServerToml = Path("server.toml"), as_json: AsJson = False) -> None:
+    """Every request: where it stands, whom it waits for, since when."""
+    from excise.server.config import store_of
+    from excise.server.requests import statuses
+
+    with store_of(server_toml) as store:
+        found = statuses(store)
+    if as_json:
+        typer.echo(json.dumps([described(one) for one in found], indent=2))
+        return
+    table = Table()
+    for column in ("request", "kind", "state", "waits for", "since", "where"):
+        table.add_column(column)
+    for one in found:
+        waits = ", ".join(one.waits_for) or "–"
+        table.add_row(one.request.id, one.request.kind, one.state, escape(waits), one.since, escape(one.request.where))
+    results.print(table)
+
+
+@requests.command()
+def show(name: RequestName, server_toml: ServerToml = Path("server.toml"), as_json: AsJson = False) -> None:
+    """One request: its text, every step so far, and what each site decided."""
+    from excise.server.config import store_of
+    from excise.server.requests import status
+
+    with store_of(server_toml) as store:
+        one = status(store, name)
+    if as_json:
+        typer.echo(json.dumps(described(one), indent=2))
+        return
+    say(one.request.to_toml().rstrip())
+    say(f"\ndigest    {one.request.digest}\nstate     {one.state} since {one.since}")
+    say(f"waits for {', '.join(one.waits_for) or 'nobody'}")
+    for site, standing in one.sites.items():
+        say(f"site      {site}: {standing}")
+    for move in one.moves:
+        say(f"{move.at}  {move.after} by {move.by}{': ' + move.why if move.why else ''}")
+
+
+@requests.command()
+def reject(name: RequestName, by: By, why: Why, server_toml: ServerToml = Path("server.toml")) -> None:
+    """Carry a request out no more, or do not use what came of it."""
+    from excise.server.app import lease_of
+    from excise.server.config import store_of
+    from excise.server.life import State
+    from excise.server.requests import move, of_run, status
+    from excise.server.store.leases import held
+
+    with store_of(server_toml) as store:
+        run = status(store, name).run
+        if not run:
+            move(store, [name], State.REJECTED, by, why)
+        else:  # what one run carries out together ends together, and not while it runs
+            with held(store, lease_of(run)):
+                move(store, of_run(store, run), State.REJECTED, by, why)
+    tell(f"'{name}' is rejected")
+
+
+@audit.command("verify")
+def verify_audit(server_toml: ServerToml = Path("server.toml")) -> None:
+    """Check that no line of the log was altered, removed or moved, at its end neither."""
+    from excise.server.config import AUDIT_LOG, store_of
+
+    log = server_toml.parent / AUDIT_LOG
+    with store_of(server_toml) as store:
+        if not log.exists():
+            raise DataError(f"no log at {log}: nothing was changed yet, or it was taken away")
+        found = store.log_faults()
+    if found:
+        listed = "; ".join(f"line {fault.line}: {fault.reason}" for fault in found)
+        raise DataError(f"{log} is not as it was written: {listed}")
+    tell(f"{log}: every line is as it was written")
+
+
+def described(one: Any) -> dict[str, Any]:
+    """A request's status as JSON tells it (`RequestStatus`)."""
+    return {
+        "request": json.loads(one.request.to_json()),
+        "digest": one.request.digest,
+        "state": one.state,
+        "since": one.since,
+        "run": one.run,
+        "waits_for": list(one.waits_for),
+        "sites": one.sites,
+        "steps": [
+            {"from": move.before, "to": move.after, "by": move.by, "why": move.why, "at": move.at} for move in one.moves
+        ],
+    }

@@ -1,0 +1,247 @@
+"""The evidence of a run: what was asked, who agreed, what was done, what was measured, and what none of this proves.
+
+Headings follow FDA's guidance on predetermined change control plans (2024): description of modification, modification
+protocol, impact assessment. The document is made once, when the run has its revised model, and never changes; signatures and
+the coordinator's later statements stand beside it (`common/evidence.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from excise import __version__
+from excise.common import chain
+from excise.common.bundle import bundle_digest
+from excise.common.canonical import canonical, digest_of, finite
+from excise.common.errors import ConfigError, RequestError
+from excise.common.evidence import COORDINATOR, FORMAT
+from excise.common.files import write_atomically
+from excise.common.signing import is_signed, public_hex, read_key, sign
+from excise.common.weights import digest, load_weights
+from excise.server.config import ServerConfig
+from excise.server.evidence_page import render
+from excise.server.life import State
+from excise.server.plan import Plan
+from excise.server.record import DEPLOYED, REVISED, RunFolder
+from excise.server.registry import make_statement, run_of
+from excise.server.requests import approvals, step
+from excise.server.setup import SIGNING_KEY
+from excise.server.store import Store
+from excise.server.store.tables import EvidenceSignature, Move, Run, Site, Statement, now
+from excise.server.verdict import verdict
+
+PACK, PAGE = "evidence.json", "evidence.html"
+"""The evidence and its page, in the run's folder."""
+NOT_PROVED = (
+    "That no trace of the forgotten images is left in the model. A membership test and a comparison of accuracies can show "
+    "that a model still knows images; that they show nothing is no proof that it does not.",
+    "That the sites measured what they say. Each signs what it told; nobody else saw its images.",
+    "That copies of the model which were made before, its training logs or backups were changed or deleted.",
+    "That the forget set is complete. Each site resolves the request on its own images; the commitment fixes which ones it "
+    "took, so that this can be checked at the site later, and tells nobody else of them.",
+    "That the law is satisfied. The legal basis is the text of whoever drafted the request; nobody interpreted it here.",
+    "Formal (epsilon, delta) unlearning. The method is approximate; its quality is what was measured, on these images.",
+)
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """SHA-256 over excise's own source, the installed files by name: what ran on the coordinator."""
+    import excise.common
+    import excise.server
+
+    sha = hashlib.sha256()
+    for package in (excise.common, excise.server):
+        root = Path(str(package.__file__)).parent
+        for path in sorted(root.rglob("*.py")):
+            sha.update(f"{package.__name__}/{path.relative_to(root).as_posix()}\n".encode())
+            sha.update(hashlib.sha256(path.read_bytes()).digest())
+    return sha.hexdigest()
+
+
+def seal(store: Store, folder: Path, config: ServerConfig, run: str) -> str:
+    """Make the evidence of a run that has its revised model, once; its requests become candidates. Returns its digest.
+
+    Raises
+    ------
+    RequestError : there is no such run, or its requests are not running
+    ConfigError : it has no revised model yet
+    StorageError : it cannot be kept
+    """
+    made = run_of(store, run)
+    if not made.document:
+        document = canonical(_document(store, folder, config, made))
+        key = read_key(folder / SIGNING_KEY)
+        with store.change() as change:
+            row = change.session.get_one(Run, run, with_for_update=True)
+            if not row.document:
+                row.document, row.digest = document, digest_of(document)
+                row.key, row.signature = public_hex(key), sign(key, document.encode())
+                step(change, json.loads(row.requests), State.CANDIDATE, COORDINATOR, "the run has its revised model")
+                change.log("evidence sealed", run=run, digest=row.digest)
+    write_pack(store, config, run)
+    return run_of(store, run).digest
+
+
+def sign_as_site(store: Store, config: ServerConfig, site: str, run: str, evidence: str, signature: str) -> None:
+    """Take in a site's signature of the evidence of a run that it took part in.
+
+    Raises
+    ------
+    RequestError : it took no part, the evidence is another one, or the site's key did not sign
+    """
+    with store.change() as change:
+        row = change.session.get(Run, run)
+        if row is None or not row.document or site not in json.loads(row.document)["sites"]:
+            raise RequestError(f"no evidence of '{run}' concerns '{site}'")
+        if evidence != row.digest:
+            raise RequestError(f"the evidence of '{run}' has the digest {row.digest}, not {evidence}: fetch it again")
+        key = change.session.get_one(Site, site).signing_key
+        if not is_signed(row.document.encode(), signature, key):
+            raise RequestError(f"the evidence of '{run}' is not signed with the key of '{site}'")
+        if change.session.get(EvidenceSignature, (run, site)) is None:
+            change.session.add(EvidenceSignature(run=run, site=site, key=key, signature=signature, at=now()))
+            change.log("evidence signed", run=run, site=site, digest=evidence)
+    write_pack(store, config, run)
+
+
+def unsigned(store: Store, run: str) -> tuple[str, ...]:
+    """Sites that took part and did not sign the evidence yet."""
+    document = run_of(store, run).document
+    with store.reading() as session:
+        signed = set(session.scalars(select(EvidenceSignature.site).where(EvidenceSignature.run == run)))
+    return tuple(sorted(set(json.loads(document)["sites"]) - signed)) if document else ()
+
+
+def verify(store: Store, folder: Path, config: ServerConfig, run: str, by: str, override: str = "") -> None:
+    """Find that the evidence of a run is complete and its result good enough: its requests become verified.
+
+    Parameters
+    ----------
+    override : why the result is taken although it misses the acceptance rule, or although a site did not sign
+
+    Raises
+    ------
+    ConfigError : something is missing, and nothing overrides it; says what
+    RequestError : its requests are no candidates
+    """
+    made = run_of(store, run)
+    if not made.document:
+        raise ConfigError(f"the run '{run}' has no evidence yet: excise server resume {run}")
+    impact, silent = json.loads(made.document)["impact_assessment"], unsigned(store, run)
+    missing = [
+        f"{check['name']}: {check['measured']} (limit {check['limit']})" for check in impact["checks"] if not check["passed"]
+    ]
+    if silent:
+        missing.append(f"no signature of {', '.join(silent)}")
+    if missing and not override:
+        raise ConfigError(
+            f"'{run}' cannot be verified: {'; '.join(missing)}. Reject it, wait for the sites, or override this in writing "
+            "(--override WHY)"
+        )
+    why = f"overridden: {override} ({'; '.join(missing)})" if missing else "the acceptance rule is met and every site signed"
+    with store.change() as change:
+        row = change.session.get_one(Run, run, with_for_update=True)
+        moved = step(change, json.loads(row.requests), State.VERIFIED, by, why)
+        if moved:
+            make_statement(change, folder, row, "verified", by, why)
+            change.log("run verified", run=run, by=by, why=why)
+    write_pack(store, config, run)
+
+
+def pack_of(store: Store, run: str) -> dict[str, Any]:
+    """The evidence of a run with all its signatures and statements, as in ``evidence.json``.
+
+    Raises
+    ------
+    RequestError : there is none
+    """
+    made = run_of(store, run)
+    if not made.document:
+        raise RequestError(f"no evidence of '{run}' yet")
+    with store.reading() as session:
+        signed = session.scalars(
+            select(EvidenceSignature).where(EvidenceSignature.run == run).order_by(EvidenceSignature.site)
+        )
+        by_sites = [{"signer": one.site, "key": one.key, "signature": one.signature} for one in signed]
+        stated = session.scalars(select(Statement).where(Statement.run == run).order_by(Statement.id))
+        statements = [{"text": one.text, "key": one.key, "signature": one.signature} for one in stated]
+    ours = {"signer": COORDINATOR, "key": made.key, "signature": made.signature}
+    return {"document": json.loads(made.document), "signatures": [ours, *by_sites], "statements": statements}
+
+
+def write_pack(store: Store, config: ServerConfig, run: str) -> None:
+    """Write the evidence and its page into the run's folder, as the store has them now.
+
+    Raises
+    ------
+    StorageError : they cannot be written
+    """
+    pack = pack_of(store, run)
+    write_atomically(config.runs / run / PACK, json.dumps(pack, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    write_atomically(config.runs / run / PAGE, render(pack))
+
+
+def _document(store: Store, folder: Path, config: ServerConfig, run: Run) -> dict[str, Any]:
+    at = config.runs / run.name
+    if not (at / REVISED).exists() or not (at / "metrics.json").exists():
+        raise ConfigError(f"the run '{run.name}' has no revised model yet: excise server resume {run.name}")
+    settings = (at / "plan.toml").read_text()
+    plan, results = Plan.model_validate(tomllib.loads(settings)), json.loads((at / "metrics.json").read_text())
+    judged = verdict(results, plan.request)
+    events = RunFolder(at).events()
+    decided = [one for request in json.loads(run.requests) for one in approvals(store, request)]
+    parts = plan.parts or (plan.request,)
+    with store.reading() as session:
+        lived = session.scalars(select(Move).where(Move.request.in_(json.loads(run.requests))).order_by(Move.id)).all()
+        keys = {site.name: site.signing_key for site in session.scalars(select(Site))}
+    took_part = sorted(results["sites"])
+    return {
+        "format": FORMAT,
+        "made_at": now(),
+        "coordinator": {"name": config.name, "key": public_hex(read_key(folder / SIGNING_KEY))},
+        "run": run.name,
+        "sites": {site: {"key": keys[site], "counts": results["sites"][site]} for site in took_part},
+        "description_of_modification": {
+            "requests": [{"request": json.loads(part.to_json()), "digest": part.digest} for part in parts],
+            "model_before": {"version": run.base, "digest": digest(load_weights(at / DEPLOYED))},
+            "model_after": {"digest": digest(load_weights(at / REVISED))},
+            "forget_set_commitments": results.get("commitments", {}),
+        },
+        "modification_protocol": {
+            "method": "federated unlearning by perturbed sign gradients: boundary search inside, joint retraining outside",
+            "plan": json.loads(plan.model_dump_json(exclude={"request", "parts", "deployed", "retrained"})),
+            "plan_sha256": digest_of(settings),
+            "seed": plan.seed,
+            "code": {"release": __version__, "coordinator_sha256": code_digest(), "bundle_sha256": bundle_digest()},
+            "approvals": [
+                {"request": one.request, "site": one.site, "decision": one.decision, "signature": one.signature}
+                for one in decided
+                if one.site in took_part and one.decision
+            ],
+            "life": [
+                {"request": one.request, "from": one.before, "to": one.after, "by": one.by, "why": one.why, "at": one.at}
+                for one in lived
+            ],
+            "refused": [
+                {key: event[key] for key in ("at", "round", "site", "code")} for event in events if event["event"] == "refused"
+            ],
+            "started": [event["at"] for event in events if event["event"] == "started"],
+        },
+        "impact_assessment": {
+            "accepted": judged.accepted,
+            "checks": [finite(asdict(check)) for check in judged.checks],
+            **{name: results[name] for name in ("original", "unlearned", "retrained", "verification") if name in results},
+            "requests": results.get("requests", {}),
+        },
+        "audit_log": {"last": chain.last(store.log)[0]},
+        "does_not_prove": list(NOT_PROVED),
+    }

@@ -1,0 +1,170 @@
+"""Opening a store, reading it, and changing it so that each change stands in the audit log.
+
+Every change goes through `Store.change`: it holds the store's only writer's place, appends what is done to the hash-chained
+log, and commits both the change and the hash of the log's last line. So the store tells of a log that was cut short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, select
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.orm import Session
+
+from excise.common import chain
+from excise.common.errors import ConfigError, StorageError
+from excise.common.files import storage_errors
+from excise.server.store.migrating import migrate
+from excise.server.store.tables import Meta
+
+HEAD = "audit_head"
+"""Under this name `meta` keeps the hash of the audit log's last line."""
+WAIT = 30
+"""Seconds that a writer waits for another's change: each takes milliseconds."""
+
+
+class Change:
+    """A change that is being made: a session, and what the log will tell of it."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.told: dict[str, Any] = {}
+
+    def log(self, happened: str, **details: Any) -> None:
+        """Tell what is done: once, in one line. A change that tells nothing changed nothing."""
+        assert not self.told, f"a change is one line: {self.told}, then {happened}"
+        self.told = {"event": happened, **details}
+
+
+class Store:
+    """An open store. Threads and processes may use it at once."""
+
+    def __init__(self, engine: Engine, log: Path) -> None:
+        self.engine, self.log = engine, log
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session that sees one state of the store. What it returns stays readable afterwards.
+
+        Raises
+        ------
+        StorageError : the database does not answer
+        """
+        with _told(), Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def change(self) -> Iterator[Change]:
+        """The only change that is made now; done when the block ends, undone when it raises.
+
+        Raises
+        ------
+        StorageError : the database or the log cannot be written
+        """
+        with (
+            _told(),
+            self.engine.connect().execution_options(writes=True) as connection,
+            Session(connection, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            head = session.execute(select(Meta).where(Meta.name == HEAD).with_for_update()).scalar_one()
+            made = Change(session)
+            last, before = chain.last(self.log)
+            if head.value not in (last, before):
+                raise StorageError(
+                    f"{self.log} is not the log that this store knows: excise server audit verify tells more. Put back "
+                    "the one that belongs to it; nothing is changed without it"
+                )
+            yield made
+            if made.told:
+                session.flush()  # what the database refuses is refused before it is told
+                # A line that the store does not know: its writer was ended before the change that it tells of was made.
+                ended = {"interrupted": last} if last != head.value else {}
+                head.value = chain.append(self.log, **made.told, **ended)
+
+    def log_faults(self) -> list[chain.Fault]:
+        """What is wrong with the audit log, its end included.
+
+        Raises
+        ------
+        StorageError : it cannot be read
+        """
+        with self.reading() as session:
+            head = session.get_one(Meta, HEAD).value
+        return chain.faults(self.log, head)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.engine.dispose()
+
+
+def open_store(url: str, log: Path) -> Store:
+    """Open the store at an SQLAlchemy `url`, made or brought up to date if need be.
+
+    Parameters
+    ----------
+    log : the audit log that tells of every change
+
+    Raises
+    ------
+    ConfigError : the URL cannot be used, the database does not answer, or the store is of a newer release
+    StorageError : it cannot be made
+    """
+    try:
+        parsed = make_url(url)
+        engine = _engine(parsed)
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        raise ConfigError(
+            f"the store's URL cannot be used ({error}); expected sqlite:///file or postgresql+psycopg://user@host/name "
+            "(for that: pip install 'excise[postgres]')"
+        ) from None
+    try:
+        migrate(engine)
+    except DBAPIError as error:  # its text names the database's host and user, never the password
+        engine.dispose()
+        raise ConfigError(f"the store cannot be opened: {error.orig}. Is it the right one, and does it run?") from None
+    except ConfigError:
+        engine.dispose()
+        raise
+    return Store(engine, log)
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True)
+    if url.database:
+        with storage_errors(Path(url.database)):
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": WAIT})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # Python's driver would begin transactions by itself, and not before reading
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # Who reads first and writes later could find that another wrote in between: writers wait at the beginning.
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn the database's own errors into ours; those of a wrong statement are ours to mend, and pass."""
+    try:
+        yield
+    except OperationalError as error:
+        raise StorageError(f"the store cannot be used: {error.orig}. Nothing of the change was made.") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise StorageError("the store's connection was lost. Nothing of the change was made; try again.") from error
+        raise

@@ -1,0 +1,105 @@
+"""Models that the coordinator promoted, at a site: fetched in parts, checked against what it signed, and told in use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from excise.client import promoted
+from excise.client.config import CoordinatorSettings, read_site_config
+from excise.client.coordinator import Coordinator, CoordinatorSilent, connected
+from excise.common.errors import ConfigError, DataError, MessageError
+from excise.common.weights import digest, load_weights
+from excise.server import members
+from excise.server.registry import file_of, version
+from tests.coordinators import Network, listening, network
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Network]:
+    with network(tmp_path) as one, listening(one):
+        one.join("a")
+        yield one
+
+
+def settings_of(made: Network) -> CoordinatorSettings:
+    settings = read_site_config(made.sites["a"]).coordinator
+    assert settings is not None
+    return settings
+
+
+def fetched(made: Network, number: int | None = None) -> Path:
+    folder = made.sites["a"].parent
+    with connected(folder, settings_of(made)) as coordinator:
+        return promoted.fetch(folder, coordinator, settings_of(made).key, number)[1]
+
+
+def test_the_model_in_use_is_fetched_checked_and_reported(made: Network, excise: Callable[..., Any]) -> None:
+    weights, site = made.deployed(), made.sites["a"]
+    code, out, err = excise("site", "fetch", "--use", "--site", site)
+    assert code == 0, err
+    assert "model 1" in out
+    assert digest(load_weights(site.parent / "models" / "1.safetensors")) == digest(weights)
+    (told,) = members.members(made.store)
+    assert (told.version, told.release != "") == (1, True)
+    assert promoted.in_use(site.parent) == 1
+    assert "Model in use: 1" in excise("site", "status", "--site", site)[1]
+
+
+def test_what_was_broken_off_goes_on_where_it_was(made: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.deployed()
+    monkeypatch.setattr("excise.server.api.service.CHUNK", 1000)
+    whole, offsets = Coordinator.fetch, []
+
+    def breaks_off(self: Coordinator, number: int, offset: int) -> Iterator[tuple[int, bytes]]:
+        offsets.append(offset)
+        for at, data in whole(self, number, offset):
+            yield at, data
+            if len(offsets) == 1 and at >= 2000:
+                raise CoordinatorSilent("the line is dead")
+
+    monkeypatch.setattr(Coordinator, "fetch", breaks_off)
+    with pytest.raises(CoordinatorSilent):
+        fetched(made)
+    assert not (made.sites["a"].parent / "models" / "1.safetensors").exists()
+    assert digest(load_weights(fetched(made))) == version(made.store).digest
+    assert offsets == [0, 3000]
+
+
+def test_what_is_not_the_model_that_was_signed_is_thrown_away(made: Network) -> None:
+    made.deployed()
+    file = file_of(made.folder, version(made.store).digest)
+    good = file.read_bytes()
+    file.write_bytes(good[:-4] + b"\x00\x00\x80\x3f")
+    with pytest.raises(DataError, match="is not model 1, as the coordinator signed it"):
+        fetched(made)
+    file.write_bytes(good[:-100])
+    with pytest.raises(DataError, match="is not whole yet"):
+        fetched(made)
+    file.write_bytes(good + b"more")
+    with pytest.raises(DataError, match="out of their order"):
+        fetched(made)
+    file.write_bytes(good)
+    assert fetched(made).read_bytes() == good
+    assert {path.name for path in (made.sites["a"].parent / "models").iterdir()} == {"1.safetensors"}
+
+
+def test_a_manifest_of_another_key_is_refused(made: Network) -> None:
+    made.deployed()
+    folder = made.sites["a"].parent
+    with connected(folder, settings_of(made)) as coordinator, pytest.raises(MessageError, match="is not signed with the key"):
+        promoted.fetch(folder, coordinator, "00" * 32)
+
+
+def test_what_there_is_not_is_told(made: Network) -> None:
+    with pytest.raises(ConfigError, match="no model was promoted yet"):
+        fetched(made)
+    made.deployed()
+    with pytest.raises(ConfigError, match="there is no model 7"):
+        fetched(made, 7)
+    folder = made.sites["a"].parent
+    with connected(folder, settings_of(made)) as coordinator, pytest.raises(ConfigError, match="model 1 is not here"):
+        promoted.use(folder, coordinator, 1)

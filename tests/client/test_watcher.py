@@ -1,0 +1,78 @@
+"""A site and its coordinator become of one mind about requests, whoever was away when something was decided."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from excise.client.config import read_site_config
+from excise.client.coordinator import connected
+from excise.client.deploy.watcher import take_in
+from excise.client.requests import Requests
+from excise.common.decision import Standing
+from excise.server.requests import draft, status
+from tests.coordinators import DEVICE, OTHER, Network, listening, network
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Network]:
+    with network(tmp_path) as one:
+        with listening(one):
+            one.join("a")
+        yield one
+
+
+def heard(made: Network, requests: int) -> Requests:
+    """What the site knows after the first so many things that the coordinator told."""
+    toml = made.sites["a"]
+    kept = Requests(toml.parent)
+    with listening(made), connected(toml.parent, read_site_config(toml).coordinator) as coordinator:
+        seen = coordinator.watch()
+        for _ in range(requests):
+            take_in(kept, coordinator, next(seen))
+    return kept
+
+
+def test_a_request_comes_in_and_a_decision_that_could_not_be_told_goes_out(made: Network, excise: Callable[..., Any]) -> None:
+    draft(made.store, DEVICE, (), "Ada")
+    kept = heard(made, 1)
+    assert kept.get("mr7") == DEVICE
+    assert (kept.noted(DEVICE)["state"], kept.noted(DEVICE)["waits_for"]) == ("drafted", ["a"])
+    code, _, err = excise("site", "approve", "mr7", "--by", "Dr. Noether", "--site", made.sites["a"])
+    assert (code, "does not answer now; excise site up tells it later" in err) == (0, True), err
+    assert status(made.store, "mr7").sites == {"a": "pending"}
+    heard(made, 2)  # as it was; and again, once the decision is told
+    assert status(made.store, "mr7").state == "approved"
+
+
+def test_a_decision_is_told_at_once_when_somebody_listens(made: Network, excise: Callable[..., Any]) -> None:
+    draft(made.store, DEVICE, (), "Ada")
+    heard(made, 1)
+    with listening(made):
+        code, _, err = excise("site", "approve", "mr7", "--by", "Dr. Noether", "--site", made.sites["a"])
+    assert (code, "The coordinator knows; the request is approved" in err) == (0, True), err
+    code, out, _ = excise("site", "requests", "show", "mr7", "--json", "--site", made.sites["a"])
+    assert json.loads(out)["coordinator"]["state"] == "approved"
+
+
+def test_a_site_drafts_a_request_of_its_own(made: Network, tmp_path: Path, excise: Callable[..., Any]) -> None:
+    (tmp_path / "mr1.toml").write_text(OTHER.to_toml())
+    with listening(made):
+        code, _, err = excise("site", "submit", tmp_path / "mr1.toml", "--by", "Dr. Noether", "--site", made.sites["a"])
+    assert (code, "'mr1' is drafted; it waits for a" in err) == (0, True), err
+    assert status(made.store, "mr1").moves[0].by == "site a"
+    assert Requests(made.sites["a"].parent).standing(OTHER) is Standing.PENDING
+
+
+def test_another_request_of_a_known_id_is_left_out_and_the_others_go_on(made: Network) -> None:
+    draft(made.store, DEVICE, (), "Ada")
+    draft(made.store, OTHER, (), "Ada")
+    Requests(made.sites["a"].parent).arrive(DEVICE.model_copy(update={"reason": "another"}))
+    kept = heard(made, 2)
+    assert kept.get("mr1") == OTHER
+    assert kept.get("mr7") != DEVICE
+    assert kept.noted(DEVICE) == {}
