@@ -46,7 +46,9 @@ def patient_weights(patients: Sequence[str]) -> NDArray[np.float64]:
     return np.array([1 / images[patient] for patient in patients])
 
 
-def effective_images(losses_N: NDArray[np.float64], patients: Sequence[str], min_count: int) -> float:
+def effective_images(
+    losses_N: NDArray[np.float64], patients: Sequence[str], min_count: int, class_N: NDArray[np.int64] | None = None
+) -> float:
     """How many independent images a set is worth, where the images of one patient are alike; in [1, N], NaN when untold.
 
     The number of images, divided by how much larger the variance of their mean rank by loss is when patients are drawn than
@@ -57,13 +59,15 @@ def effective_images(losses_N: NDArray[np.float64], patients: Sequence[str], min
     losses_N : loss of each image
     patients : whose it is
     min_count : fewest patients, and images, of which anything is told; of a single patient nothing can be
+    class_N : class of each image, when there are such: that a patient's images are of one class does not make them alike for
+        a test that compares each class with itself
     """
     names, patient_N = np.unique(np.asarray(patients), return_inverse=True)
     count, images = len(names), len(losses_N)
     if count < max(min_count, 2):
         return math.nan
-    rank_N = rankdata(losses_N)
-    rank_N -= rank_N.mean()
+    rank_N, class_N = rankdata(losses_N), np.zeros(images, dtype=np.int64) if class_N is None else class_N
+    rank_N -= (np.bincount(class_N, rank_N) / np.maximum(np.bincount(class_N), 1))[class_N]
     apart = (rank_N**2).sum() * images / (images - 1)
     together = (np.bincount(patient_N, rank_N) ** 2).sum() * count / (count - 1)
     if apart == 0:  # all losses are one: nothing shows how alike the images of a patient are

@@ -86,7 +86,7 @@ def _audit(
         if measured and name != "retain":
             losses = losses_by_stratum(logits_NC, y_N, told[name])
             if name in JUDGED and not query.brief:
-                metrics |= _effective(site, name, index, losses[ALL_CLASSES][1])
+                metrics |= _effective(site, name, index, y_N, losses[ALL_CLASSES][1])
             for key, (_, losses_N) in losses.items():
                 profile = audit.loss_profile(losses_N, PROFILE_POINTS, min_count)
                 if key != ALL_CLASSES and profile and all(map(math.isfinite, profile)):
@@ -96,10 +96,11 @@ def _audit(
     return ModelAudit({key: value for key, value in numbers.items() if math.isfinite(value)}, profiles)
 
 
-def _effective(site: Site, name: str, index: Tensor, losses_N: NDArray[np.float64]) -> dict[str, float]:
+def _effective(site: Site, name: str, index: Tensor, y_N: Tensor, losses_N: NDArray[np.float64]) -> dict[str, float]:
     """How many independent images a set is worth, rounded down as its number of images is rounded up: never too many."""
-    policy = site.config.policy
-    worth = audit.effective_images(losses_N, [site.scan.rows[i].patient for i in index.tolist()], policy.min_count)
+    policy, class_N = site.config.policy, y_N.numpy() if y_N.ndim == 1 else None
+    patients = [site.scan.rows[i].patient for i in index.tolist()]
+    worth = audit.effective_images(losses_N, patients, policy.min_count, class_N)
     told = policy.told_at_least(round(worth, 6))  # 12 images of 12 patients are not worth 11.999…
     return {f"{name}_effective": told} if told else {}
 

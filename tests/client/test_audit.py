@@ -187,3 +187,12 @@ def test_it_is_told_of_enough_patients_and_never_more_than_there_are(images: lis
         assert math.isnan(worth)
     else:
         assert 1 <= worth <= len(images)
+
+
+def test_that_a_patients_images_are_of_one_class_does_not_make_them_alike() -> None:
+    rng = np.random.default_rng(4)
+    who = np.repeat(np.arange(40), 5)
+    classes = (who % 2).astype(np.int64)
+    values, names = rng.lognormal(size=200) + 9 * classes, [str(patient) for patient in who]
+    assert effective_images(values, names, 10) < 60
+    assert effective_images(values, names, 10, classes) > 120

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,17 +14,23 @@ from pathlib import Path
 import pytest
 
 from excise.client.config import read_site_config
+from excise.client.joining import join
 from excise.client.requests import Requests
 from excise.client.setup import make_node_key
+from excise.common.bundle import bundle_digest
 from excise.common.models import build_model
 from excise.common.request import ForgetRequest, RequestKind
-from excise.common.signing import public_hex, read_key
+from excise.common.signing import make_key, public_hex, read_key
 from excise.common.supervisor import read_status
 from excise.common.weights import digest, load_weights, save_weights, snapshot
+from excise.server.config import store_of
 from excise.server.deploy import API, LINK, PROXY, REGISTRAR
+from excise.server.link import linked
+from excise.server.members import invite
 from excise.server.setup import AUTHORITY, init
-from tests.coordinated import DESCRIBED, SPEC, Coordinated, coordinated, events_of, kill, said
-from tests.deployment import BIN, eventually, free_port, listens
+from tests.coordinated import DESCRIBED, SPEC, Coordinated, coordinated, end, events_of, kill, said, start
+from tests.deployment import eventually, listens
+from tests.dicoms import write_hospital, write_site_toml
 
 NAMES = ("st-joan", "st-luke", "st-mary")
 REQUEST = ForgetRequest(id="mr7", kind=RequestKind.DEVICE, where="StationName = MR7", reason="retired")
@@ -107,20 +111,22 @@ def test_who_knows_another_authority_is_not_believed(made: Coordinated, tmp_path
         HTTPSConnection("localhost", made.config.fleet_port, timeout=20, context=context).request("GET", "/")
 
 
-def test_a_site_whose_key_nobody_let_in_is_refused(made: Coordinated, tmp_path: Path) -> None:
-    make_node_key(tmp_path / "node")
-    refused = subprocess.run(
-        [
-            *(BIN / "flower-supernode", "--superlink", made.config.address),
-            *("--root-certificates", made.folder / AUTHORITY),
-            *("--auth-supernode-private-key", tmp_path / "node", "--port", str(free_port())),
-        ],
-        check=False,
-        capture_output=True,
-        timeout=100,
-        env={**os.environ, "FLWR_HOME": str(tmp_path / "flwr")},
-    )
-    assert refused.returncode != 0
+def test_a_site_that_joined_and_that_nobody_let_in_does_not_connect(made: Coordinated, tmp_path: Path) -> None:
+    write_hospital(tmp_path / "st-paul")
+    policy = {"bundles": [bundle_digest()]}
+    toml = write_site_toml(tmp_path / "st-paul", name="st-paul", data={"labels": "labels.csv"}, policy=policy)
+    make_key(toml.parent / "keys" / "signing.pem")
+    make_node_key(toml.parent / "keys" / "node")
+    with store_of(made.toml) as store:
+        sent = invite(store, made.folder, made.config, "st-paul", "tests")
+    join(toml, sent, sent.fingerprint)
+    process = start("site", "up", "--site", toml)
+    time.sleep(15)  # others take five
+    end(process)
+    with linked(made.config.link_port, made.folder / AUTHORITY) as link:
+        assert len(link.nodes()) == len(NAMES)
+    assert "asks to be let in, with the fingerprint" in made.server("status")
+    assert "is not let in yet" in said("site", "fetch", "--site", toml, code=2)
 
 
 @pytest.mark.parametrize("part", [LINK, PROXY, REGISTRAR, API])

@@ -40,7 +40,7 @@ def told(losses: Losses, min_count: int = 10) -> ModelAudit:
     profiles: dict[str, tuple[float, ...]] = {}
     for name, (values, classes, patients) in losses.items():
         metrics[f"{name}_images"] = float(len(values))
-        worth = effective_images(values, [str(patient) for patient in patients], min_count)
+        worth = effective_images(values, [str(patient) for patient in patients], min_count, classes)
         if not math.isnan(worth):
             metrics[f"{name}_effective"] = worth
         for c in range(CLASSES):
