@@ -56,8 +56,13 @@ def is_statistic(name: str) -> bool:
 
 
 def norm(delta: Mapping[str, Tensor]) -> float:
-    """Euclidean norm of an update's parameters. Batch-norm statistics are left out: they live on another scale."""
-    return math.sqrt(sum(float(tensor.double().pow(2).sum()) for name, tensor in delta.items() if not is_statistic(name)))
+    """Euclidean norm of an update's parameters. Batch-norm statistics are left out: they live on another scale.
+
+    To the last digit the same in any order of the names and any memory format: weights that were read from a checkpoint have
+    others than those that were sent.
+    """
+    squares = (tensor.contiguous().double().pow(2).sum() for name, tensor in delta.items() if not is_statistic(name))
+    return math.sqrt(math.fsum(map(float, squares)))
 
 
 def snapshot(model: torch.nn.Module) -> Weights:

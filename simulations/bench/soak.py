@@ -24,7 +24,6 @@ from excise.common.models import ModelSpec
 from excise.common.request import ForgetRequest, RequestKind
 from excise.common.settings import (
     LocalSettings,
-    PrivacySettings,
     RoundSettings,
     SearchSettings,
     TrainingSettings,
@@ -35,7 +34,7 @@ from excise.server.record import RunFolder
 from excise.simulations.engine import one_thread, simulated_client
 from excise.simulations.local_grid import LocalGrid
 from excise.simulations.run import plan_for
-from excise.simulations.scenario import Partition, Scenario, ScenarioData
+from excise.simulations.scenario import Partition, Scenario, ScenarioData, ScenarioPolicy
 from excise.simulations.sites import make_sites
 
 SIDE = 16
@@ -172,7 +171,7 @@ def _scenario(home: Path, sites: int, rounds: int, deadline: float) -> Scenario:
         seed=SEED,
         data=ScenarioData(source="npz", path=home / "images.npz"),
         partition=Partition(sites=sites),
-        policy=PrivacySettings(min_count=2),
+        policy=ScenarioPolicy(min_count=2),
         model=ModelSpec(name="allcnn", size=SIDE, width=0.05),
         training=TrainingSettings(rounds=1, learning_rate=0.05),
         unlearning=UnlearningSettings(
