@@ -15,7 +15,6 @@ from pathlib import Path
 from excise.client.coordinator import Coordinator, PromotedModel
 from excise.common.errors import ConfigError, DataError
 from excise.common.files import storage_errors, write_atomically
-from excise.common.weights import digest, load_weights
 
 MODELS, IN_USE = "models", "in-use.json"
 Progress = Callable[[int, int], None]
@@ -90,6 +89,8 @@ def _receive(coordinator: Coordinator, model: PromotedModel, part: Path, progres
 
 def _check(model: PromotedModel, part: Path) -> None:
     """Throw away what is not the model that was signed. The file is safetensors, which holds no code."""
+    from excise.common.weights import digest, load_weights  # torch: seconds, and the watcher does without
+
     with part.open("rb") as file:
         sha = hashlib.file_digest(file, "sha256").hexdigest()
     if part.stat().st_size < model.size:

@@ -15,10 +15,11 @@ from flwr.serverapp import Grid, ServerApp
 from excise.common.errors import ExciseError, StorageError
 from excise.server.config import read_server_config, store_of
 from excise.server.coordinator import Coordinator
+from excise.server.events import FAILED
 from excise.server.evidence import seal
 from excise.server.federation import Progress
 from excise.server.plan import Plan
-from excise.server.record import FAILED, RunFolder
+from excise.server.record import RunFolder
 from excise.server.store.leases import held
 
 

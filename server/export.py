@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from excise.common.files import write_atomically
 from excise.common.weights import load_weights, save_weights
-from excise.server.evidence import pack_of
+from excise.server.evidence_pack import pack_of
 from excise.server.registry import Version, file_of, version
 from excise.server.requests import status
 from excise.server.store import Store

@@ -26,10 +26,11 @@ from excise.common.validation import explain
 from excise.common.weights import load_weights, save_weights
 from excise.server.app import lease_of
 from excise.server.config import ServerConfig, read_server_config, store_of
+from excise.server.events import EVENTS, FAILED, events_of
 from excise.server.life import State, check_move
 from excise.server.link import UNKNOWN, linked
 from excise.server.plan import Plan
-from excise.server.record import DEPLOYED, EVENTS, FAILED, RunFolder
+from excise.server.record import DEPLOYED
 from excise.server.registry import file_of, version
 from excise.server.requests import status, step
 from excise.server.setup import AUTHORITY
@@ -151,17 +152,17 @@ def carry_out(server_toml: Path, run: Path, tell: Tell = lambda _: None) -> None
     """
     if not (run / "plan.toml").exists():
         raise ConfigError(f"no run at {run}")
-    config, record = read_server_config(server_toml), RunFolder(run)
+    config = read_server_config(server_toml)
     with store_of(server_toml) as store, held(store, lease_of(run.name)):
         pass  # whoever carried it out is gone, and said so, or is dead
-    seen = len(record.events())
+    began = seen = len(events_of(run))
     try:
         with linked(config.link_port, server_toml.parent / AUTHORITY) as link:
             number = link.start(bundle(), {"run": str(run.absolute()), "server": str(server_toml.absolute())})
             try:
                 while True:
                     standing = link.standing(number)
-                    events = record.events(seen)
+                    events = events_of(run, seen)
                     seen += len(events)
                     for event in events:
                         tell(event)
@@ -180,7 +181,7 @@ def carry_out(server_toml: Path, run: Path, tell: Tell = lambda _: None) -> None
             f"excise server resume {run.name}"
         ) from error
     if standing != "completed":
-        failed = [event for event in record.events() if event["event"] == FAILED][-1:]
+        failed = [event for event in events_of(run, began) if event["event"] == FAILED][-1:]
         told = failed[0]["message"] if failed else ""
         raise RunFailed(
             f"the run '{run.name}' is {standing}. {told or 'The log in the state of the coordinator says more.'}\n"

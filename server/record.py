@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +21,13 @@ from safetensors import safe_open
 
 from excise.common.canonical import finite
 from excise.common.errors import StorageError
-from excise.common.files import leftovers, private, storage_errors, write_atomically
+from excise.common.files import leftovers, storage_errors, write_atomically
 from excise.common.weights import Weights, digest, load_weights, save_weights
+from excise.server import events
 from excise.server.trail import Trail, append, read
 
-FAILED = "failed"
-"""The event that ends a run which came to nothing, with what the coordinator is told and the exit code of its command."""
 DEPLOYED, REVISED = "deployed.safetensors", "model.safetensors"
 """The model before and the revised model, in the run's folder; the first where a coordinator's run begins with one."""
-EVENTS = "events.jsonl"
 
 
 @dataclass
@@ -67,19 +63,11 @@ class RunFolder:
 
     def event(self, kind: str, **details: Any) -> None:
         """Append one line to `events.jsonl`. Details are aggregates and names of sites, never anything of a patient."""
-        line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind, **finite(details)})
-        with storage_errors(self.path / EVENTS):
-            self.path.mkdir(parents=True, exist_ok=True)
-            with open(self.path / EVENTS, "a+b", opener=private) as file:
-                file.seek(-min(1, file.seek(0, os.SEEK_END)), os.SEEK_END)
-                torn = file.read(1) not in (b"", b"\n")  # whoever wrote last was killed, or the disk was full
-                file.write((b"\n" if torn else b"") + line.encode() + b"\n")
+        events.add(self.path, kind, **details)
 
     def events(self, after: int = 0) -> list[dict[str, Any]]:
         """Events in their order, without the first `after`; a line that is not whole, or not yet, is left out."""
-        path = self.path / EVENTS
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-        return [event for line in lines if (event := _parsed(line)) is not None][after:]
+        return events.events_of(self.path, after)
 
     def tidy(self) -> None:
         """Remove what writers that were killed left behind; for the process that carries out the run, before it writes."""
@@ -176,11 +164,3 @@ def _remedy(path: Path) -> str:
 
 def _seal(state: str, weights: Weights) -> str:
     return hashlib.sha256(f"{digest(weights)}{state}".encode()).hexdigest()
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) else None

@@ -12,22 +12,24 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from excise.common.canonical import canonical
 from excise.common.errors import ConfigError, RequestError
-from excise.common.models import ModelSpec, build_model
 from excise.common.signing import public_hex, read_key, sign
-from excise.common.weights import digest, load_weights, save_weights
 from excise.server.life import State
 from excise.server.requests import step
 from excise.server.setup import SIGNING_KEY
 from excise.server.store import Store
 from excise.server.store.opening import Change
 from excise.server.store.tables import Meta, Model, Run, Statement, now
+
+if TYPE_CHECKING:  # torch takes seconds to import, and whoever only asks which models there are does without it
+    from excise.common.models import ModelSpec
+    from excise.common.weights import Weights
 
 CURRENT = "current_model"
 """Under this name `meta` keeps the version of the model in use."""
@@ -51,10 +53,16 @@ class Version:
     state: str
     current: bool
     requests: tuple[str, ...]
-    spec: ModelSpec
     size: int
     manifest: str
     signature: str
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Its architecture."""
+        from excise.common.models import ModelSpec
+
+        return ModelSpec.model_validate(json.loads(self.manifest)["spec"])
 
 
 def bring_in(store: Store, folder: Path, weights: Path, spec: ModelSpec, by: str, why: str = "") -> int:
@@ -66,6 +74,9 @@ def bring_in(store: Store, folder: Path, weights: Path, spec: ModelSpec, by: str
     ConfigError : the weights are not of such a model
     StorageError : it cannot be kept
     """
+    from excise.common.models import build_model
+    from excise.common.weights import digest, load_weights
+
     loaded = load_weights(weights)
     try:
         build_model(spec).load_state_dict(loaded)
@@ -90,6 +101,9 @@ def promote(store: Store, folder: Path, run: str, weights: Path, by: str, why: s
     ConfigError : another model was promoted since the run began, so that this one would undo it
     DataError, StorageError : the model cannot be read or kept
     """
+    from excise.common.models import ModelSpec
+    from excise.common.weights import digest, load_weights
+
     loaded = load_weights(weights)
     with store.change() as change:
         row = _run(change.session, run)
@@ -183,7 +197,9 @@ def file_of(folder: Path, weights_digest: str) -> Path:
     return folder / "models" / f"{weights_digest}.safetensors"
 
 
-def _keep(folder: Path, weights: dict[str, Any]) -> None:
+def _keep(folder: Path, weights: Weights) -> None:
+    from excise.common.weights import digest, save_weights
+
     path = file_of(folder, digest(weights))
     if not path.exists():
         save_weights(weights, path)
@@ -256,7 +272,6 @@ def _version(session: Session, model: Model) -> Version:
         state=model.state,
         current=session.get_one(Meta, CURRENT).value == str(model.version),
         requests=tuple(told["requests"]),
-        spec=ModelSpec.model_validate(told["spec"]),
         size=told["file"]["bytes"],
         manifest=model.manifest,
         signature=model.signature,

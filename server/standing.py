@@ -9,10 +9,10 @@ from typing import Any
 from excise.common.errors import ConfigError
 from excise.common.supervisor import read_status
 from excise.server.config import read_server_config, store_of
-from excise.server.evidence import unsigned
+from excise.server.events import events_of
+from excise.server.evidence_pack import unsigned
 from excise.server.life import State
 from excise.server.members import members
-from excise.server.record import RunFolder
 from excise.server.registrar import online
 from excise.server.registry import version
 from excise.server.requests import RequestStatus, statuses
@@ -71,7 +71,7 @@ def _request(store: Store, runs: Path, one: RequestStatus) -> dict[str, Any]:
         waits = unsigned(store, one.run) or waits
     last = ""
     if one.state is State.RUNNING:
-        events = RunFolder(runs / one.run).events()
+        events = events_of(runs / one.run)
         last = f"{events[-1]['event'].replace('_', ' ')} at {events[-1]['at']}" if events else "not started yet"
     return {
         "id": one.request.id,

@@ -25,7 +25,7 @@ from excise.common.errors import ConfigError, ExciseError, RequestError, Storage
 from excise.common.identity import SiteKeys
 from excise.common.request import ForgetRequest
 from excise.common.signing import public_hex, read_key
-from excise.server import evidence, members, registry, requests
+from excise.server import evidence_pack, members, registry, requests
 from excise.server.api.access import Caller, Limits, Refused, caller_of, invited_of, site_of
 from excise.server.config import ServerConfig
 from excise.server.requests import RequestStatus
@@ -157,7 +157,7 @@ class Service(CoordinatorServicer):
     async def GetEvidence(self, message: pb.RequestName, caller: Caller) -> pb.Evidence:
         site = site_of(self.store, caller)
         run = self._run(message.request, site)
-        pack = await self._in_thread(evidence.pack_of, self.store, run)
+        pack = await self._in_thread(evidence_pack.pack_of, self.store, run)
         signatures = {one["signer"]: one["signature"] for one in pack["signatures"]}
         return pb.Evidence(document=canonical(pack["document"]), signatures=signatures)
 
@@ -166,7 +166,7 @@ class Service(CoordinatorServicer):
         site = site_of(self.store, caller)
         run = self._run(message.request, site)
         given = (self.store, self.config, site, run, message.digest, message.signature)
-        await self._in_thread(evidence.sign_as_site, *given)
+        await self._in_thread(evidence_pack.sign_as_site, *given)
         return pb.Nothing()
 
     def _run(self, request: str, site: str) -> str:

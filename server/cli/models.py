@@ -107,7 +107,7 @@ def verify(
 def promote(run: RunName, by: By, why: Why, server_toml: ServerToml = Path("server.toml")) -> None:
     """Use the revised model of a verified run from now on; sites fetch it."""
     from excise.server.config import read_server_config, store_of
-    from excise.server.evidence import write_pack
+    from excise.server.evidence_pack import write_pack
     from excise.server.record import REVISED
     from excise.server.registry import promote as use
 
@@ -122,7 +122,7 @@ def promote(run: RunName, by: By, why: Why, server_toml: ServerToml = Path("serv
 def rollback(by: By, why: Why, server_toml: ServerToml = Path("server.toml")) -> None:
     """Use the model again that the present one was made of. Its requests count as not carried out."""
     from excise.server.config import read_server_config, store_of
-    from excise.server.evidence import write_pack
+    from excise.server.evidence_pack import write_pack
     from excise.server.registry import roll_back, version
 
     config = read_server_config(server_toml)
@@ -153,7 +153,7 @@ def export(
 def evidence(run: RunName, server_toml: ServerToml = Path("server.toml"), as_json: AsJson = False) -> None:
     """Write the evidence of a run anew, as it is signed by now, and say whose signatures it has."""
     from excise.server.config import read_server_config, store_of
-    from excise.server.evidence import PACK, PAGE, pack_of, unsigned, write_pack
+    from excise.server.evidence_pack import PACK, PAGE, pack_of, unsigned, write_pack
 
     config = read_server_config(server_toml)
     with store_of(server_toml) as store:

@@ -23,7 +23,7 @@ from excise.common.request import ForgetRequest, RequestKind
 from excise.common.weights import digest, load_weights, save_weights, snapshot
 from excise.server.config import store_of
 from excise.server.deploy import API, LINK, PROXY, REGISTRAR
-from excise.server.evidence import pack_of
+from excise.server.evidence_pack import pack_of
 from tests.coordinated import DESCRIBED, SPEC, Coordinated, children, command_of, coordinated, events_of, kill, start
 from tests.deployment import eventually
 

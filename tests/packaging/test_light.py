@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -13,6 +15,13 @@ def test_reading_headers_needs_neither_torch_nor_flower() -> None:
     code = "import sys, excise.client.dicom.index; print(sorted({'torch', 'flwr'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", ["excise.client.deploy.watcher", "excise.server.api.serve", "excise.server.standing"])
+def test_who_only_talks_needs_no_torch(module: str) -> None:
+    code = f"import sys, {module}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "False"
 
 
 def test_only_who_adds_noise_waits_for_opacus() -> None:

@@ -16,7 +16,8 @@ from excise.common.canonical import canonical, digest_of
 from excise.common.errors import ConfigError, DataError, RequestError
 from excise.common.signing import read_key, sign
 from excise.common.weights import Weights, digest, load_weights, save_weights
-from excise.server.evidence import pack_of, seal, sign_as_site, unsigned, verify, write_pack
+from excise.server.evidence import seal, verify
+from excise.server.evidence_pack import pack_of, sign_as_site, unsigned, write_pack
 from excise.server.export import export
 from excise.server.launch import prepare
 from excise.server.life import IllegalMove, State
