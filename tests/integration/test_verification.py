@@ -136,8 +136,8 @@ def test_an_interrupted_verification_goes_on_and_ends_alike(
         else:
             saved = RunFolder.save_phase
 
-            def save(folder: RunFolder, name: str, phase: Any) -> None:
-                saved(folder, name, phase)
+            def save(folder: RunFolder, name: str, phase: Any, *given: Any, **named: Any) -> None:
+                saved(folder, name, phase, *given, **named)
                 if name == "resurfaced-unlearned":
                     raise Killed
 
