@@ -61,6 +61,12 @@ def ran(made: Network, *requests: Any, by: float = 0.1, met: bool = True) -> str
             "commitments": {"a": "ab" * 32, "b": "cd" * 32},
             "original": {"pooled": scores, "sites": sites},
             "unlearned": {"pooled": after, "sites": sites},
+            "verification": {
+                "membership_auc": {"unlearned": {"value": 0.5, "low": 0.41, "high": None}},
+                "worst_site": {"held_out_accuracy": {"site": "b", "value": 0.9, "low": 0.8, "high": 0.95}},
+                "resurfacing": {"unlearned": {"forget_accuracy": 0.0123, "beside_unseen": 0.0, "membership_auc": None}},
+                "linear_probe": None,
+            },
         },
     )
     return folder.name
@@ -114,7 +120,15 @@ def test_a_request_goes_from_run_to_use_and_back(made: Network, tmp_path: Path, 
     assert (code, "✗" in out) == (0, False), err
     assert "promoted as model 2, by Ada" in out
     page = file.with_name("evidence.html").read_text()
-    for told in ("1. Description of the modification", "2. Modification protocol", "3. Impact assessment", "does not prove"):
+    for told in (
+        "0.410 to –",
+        "0.012",
+        "did not ask for a linear probe",
+        "1. Description of the modification",
+        "2. Modification protocol",
+        "3. Impact assessment",
+        "does not prove",
+    ):
         assert told in page
     assert "<script" not in page
 
