@@ -18,7 +18,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from excise.common.bundle import bundle
-from excise.common.errors import ConfigError, ExciseError, Interrupted, QuorumError
+from excise.common.errors import ConfigError, ExciseError, Interrupted, QuorumError, RequestError
 from excise.common.files import write_atomically
 from excise.common.request import RequestKind, joined
 from excise.common.settings import PRESETS
@@ -32,7 +32,7 @@ from excise.server.link import UNKNOWN, linked
 from excise.server.plan import Plan
 from excise.server.record import DEPLOYED
 from excise.server.registry import file_of, version
-from excise.server.requests import status, step
+from excise.server.requests import of_run, status, step
 from excise.server.setup import AUTHORITY
 from excise.server.store import Store
 from excise.server.store.leases import held
@@ -147,14 +147,17 @@ def carry_out(server_toml: Path, run: Path, tell: Tell = lambda _: None) -> None
     Raises
     ------
     ConfigError : there is no such run, another process carries it out, or the SuperLink does not answer
+    RequestError : it is at its end
     RunFailed : it came to nothing; says why
     Interrupted : Ctrl-C; the run is stopped and can be resumed
     """
     if not (run / "plan.toml").exists():
         raise ConfigError(f"no run at {run}")
     config = read_server_config(server_toml)
-    with store_of(server_toml) as store, held(store, lease_of(run.name)):
-        pass  # whoever carried it out is gone, and said so, or is dead
+    with store_of(server_toml) as store, held(store, lease_of(run.name)):  # whoever carried it out is gone, or is dead
+        for one in (status(store, request) for request in of_run(store, run.name)):
+            if one.state is not State.RUNNING:
+                raise RequestError(f"'{one.request.id}' is {one.state}: there is nothing to go on with")
     began = seen = len(events_of(run))
     try:
         with linked(config.link_port, server_toml.parent / AUTHORITY) as link:

@@ -17,7 +17,7 @@ from excise.server.launch import Waiting, carry_out, prepare
 from excise.server.life import State
 from excise.server.plan import Plan
 from excise.server.registry import run_of
-from excise.server.requests import draft, status
+from excise.server.requests import draft, move, status
 from excise.server.store.leases import held
 from tests.coordinators import DEVICE, OTHER, SPEC, Network, network
 
@@ -149,4 +149,13 @@ def test_what_another_process_carries_out_is_not_started_again(made: Network) ->
     made.approved(DEVICE)
     folder = prepared(made, "mr7")
     with held(made.store, lease_of("mr7")), pytest.raises(ConfigError, match="is held by a process"):
+        carry_out(made.toml, folder)
+
+
+@pytest.mark.parametrize("state", [State.CANDIDATE, State.REJECTED])
+def test_what_is_at_its_end_is_not_carried_out_again(made: Network, state: State) -> None:
+    made.approved(DEVICE)
+    folder = prepared(made, "mr7")
+    move(made.store, ["mr7"], state, "Ada", "")
+    with pytest.raises(RequestError, match=f"'mr7' is {state}: there is nothing to go on with"):
         carry_out(made.toml, folder)
