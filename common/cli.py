@@ -35,11 +35,9 @@ def verify(
         typer.echo(json.dumps([{"good": one.good, "told": one.told} for one in found], indent=2))
     else:
         for one in found:
-            typer.echo(f"{'✓' if one.good else '✗'} {one.told}")
-    if not all(one.good for one in found):
+            typer.echo(f"{one.mark} {one.told}")
+    if any(one.good is False for one in found):
         raise DataError(f"{file} is not as it was signed")
-    if not as_json and not known:
-        typer.echo("Whole, and signed with the keys it names. Whose they are only you can know: give them with --key")
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from enum import StrEnum
+
+from excise.common.errors import RequestError
+
+NAME, NOTE = 200, 2000
+"""Most characters of a decision's `by` and `note`."""
 
 
 class Standing(StrEnum):
@@ -24,6 +30,23 @@ class Decision:
     by: str
     note: str
     at: str
+
+    def __post_init__(self) -> None:
+        """Bound what people write: it travels to the coordinator and stands in evidence and logs for ever.
+
+        Raises
+        ------
+        RequestError : a text is too long, or the time is none
+        """
+        for name, text, most in (("name", self.by, NAME), ("note", self.note, NOTE)):
+            if len(text) > most:
+                raise RequestError(f"the {name} of a decision has {len(text)} characters; at most {most} are kept")
+        try:
+            datetime.fromisoformat(self.at)
+        except ValueError:
+            raise RequestError(
+                f"a decision was made at a time such as 2026-01-31T12:00:00Z, not at '{self.at[:40]}'"
+            ) from None
 
     def text(self) -> bytes:
         """What is signed: canonical JSON."""

@@ -28,10 +28,15 @@ LARGEST = 64 << 20
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked: whether it is as it should be, and in words."""
+    """One thing that was checked: whether it is as it should be, None where only the reader can know; and in words."""
 
-    good: bool
+    good: bool | None
     told: str
+
+    @property
+    def mark(self) -> str:
+        """For people."""
+        return {True: "✓", False: "✗", None: "–"}[self.good]
 
 
 def read_evidence(path: Path) -> dict[str, Any]:
@@ -84,6 +89,10 @@ def _findings(pack: Mapping[str, Any], known: Mapping[str, str]) -> Iterator[Fin
     for name, key in sorted(known.items()):
         same = expected.get(name) == key
         yield Finding(same, f"{name}: the key is {'the one that you know' if same else 'another than the one that you know'}")
+    for name in sorted(expected.keys() - known.keys()):
+        yield Finding(None, f"{name}: whose the key is only you can know; give it with --key {name}=HEX")
+    for site in document["took_no_part"]:
+        yield Finding(None, f"{site}: was asked and took no part; what the request means there was not forgotten in this run")
     yield from _approvals(document)
     yield from _statements(pack, digest_of(text), coordinator)
 
@@ -94,25 +103,41 @@ def _approvals(document: Mapping[str, Any]) -> Iterator[Finding]:
         request = ForgetRequest.from_json(json.dumps(told["request"]))
         same = request.digest == told["digest"]
         yield Finding(same, f"request {request.id}: {'its digest is right' if same else 'it was altered'}")
-        asked = [one for one in protocol["approvals"] if one["request"] == request.id]
-        for approval in asked:
-            decision, key = Decision.from_text(approval["decision"]), document["sites"][approval["site"]]["key"]
+        approved = {one["site"]: one for one in protocol["approvals"] if one["request"] == request.id}
+        for site, own in sorted(document["sites"].items()):
+            if site not in approved:
+                yield Finding(False, f"request {request.id}: no approval of {site}")
+                continue
+            approval = approved[site]
+            decision = Decision.from_text(approval["decision"])
             good = (
                 decision.digest == request.digest
                 and decision.standing is Standing.APPROVED
-                and is_signed(decision.text(), approval["signature"], key)
+                and approval["key"] == own["key"]
+                and is_signed(decision.text(), approval["signature"], own["key"])
             )
             by = f"by {decision.by} at {decision.at}" if good else "is not signed by its key, or is of another request"
-            yield Finding(good, f"request {request.id}: approval of {approval['site']} {by}")
-        if not asked:
-            yield Finding(False, f"request {request.id}: nobody approved it")
+            yield Finding(good, f"request {request.id}: approval of {site} {by}")
+        for one in protocol["withdrawn"]:
+            if one["request"] == request.id:
+                yield Finding(None, f"request {request.id}: {one['site']} decided otherwise after the run had begun")
 
 
 def _statements(pack: Mapping[str, Any], digest: str, key: str) -> Iterator[Finding]:
+    before = ""
     for one in pack["statements"]:
         told = json.loads(one["text"])
-        good = told["evidence"] == digest and one["key"] == key and is_signed(one["text"].encode(), one["signature"], key)
+        good = (
+            told["evidence"] == digest
+            and told["before"] == before
+            and one["key"] == key
+            and is_signed(one["text"].encode(), one["signature"], key)
+        )
+        before = digest_of(one["text"])
         by = f"{told['happened']}, by {told['by']} at {told['at']}: {told['why']}"
         yield Finding(
-            good, f"statement: {by}" if good else f"statement that is not the coordinator's, or of other evidence: {by}"
+            good,
+            f"statement: {by}"
+            if good
+            else f"statement that is not the coordinator's, of other evidence, or after one that is missing: {by}",
         )

@@ -20,6 +20,7 @@ from excise.server.evidence import seal
 from excise.server.federation import Progress
 from excise.server.plan import Plan
 from excise.server.record import RunFolder
+from excise.server.requests import check_running
 from excise.server.store.leases import held
 
 
@@ -48,12 +49,14 @@ def main(grid: Grid, context: Context) -> None:
     """
     path, server = Path(str(context.run_config["run"])), str(context.run_config.get("server", ""))
     if not server:
-        _carry_out(grid, path)
+        _carry_out(grid, RunFolder(path))
         return
     toml, taken_over = Path(server), threading.Event()
     config = read_server_config(toml)
-    with store_of(toml) as store, held(store, lease_of(path.name), taken_over.set):
-        _carry_out(grid, path, taken_over.is_set, lambda: seal(store, toml.parent, config, path.name))
+    with store_of(toml) as store, held(store, lease_of(path.name), taken_over.set) as still_ours:
+        check_running(store, path.name)
+        folder = RunFolder(path, still_ours)
+        _carry_out(grid, folder, taken_over.is_set, lambda: seal(store, toml.parent, config, path.name))
 
 
 def lease_of(run: str) -> str:
@@ -62,11 +65,13 @@ def lease_of(run: str) -> str:
 
 
 def _carry_out(
-    grid: Grid, path: Path, stopped: Callable[[], bool] = lambda: False, then: Callable[[], object] = lambda: None
+    grid: Grid,
+    folder: RunFolder,
+    stopped: Callable[[], bool] = lambda: False,
+    then: Callable[[], object] = lambda: None,
 ) -> None:
-    folder = RunFolder(path)
     try:
-        plan = Plan.model_validate(tomllib.loads((path / "plan.toml").read_text()))
+        plan = Plan.model_validate(tomllib.loads((folder.path / "plan.toml").read_text()))
         Coordinator(grid, plan, folder, stopped=stopped).run()
         then()
     except Exception as error:

@@ -21,6 +21,7 @@ from excise import __version__
 from excise.common import chain
 from excise.common.bundle import bundle_digest
 from excise.common.canonical import canonical, digest_of, finite
+from excise.common.decision import Standing
 from excise.common.errors import ConfigError
 from excise.common.evidence import COORDINATOR, FORMAT
 from excise.common.signing import public_hex, read_key, sign
@@ -34,7 +35,7 @@ from excise.server.registry import make_statement, run_of
 from excise.server.requests import approvals, step
 from excise.server.setup import SIGNING_KEY
 from excise.server.store import Store
-from excise.server.store.tables import Move, Run, Site, now
+from excise.server.store.tables import Model, Move, Run, Site, now
 from excise.server.verdict import verdict
 
 NOT_PROVED = (
@@ -45,6 +46,9 @@ NOT_PROVED = (
     "That the forget set is complete. Each site resolves the request on its own images; the commitment fixes which ones it "
     "took, so that this can be checked at the site later, and tells nobody else of them.",
     "That the law is satisfied. The legal basis is the text of whoever drafted the request; nobody interpreted it here.",
+    "What code the sites ran. The app bundle names the code that is installed at each site; its own people answer for it.",
+    "That nothing was stated later. A statement, such as that the model was rolled back, may be missing from a copy of this "
+    "file: ask the coordinator for the present one.",
     "Formal (epsilon, delta) unlearning. The method is approximate; its quality is what was measured, on these images.",
 )
 
@@ -100,15 +104,7 @@ def verify(store: Store, folder: Path, config: ServerConfig, run: str, by: str, 
     ConfigError : something is missing, and nothing overrides it; says what
     RequestError : its requests are no candidates
     """
-    made = run_of(store, run)
-    if not made.document:
-        raise ConfigError(f"the run '{run}' has no evidence yet: excise server resume {run}")
-    impact, silent = json.loads(made.document)["impact_assessment"], unsigned(store, run)
-    missing = [
-        f"{check['name']}: {check['measured']} (limit {check['limit']})" for check in impact["checks"] if not check["passed"]
-    ]
-    if silent:
-        missing.append(f"no signature of {', '.join(silent)}")
+    missing = _missing(store, run_of(store, run))
     if missing and not override:
         raise ConfigError(
             f"'{run}' cannot be verified: {'; '.join(missing)}. Reject it, wait for the sites, or override this in writing "
@@ -124,6 +120,33 @@ def verify(store: Store, folder: Path, config: ServerConfig, run: str, by: str, 
     write_pack(store, config, run)
 
 
+def _missing(store: Store, run: Run) -> list[str]:
+    """What stands against using the model of a run, in words.
+
+    Raises
+    ------
+    ConfigError : it has no evidence yet
+    """
+    if not run.document:
+        raise ConfigError(f"the run '{run.name}' has no evidence yet: excise server resume {run.name}")
+    document = json.loads(run.document)
+    impact, absent, silent = document["impact_assessment"], document["took_no_part"], unsigned(store, run.name)
+    found = [
+        f"{check['name']}: {check['measured']} (limit {check['limit']})" for check in impact["checks"] if not check["passed"]
+    ]
+    for request, told in impact["requests"].items():
+        if told["accepted"] is not True:
+            found.append(f"the rule of '{request}' is {'not measured' if told['accepted'] is None else 'not met'}")
+    if absent:
+        found.append(f"asked, but took no part: {', '.join(absent)}")
+    for request in json.loads(run.requests):
+        changed = [one for one in approvals(store, request) if one.standing != Standing.APPROVED]
+        found += [f"{one.site}: '{request}' is {one.standing} there by now" for one in changed]
+    if silent:
+        found.append(f"no signature of {', '.join(silent)}")
+    return found
+
+
 def _document(store: Store, folder: Path, config: ServerConfig, run: Run) -> dict[str, Any]:
     at = config.runs / run.name
     if not (at / REVISED).exists() or not (at / "metrics.json").exists():
@@ -132,21 +155,31 @@ def _document(store: Store, folder: Path, config: ServerConfig, run: Run) -> dic
     plan, results = Plan.model_validate(tomllib.loads(settings)), json.loads((at / "metrics.json").read_text())
     judged = verdict(results, plan.request)
     events = RunFolder(at).events()
-    decided = [one for request in json.loads(run.requests) for one in approvals(store, request)]
+    approved = json.loads(run.approvals)
+    withdrawn = [
+        {"request": request, "site": one.site, "decision": one.decision, "signature": one.signature, "key": one.key}
+        for request in json.loads(run.requests)
+        for one in approvals(store, request)
+        if one.decision and one.standing != Standing.APPROVED
+    ]
     parts = plan.parts or (plan.request,)
     with store.reading() as session:
         lived = session.scalars(select(Move).where(Move.request.in_(json.loads(run.requests))).order_by(Move.id)).all()
         keys = {site.name: site.signing_key for site in session.scalars(select(Site))}
-    took_part = sorted(results["sites"])
+        base = session.get_one(Model, run.base)
+    took_part, before = sorted(results["sites"]), digest(load_weights(at / DEPLOYED))
+    if before != base.digest:
+        raise ConfigError(f"{at / DEPLOYED} is not model {base.version}, with which the run began: put that one back")
     return {
         "format": FORMAT,
         "made_at": now(),
         "coordinator": {"name": config.name, "key": public_hex(read_key(folder / SIGNING_KEY))},
         "run": run.name,
         "sites": {site: {"key": keys[site], "counts": results["sites"][site]} for site in took_part},
+        "took_no_part": sorted({one["site"] for one in approved} - set(took_part)),
         "description_of_modification": {
             "requests": [{"request": json.loads(part.to_json()), "digest": part.digest} for part in parts],
-            "model_before": {"version": run.base, "digest": digest(load_weights(at / DEPLOYED))},
+            "model_before": {"version": run.base, "digest": before},
             "model_after": {"digest": digest(load_weights(at / REVISED))},
             "forget_set_commitments": results.get("commitments", {}),
         },
@@ -156,11 +189,8 @@ def _document(store: Store, folder: Path, config: ServerConfig, run: Run) -> dic
             "plan_sha256": digest_of(settings),
             "seed": plan.seed,
             "code": {"release": __version__, "coordinator_sha256": code_digest(), "bundle_sha256": bundle_digest()},
-            "approvals": [
-                {"request": one.request, "site": one.site, "decision": one.decision, "signature": one.signature}
-                for one in decided
-                if one.site in took_part and one.decision
-            ],
+            "approvals": approved,
+            "withdrawn": withdrawn,
             "life": [
                 {"request": one.request, "from": one.before, "to": one.after, "by": one.by, "why": one.why, "at": one.at}
                 for one in lived

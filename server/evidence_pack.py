@@ -15,7 +15,7 @@ from excise.server.config import ServerConfig
 from excise.server.evidence_page import render
 from excise.server.registry import run_of
 from excise.server.store import Store
-from excise.server.store.tables import EvidenceSignature, Run, Site, Statement, now
+from excise.server.store.tables import EvidenceSignature, Run, Statement, now
 
 PACK, PAGE = "evidence.json", "evidence.html"
 """The evidence and its page, in the run's folder."""
@@ -34,7 +34,7 @@ def sign_as_site(store: Store, config: ServerConfig, site: str, run: str, eviden
             raise RequestError(f"no evidence of '{run}' concerns '{site}'")
         if evidence != row.digest:
             raise RequestError(f"the evidence of '{run}' has the digest {row.digest}, not {evidence}: fetch it again")
-        key = change.session.get_one(Site, site).signing_key
+        key = json.loads(row.document)["sites"][site]["key"]
         if not is_signed(row.document.encode(), signature, key):
             raise RequestError(f"the evidence of '{run}' is not signed with the key of '{site}'")
         if change.session.get(EvidenceSignature, (run, site)) is None:

@@ -18,9 +18,9 @@ import tomli_w
 from pydantic import ValidationError
 
 from excise.common.bundle import bundle
-from excise.common.errors import ConfigError, ExciseError, Interrupted, QuorumError, RequestError
+from excise.common.errors import ConfigError, ExciseError, Interrupted, QuorumError
 from excise.common.files import write_atomically
-from excise.common.request import RequestKind, joined
+from excise.common.request import ForgetRequest, RequestKind, joined
 from excise.common.settings import PRESETS
 from excise.common.validation import explain
 from excise.common.weights import load_weights, save_weights
@@ -32,7 +32,7 @@ from excise.server.link import UNKNOWN, linked
 from excise.server.plan import Plan
 from excise.server.record import DEPLOYED
 from excise.server.registry import file_of, version
-from excise.server.requests import of_run, status, step
+from excise.server.requests import approvals, check_running, status, step
 from excise.server.setup import AUTHORITY
 from excise.server.store import Store
 from excise.server.store.leases import held
@@ -82,17 +82,23 @@ def prepare(
     RequestError : a request is unknown, past running, or the requests cannot be joined
     StorageError : the folder cannot be written
     """
-    asked = [status(store, request_id) for request_id in request_ids]
-    for one in asked:
-        if one.state is State.DRAFTED:
-            raise Waiting(f"'{one.request.id}' waits for {', '.join(one.waits_for)} since {one.since}: nobody runs it before")
-        check_move(one.request.id, one.state, State.RUNNING)
-    sites = sorted(asked[0].sites)
-    if any(sorted(one.sites) != sites for one in asked):
-        raise ConfigError("the requests concern different sites: carry them out one after another")
-    requests = [one.request for one in asked]
-    request, base = joined(requests), version(store)
-    at = config.runs / request.id
+    requests = [status(store, request_id).request for request_id in request_ids]
+    request = joined(requests)
+    with held(store, lease_of(request.id)):  # or two at once would write one folder
+        return _prepared(store, folder, config, requests, request, _read_settings(settings), seed, by)
+
+
+def _prepared(
+    store: Store,
+    folder: Path,
+    config: ServerConfig,
+    requests: Sequence[ForgetRequest],
+    request: ForgetRequest,
+    settings: dict[str, Any],
+    seed: int,
+    by: str,
+) -> Path:
+    sites, base, at = _sites_of(store, [one.id for one in requests]), version(store), config.runs / request.id
     preset = PRESETS["classes" if request.kind is RequestKind.CLASS else "samples"]
     chosen = {"unlearning": preset.model_dump(mode="json"), "verification": {"resurfacing": True}}
     try:
@@ -106,21 +112,48 @@ def prepare(
                 "retrain": False,
                 "request": request,
                 "parts": requests if len(requests) > 1 else [],
-                **_merged(chosen, _read_settings(settings)),
+                **_merged(chosen, settings),
             }
         )
     except ValidationError as error:
-        raise ConfigError(explain(error, Plan, str(settings))) from error
+        raise ConfigError(explain(error, Plan, "the settings")) from error
     if (at / EVENTS).exists():
         raise ConfigError(f"{at} holds another run: move it away")
     save_weights(load_weights(file_of(folder, base.digest)), at / DEPLOYED)
     write_atomically(at / "plan.toml", tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True)))
+    ids = [one.id for one in requests]
+    approved = [
+        {"request": one.request, "site": one.site, "decision": one.decision, "signature": one.signature, "key": one.key}
+        for request_id in ids
+        for one in approvals(store, request_id)
+    ]
     with store.change() as change:
-        change.session.add(Run(name=request.id, requests=json.dumps(list(request_ids)), base=base.version, at=now()))
+        made = Run(name=request.id, requests=json.dumps(ids), base=base.version, at=now(), approvals=json.dumps(approved))
+        change.session.add(made)
         change.session.flush()
-        step(change, request_ids, State.RUNNING, by, "", request.id)
-        change.log("run begun", run=request.id, requests=list(request_ids), model=base.version, by=by)
+        step(change, ids, State.RUNNING, by, "", request.id)
+        change.log("run begun", run=request.id, requests=ids, model=base.version, by=by)
     return at
+
+
+def _sites_of(store: Store, request_ids: Sequence[str]) -> list[str]:
+    """The sites that approved requests concern, all of them the same.
+
+    Raises
+    ------
+    Waiting : one is not approved by every site yet
+    ConfigError : they concern different sites
+    RequestError : one is past running
+    """
+    asked = [status(store, request_id) for request_id in request_ids]
+    for one in asked:
+        if one.state is State.DRAFTED:
+            raise Waiting(f"'{one.request.id}' waits for {', '.join(one.waits_for)} since {one.since}: nobody runs it before")
+        check_move(one.request.id, one.state, State.RUNNING)
+    sites = sorted(asked[0].sites)
+    if any(sorted(one.sites) != sites for one in asked):
+        raise ConfigError("the requests concern different sites: carry them out one after another")
+    return sites
 
 
 def _read_settings(path: Path | None) -> dict[str, Any]:
@@ -147,7 +180,7 @@ def carry_out(server_toml: Path, run: Path, tell: Tell = lambda _: None) -> None
     Raises
     ------
     ConfigError : there is no such run, another process carries it out, or the SuperLink does not answer
-    RequestError : it is at its end
+    RequestError : it is at its end, or the store knows nothing of it
     RunFailed : it came to nothing; says why
     Interrupted : Ctrl-C; the run is stopped and can be resumed
     """
@@ -155,9 +188,7 @@ def carry_out(server_toml: Path, run: Path, tell: Tell = lambda _: None) -> None
         raise ConfigError(f"no run at {run}")
     config = read_server_config(server_toml)
     with store_of(server_toml) as store, held(store, lease_of(run.name)):  # whoever carried it out is gone, or is dead
-        for one in (status(store, request) for request in of_run(store, run.name)):
-            if one.state is not State.RUNNING:
-                raise RequestError(f"'{one.request.id}' is {one.state}: there is nothing to go on with")
+        check_running(store, run.name)
     began = seen = len(events_of(run))
     try:
         with linked(config.link_port, server_toml.parent / AUTHORITY) as link:

@@ -24,6 +24,7 @@ from excise.common.signing import is_signed
 from excise.server.authority import Authority, pem_of
 from excise.server.config import ServerConfig
 from excise.server.link import node_key
+from excise.server.requests import withdraw
 from excise.server.setup import AUTHORITY, sites_authority
 from excise.server.store import Store
 from excise.server.store.tables import Site, SiteState, now
@@ -156,6 +157,8 @@ def admit(store: Store, site: str, fingerprint: str, by: str) -> None:
 def revoke(store: Store, site: str, by: str, why: str = "") -> None:
     """Let a site in no more; its invite and its certificate are worth nothing from now on.
 
+    What it approved, and what has not run, waits for it anew: its keys may be another's.
+
     Raises
     ------
     ConfigError : there is none of this name
@@ -164,7 +167,8 @@ def revoke(store: Store, site: str, by: str, why: str = "") -> None:
         row = _found(change.session, site)
         if row.state != SiteState.REVOKED:
             row.state, row.since = SiteState.REVOKED, now()
-            change.log("site revoked", site=site, by=by, why=why)
+            withdrawn = withdraw(change, site, by)
+            change.log("site revoked", site=site, by=by, why=why, withdrawn=withdrawn)
 
 
 def told(store: Store, site: str, version: int | None, release: str) -> None:

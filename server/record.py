@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,15 @@ class Phase:
 
 
 class RunFolder:
-    """Reads and writes the folder of one run. Every write is atomic or appends one line."""
+    """Reads and writes the folder of one run. Every write is atomic or appends one line.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Parameters
+    ----------
+    may_write : called before whatever the run goes on from is written; raises when another process carries it out by now
+    """
+
+    def __init__(self, path: Path, may_write: Callable[[], None] = lambda: None) -> None:
+        self.path, self._may_write = path, may_write
 
     def event(self, kind: str, **details: Any) -> None:
         """Append one line to `events.jsonl`. Details are aggregates and names of sites, never anything of a patient."""
@@ -82,6 +88,7 @@ class RunFolder:
         ----------
         entry : what its last round measured, for `rounds_of`
         """
+        self._may_write()
         if entry is not None:
             phase.trail = append(self._rounds(name), phase.trail, entry)
         told = {"rounds": phase.rounds, "history": phase.history, "cost": phase.cost, "trail": asdict(phase.trail)}
@@ -124,6 +131,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file; what is not finite becomes null, which every reader understands."""
+        self._may_write()
         write_atomically(self.path / name, json.dumps(finite(value), indent=2) + "\n")
 
     def _rounds(self, name: str) -> Path:

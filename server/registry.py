@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from excise.common.canonical import canonical
+from excise.common.canonical import canonical, digest_of
 from excise.common.errors import ConfigError, RequestError
 from excise.common.signing import public_hex, read_key, sign
 from excise.server.life import State
@@ -109,6 +109,8 @@ def promote(store: Store, folder: Path, run: str, weights: Path, by: str, why: s
         row = _run(change.session, run)
         done = change.session.scalars(select(Model).where(Model.run == run, Model.state == PROMOTED)).first()
         if done is not None:
+            if done != _current(change.session):
+                raise ConfigError(f"the run '{run}' was promoted as model {done.version}, which is in use no more")
             return done.version
         base, present = change.session.get_one(Model, row.base), _current(change.session)
         if present is None or present.version != base.version:
@@ -129,17 +131,21 @@ def promote(store: Store, folder: Path, run: str, weights: Path, by: str, why: s
         return made.version
 
 
-def roll_back(store: Store, folder: Path, by: str, why: str) -> int:
-    """Use the model again that the one in use was made of; returns its version.
+def roll_back(store: Store, folder: Path, left: int, by: str, why: str) -> int:
+    """Use the model again that the model `left`, which is in use, was made of; returns its version. Twice is once.
 
     Raises
     ------
-    ConfigError : there is none
+    ConfigError : it was made of none, or is not in use
     """
     with store.change() as change:
-        present = _current(change.session)
-        if present is None or present.parent is None:
-            raise ConfigError("the model in use was made of none that could be used again")
+        present, known = _current(change.session), change.session.get(Model, left)
+        if present is None or known is None or present.version != left:
+            if known is not None and known.state == ROLLED_BACK and present is not None:
+                return present.version
+            raise ConfigError(f"model {left} is not in use; {f'model {present.version} is' if present else 'none is'}")
+        if present.parent is None:
+            raise ConfigError(f"model {left} was made of none that could be used again")
         present.state = ROLLED_BACK
         change.session.get_one(Meta, CURRENT).value = str(present.parent)
         if present.run:
@@ -164,7 +170,10 @@ def run_of(store: Store, name: str) -> Run:
 def make_statement(change: Change, folder: Path, run: Run, happened: str, by: str, why: str) -> None:
     """Sign what happened to a run after its evidence was made; it becomes a part of the evidence file."""
     key = read_key(folder / SIGNING_KEY)
-    text = canonical({"evidence": run.digest, "happened": happened, "by": by, "why": why, "at": now()})
+    earlier = change.session.scalars(select(Statement.text).where(Statement.run == run.name).order_by(Statement.id)).all()
+    before = digest_of(earlier[-1]) if earlier else ""
+    told = {"evidence": run.digest, "before": before, "happened": happened, "by": by, "why": why, "at": now()}
+    text = canonical(told)
     change.session.add(Statement(run=run.name, text=text, key=public_hex(key), signature=sign(key, text.encode())))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from excise.common.decision import Decision
+from excise.common.decision import Decision, Standing
 from excise.common.errors import RequestError, did_you_mean
 from excise.common.request import ForgetRequest
 from excise.common.signing import is_signed
@@ -24,6 +24,7 @@ from excise.server.store.tables import Move, Participant, Request, Site, SiteSta
 DECIDABLE = (State.DRAFTED, State.APPROVED, State.RUNNING)
 """While a request is one of these, a site may decide, or decide anew."""
 COORDINATOR = "the coordinator"
+PENDING = str(Standing.PENDING)
 
 
 @dataclass(frozen=True)
@@ -182,10 +183,41 @@ def concerned(store: Store, site: str) -> list[RequestStatus]:
         return [_status(session, request) for request in found]
 
 
+def withdraw(change: Change, site: str, by: str) -> list[str]:
+    """Take back what a site decided of requests that have not run, inside of a change that tells of it; returns their ids."""
+    waiting = select(Request.id).where(Request.state.in_((State.DRAFTED, State.APPROVED)))
+    chosen = select(Participant).where(
+        Participant.site == site, Participant.request.in_(waiting), Participant.standing != PENDING
+    )
+    found = list(change.session.scalars(chosen.order_by(Participant.request)))
+    for asked in found:
+        asked.standing, asked.decision, asked.signature, asked.key, asked.since = PENDING, "", "", "", now()
+        request = change.session.get_one(Request, asked.request)
+        if request.state == State.APPROVED:
+            _move(change, request, State.DRAFTED, by, f"{site} is let in no more")
+    return [asked.request for asked in found]
+
+
 def of_run(store: Store, run: str) -> list[str]:
     """Ids of the requests that a run carries out."""
     with store.reading() as session:
         return list(session.scalars(select(Request.id).where(Request.run == run).order_by(Request.id)))
+
+
+def check_running(store: Store, run: str) -> None:
+    """Let a run pass that may be carried out, or go on.
+
+    Raises
+    ------
+    RequestError : the store knows no such run, or one of its requests is not running
+    """
+    found = of_run(store, run)
+    if not found:
+        raise RequestError(f"the store knows no run '{run}': excise server run begins one")
+    for request_id in found:
+        state = status(store, request_id).state
+        if state is not State.RUNNING:
+            raise RequestError(f"'{request_id}' is {state}: there is nothing to go on with")
 
 
 def approvals(store: Store, request_id: str) -> list[Participant]:
@@ -223,11 +255,13 @@ def _asked(session: Session, site: str, request_id: str) -> tuple[Request, Parti
 def _status(session: Session, request: Request) -> RequestStatus:
     asked = list(session.scalars(select(Participant).where(Participant.request == request.id).order_by(Participant.site)))
     moves = tuple(session.scalars(select(Move).where(Move.request == request.id).order_by(Move.id)))
-    pending = [one for one in asked if one.standing == "pending"]
+    pending = [one for one in asked if one.standing == PENDING]
+    revoked = set(session.scalars(select(Site.name).where(Site.state == SiteState.REVOKED)))
     waits: tuple[str, ...] = (COORDINATOR,)
     since = request.since
     if request.state == State.DRAFTED and pending:
-        waits, since = tuple(one.site for one in pending), min(one.since for one in pending)
+        waits = tuple(f"{one.site} (revoked)" if one.site in revoked else one.site for one in pending)
+        since = min(one.since for one in pending)
     elif request.state in (State.PROMOTED, State.REJECTED, State.ROLLED_BACK):
         waits = ()
     return RequestStatus(

@@ -26,7 +26,7 @@ AGAIN = 600.0
 """Seconds after which such a node is asked again: with `HELLO`, one that never answers costs a run a twentieth of its time."""
 LOOK = 0.5
 """Seconds between looks at which nodes are connected."""
-NAME_TAKEN = "name_taken"
+NAME_TAKEN, NOT_IN_PLAN = "name_taken", "not_in_plan"
 
 
 class Ask(Protocol):
@@ -84,6 +84,8 @@ class Roster:
 
         def hear(node: str, status: m.SiteStatus) -> None:
             self._check_name(by_node[node], status)
+            if self._plan.site_names and status.site not in self._plan.site_names:
+                raise UpdateRefused(NOT_IN_PLAN, f"'{status.site}' is no site of this run")
             if status.site in self.nodes:
                 raise DataError(f"two sites call themselves '{status.site}'; give each its own name in site.toml")
             self._enter(status, by_node[node])
@@ -114,7 +116,7 @@ class Roster:
 
         vigil, deadline = Vigil(tell), time.monotonic() + plan.rounds.deadline
         while True:
-            nodes = {node.node_id: node.name for node in self._grid.get_nodes()}
+            nodes = self._connected()
             over = time.monotonic() > deadline
             if len(nodes) >= plan.sites or (over and len(nodes) >= plan.rounds.quorum * plan.sites):
                 return sorted(nodes)
@@ -130,6 +132,15 @@ class Roster:
             before = len(nodes)
             vigil.look((silent, len(nodes)))
             self._pause()
+
+    def _connected(self) -> dict[int, str]:
+        """Nodes that are connected, with the name under which each was let in.
+
+        Those of other sites than the plan's are none of them: nobody there is asked, or learns of the request.
+        """
+        named = {node.node_id: node.name for node in self._grid.get_nodes()}
+        wanted = set(self._plan.site_names)
+        return {node: name for node, name in named.items() if not wanted or not name or name in wanted}
 
     def _not_named(self, names: Iterable[str]) -> list[str]:
         """Sites of the plan of which no node has the name; none when Flower, as in a simulation, knows no node by a name."""
@@ -189,7 +200,7 @@ class Roster:
 
     def _look(self) -> None:
         """Note who left and who is back, and meet nodes that are new while somebody is missing."""
-        connected = set(self._grid.get_node_ids())
+        connected = set(self._connected())
         for site, node in self.nodes.items():
             if node in connected and site in self.away:
                 self.away.remove(site)
@@ -238,7 +249,7 @@ class Roster:
         if status.site in self.nodes and status.site not in self.away:
             return NAME_TAKEN
         if self._plan.site_names and status.site not in self._plan.site_names:
-            return "not_in_plan"
+            return NOT_IN_PLAN
         return "other_classes" if {s.classes for s in self.status.values()} - {status.classes} else ""
 
     # ---- what is known of them ----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from excise.common.decision import Standing
 from excise.common.errors import ConfigError
 from excise.common.supervisor import read_status
 from excise.server.config import read_server_config, store_of
@@ -66,18 +67,14 @@ def _told(name: str, state: str, there: dict[str, bool], fingerprint: str) -> st
 
 
 def _request(store: Store, runs: Path, one: RequestStatus) -> dict[str, Any]:
-    waits = one.waits_for
+    waits, since, last = one.waits_for, one.since, ""
     if one.state is State.CANDIDATE:
         waits = unsigned(store, one.run) or waits
-    last = ""
     if one.state is State.RUNNING:
         events = events_of(runs / one.run)
         last = f"{events[-1]['event'].replace('_', ' ')} at {events[-1]['at']}" if events else "not started yet"
-    return {
-        "id": one.request.id,
-        "state": one.state,
-        "since": one.since,
-        "waits_for": list(waits),
-        "run": one.run,
-        "last": last,
-    }
+        if events and events[-1]["event"] == "awaiting":  # nothing came since
+            waits, since = tuple(events[-1]["sites"]), str(events[-1]["since"])
+    told = {"id": one.request.id, "state": one.state, "since": since, "waits_for": list(waits), "run": one.run, "last": last}
+    denied = [site for site, standing in one.sites.items() if standing == Standing.DENIED]
+    return told | {"denied_by": denied}

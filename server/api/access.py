@@ -42,6 +42,11 @@ class Caller:
     serial: str
     since: datetime
 
+    @property
+    def key(self) -> str:
+        """By which its calls are counted: another certificate of that name, an invite say, does not use up its share."""
+        return f"{self.role} {self.name} {self.serial}"
+
 
 @dataclass
 class Bucket:

@@ -36,7 +36,6 @@ PAUSE = 1.0
 """Seconds between two looks of a watching call."""
 CODES = (
     (RequestError, grpc.StatusCode.INVALID_ARGUMENT),
-    (StorageError, grpc.StatusCode.UNAVAILABLE),
     (ConfigError, grpc.StatusCode.FAILED_PRECONDITION),
     (ExciseError, grpc.StatusCode.FAILED_PRECONDITION),
 )
@@ -51,7 +50,7 @@ def _answered(work: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
     async def call(self: Service, message: Any, context: grpc.aio.ServicerContext) -> T:
         try:
             caller = caller_of(context)
-            self.limits.count(caller.name)
+            self.limits.count(caller.key)
             return await work(self, message, caller)
         except Exception as error:
             await _refuse(context, error)
@@ -68,9 +67,9 @@ def _streamed(work: Callable[..., AsyncIterator[T]]) -> Callable[..., AsyncItera
         begun = ""
         try:
             caller = caller_of(context)
-            self.limits.count(caller.name)
-            self.limits.begin(caller.name)
-            begun = caller.name
+            self.limits.count(caller.key)
+            self.limits.begin(caller.key)
+            begun = caller.key
             async for one in work(self, message, caller):
                 yield one
         except Exception as error:  # noqa: BLE001 - as above
@@ -86,7 +85,7 @@ async def _refuse(context: grpc.aio.ServicerContext, error: Exception) -> None:
     if isinstance(error, Refused):
         await context.abort(error.code, error.text)
     for kind, code in CODES:
-        if isinstance(error, kind):
+        if isinstance(error, kind) and not isinstance(error, StorageError):  # that names files of the coordinator's
             await context.abort(code, str(error))
     incident = secrets.token_hex(8)
     log.error("incident %s", incident, exc_info=error)

@@ -119,7 +119,12 @@ def promote(run: RunName, by: By, why: Why, server_toml: ServerToml = Path("serv
 
 
 @server.command()
-def rollback(by: By, why: Why, server_toml: ServerToml = Path("server.toml")) -> None:
+def rollback(
+    model: Annotated[int, typer.Argument(metavar="VERSION", help="The model that is in use, and is to be left.")],
+    by: By,
+    why: Why,
+    server_toml: ServerToml = Path("server.toml"),
+) -> None:
     """Use the model again that the present one was made of. Its requests count as not carried out."""
     from excise.server.config import read_server_config, store_of
     from excise.server.evidence_pack import write_pack
@@ -127,8 +132,8 @@ def rollback(by: By, why: Why, server_toml: ServerToml = Path("server.toml")) ->
 
     config = read_server_config(server_toml)
     with store_of(server_toml) as store:
-        left = version(store)
-        back = roll_back(store, server_toml.parent, by, why)
+        left = version(store, model)
+        back = roll_back(store, server_toml.parent, model, by, why)
         if left.run:
             write_pack(store, config, left.run)
     tell(f"model {back} is in use again")

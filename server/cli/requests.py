@@ -110,11 +110,13 @@ def verify_audit(server_toml: ServerToml = Path("server.toml")) -> None:
     with store_of(server_toml) as store:
         if not log.exists():
             raise DataError(f"no log at {log}: nothing was changed yet, or it was taken away")
-        found = store.log_faults()
+        found, unmade = store.log_faults(), store.unmade()
     if found:
         listed = "; ".join(f"line {fault.line}: {fault.reason}" for fault in found)
         raise DataError(f"{log} is not as it was written: {listed}")
     tell(f"{log}: every line is as it was written")
+    if unmade:
+        tell("Its last line tells of a change that was not made: its writer was ended, or somebody added the line")
 
 
 def described(one: Any) -> dict[str, Any]:

@@ -54,6 +54,8 @@ def status(server_toml: ServerToml = Path("server.toml"), as_json: AsJson = Fals
     for request in told["requests"]:
         waits = f"waits for {', '.join(request['waits_for'])}" if request["waits_for"] else "is at its end"
         say(f"request {request['id']}: {request['state']}, {waits} since {request['since']}")
+        if request["denied_by"]:
+            say(f"    denied by {', '.join(request['denied_by'])}")
         if request["last"]:
             say(f"    {request['last']}")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from sqlalchemy import delete, insert, update
 from sqlalchemy.exc import IntegrityError
 
-from excise.common.errors import ConfigError
+from excise.common.errors import ConfigError, StorageError
 from excise.server.store.opening import Store
 from excise.server.store.tables import Lease
 
@@ -33,8 +33,11 @@ log = logging.getLogger("excise.store")
 @contextmanager
 def held(
     store: Store, name: str, lost: Callable[[], object] = lambda: None, beat: float = BEAT, dead: float = DEAD
-) -> Iterator[None]:
+) -> Iterator[Callable[[], None]]:
     """Hold the lease `name` for the length of the block. Waits when its former holder may be dead.
+
+    What it yields asks the store whether the lease is still held, and raises `StorageError` when it is not: for a process that
+    was stopped for long, and wakes up before its beating thread does.
 
     Parameters
     ----------
@@ -51,8 +54,16 @@ def held(
     ended = threading.Event()
     keeper = threading.Thread(target=_keep, args=(store, name, holder, ended, lost, beat, dead), daemon=True)
     keeper.start()
+
+    def still_ours() -> None:
+        with store.reading() as session:
+            found = session.get(Lease, name)
+        if found is None or found.holder != holder:
+            lost()
+            raise StorageError(f"'{name}' was taken over by another process while this one was stopped; it ends")
+
     try:
-        yield
+        yield still_ours
     finally:
         ended.set()
         keeper.join()

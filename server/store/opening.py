@@ -98,6 +98,14 @@ class Store:
             head = session.get_one(Meta, HEAD).value
         return chain.faults(self.log, head)
 
+    def unmade(self) -> bool:
+        """Whether the log's last line tells of a change that the store does not know.
+
+        Its writer was ended before the change was made; or somebody added the line.
+        """
+        with self.reading() as session:
+            return chain.last(self.log)[0] != session.get_one(Meta, HEAD).value
+
     def close(self) -> None:
         """Let go of the database."""
         self.engine.dispose()

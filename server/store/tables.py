@@ -140,6 +140,8 @@ class Run(Table):
     base: Mapped[int] = mapped_column(ForeignKey("models.version"))
     """The model that it began with."""
     at: Mapped[str] = mapped_column(Time)
+    approvals: Mapped[str] = mapped_column(Text)
+    """The approvals that stood when it began, a JSON list: request, site, decision, signature, key."""
     document: Mapped[str] = mapped_column(Text, default="")
     """Its evidence, canonical JSON; empty before there is any."""
     digest: Mapped[str] = mapped_column(Hash, default="")

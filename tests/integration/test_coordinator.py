@@ -191,7 +191,7 @@ def test_from_a_request_to_a_model_in_use_at_the_sites(made: Coordinated, tmp_pa
     status = json.loads(made.server("status", "--json"))
     assert (status["model"], {one["model"] for one in status["sites"]}) == (2, {2})
     assert "as it was written" in made.server("audit", "verify")
-    made.server("rollback", *by, "--why", "a test")
+    made.server("rollback", 2, *by, "--why", "a test")
     assert "request mr7: rolled back, is at its end" in made.server("status")
     made.server("export", tmp_path / "out")
     assert "# Model 1" in (tmp_path / "out" / "README.md").read_text()

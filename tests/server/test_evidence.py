@@ -13,9 +13,11 @@ import torch
 
 from excise.common import evidence as checking
 from excise.common.canonical import canonical, digest_of
+from excise.common.decision import Standing
 from excise.common.errors import ConfigError, DataError, RequestError
 from excise.common.signing import read_key, sign
 from excise.common.weights import Weights, digest, load_weights, save_weights
+from excise.server import members
 from excise.server.evidence import seal, verify
 from excise.server.evidence_pack import pack_of, sign_as_site, unsigned, write_pack
 from excise.server.export import export
@@ -42,14 +44,14 @@ def changed(weights: Weights, by: float) -> Weights:
     return {name: tensor + by if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
 
 
-def ran(made: Network, *requests: Any, by: float = 0.1, met: bool = True) -> str:
+def ran(made: Network, *requests: Any, by: float = 0.1, met: bool = True, sites: str = "ab", **more: Any) -> str:
     """A run that has its revised model, as the server app leaves it; returns its name."""
     made.approved(*requests)
     folder = prepare(made.store, made.folder, made.config, [one.id for one in requests], None, 0, "Ada")
     base = load_weights(folder / "deployed.safetensors")
     save_weights(changed(base, by), folder / REVISED)
     scores = MET | {"matched_held_out_accuracy": 0.5, "matched_forget_accuracy": 0.5}
-    sites = {name: {"held_out_accuracy": 0.9, "held_out_images": 100.0} for name in "ab"}
+    scored = {name: {"held_out_accuracy": 0.9, "held_out_images": 100.0} for name in sites}
     after = scores | ({} if met else {"membership_auc": 0.9})
     record = RunFolder(folder)
     record.event("started")
@@ -57,16 +59,17 @@ def ran(made: Network, *requests: Any, by: float = 0.1, met: bool = True) -> str
     record.write_json(
         "metrics.json",
         {
-            "sites": dict.fromkeys("ab", COUNTS),
+            "sites": dict.fromkeys(sites, COUNTS),
             "commitments": {"a": "ab" * 32, "b": "cd" * 32},
-            "original": {"pooled": scores, "sites": sites},
-            "unlearned": {"pooled": after, "sites": sites},
+            "original": {"pooled": scores, "sites": scored},
+            "unlearned": {"pooled": after, "sites": scored},
             "verification": {
                 "membership_auc": {"unlearned": {"value": 0.5, "low": 0.41, "high": None}},
                 "worst_site": {"held_out_accuracy": {"site": "b", "value": 0.9, "low": 0.8, "high": 0.95}},
                 "resurfacing": {"unlearned": {"forget_accuracy": 0.0123, "beside_unseen": 0.0, "membership_auc": None}},
                 "linear_probe": None,
             },
+            **more,
         },
     )
     return folder.name
@@ -90,7 +93,7 @@ def promoted(made: Network, run: str) -> int:
 
 
 def faults(pack: dict[str, Any], **keys: str) -> list[str]:
-    return [one.told for one in checking.check(pack, keys) if not one.good]
+    return [one.told for one in checking.check(pack, keys) if one.good is False]
 
 
 def test_a_request_goes_from_run_to_use_and_back(made: Network, tmp_path: Path, excise: Callable[..., Any]) -> None:
@@ -132,7 +135,10 @@ def test_a_request_goes_from_run_to_use_and_back(made: Network, tmp_path: Path, 
         assert told in page
     assert "<script" not in page
 
-    assert roll_back(made.store, made.folder, "Ada", "worse than thought") == 1
+    assert roll_back(made.store, made.folder, 2, "Ada", "worse than thought") == 1
+    assert roll_back(made.store, made.folder, 2, "Ada", "once more") == 1  # twice is once
+    with pytest.raises(IllegalMove, match="'mr7' is rolled back and cannot become promoted"):
+        promoted(made, run)
     assert version(made.store).version == 1
     assert status(made.store, "mr7").state is State.ROLLED_BACK
     assert [(one.version, one.state, one.current) for one in versions(made.store)] == [
@@ -140,7 +146,9 @@ def test_a_request_goes_from_run_to_use_and_back(made: Network, tmp_path: Path, 
         (1, "promoted", True),
     ]
     with pytest.raises(ConfigError, match="made of none"):
-        roll_back(made.store, made.folder, "Ada", "once more")
+        roll_back(made.store, made.folder, 1, "Ada", "once more")
+    with pytest.raises(ConfigError, match="model 7 is not in use; model 1 is"):
+        roll_back(made.store, made.folder, 7, "Ada", "")
     assert faults(pack_of(made.store, run)) == []
     assert made.store.log_faults() == []
 
@@ -154,6 +162,8 @@ def test_the_next_run_begins_with_the_promoted_model_and_contains_what_it_forgot
     verified(made, run)
     promoted(made, run)
     assert version(made.store).requests == ("mr7", "mr1")
+    with pytest.raises(ConfigError, match="was promoted as model 2, which is in use no more"):
+        promoted(made, first)
     chosen = export(made.store, made.folder, None, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert chosen.version == 3
@@ -227,6 +237,7 @@ FORGERIES: dict[str, Change] = {
     "an approval left out": lambda pack: pack["document"]["modification_protocol"]["approvals"].clear(),
     "a site left out": lambda pack: pack["document"]["sites"].pop("b"),
     "what it does not prove": lambda pack: pack["document"]["does_not_prove"].clear(),
+    "one approval left out": lambda pack: pack["document"]["modification_protocol"]["approvals"].pop(),
     "a signature left out": lambda pack: pack["signatures"].pop(),
     "the coordinator's left out": lambda pack: pack["signatures"].pop(0),
     "signatures changed round": lambda pack: pack["signatures"][1].update(signature=pack["signatures"][2]["signature"]),
@@ -298,3 +309,66 @@ def test_the_same_model_is_brought_in_once_and_another_takes_its_place(made: Net
     save_weights(changed(load_weights(first), 1.0), tmp_path / "other.safetensors")
     assert bring_in(made.store, made.folder, tmp_path / "other.safetensors", SPEC, "Ada") == 2
     assert [(one.version, one.current, one.parent) for one in versions(made.store)] == [(2, True, None), (1, False, None)]
+
+
+def test_a_joined_run_is_verified_when_each_request_meets_its_own_rule(made: Network) -> None:
+    parts = {"mr7": {"accepted": True}, "mr1": {"accepted": False}}
+    run = ran(made, DEVICE, OTHER, requests=parts)
+    seal(made.store, made.folder, made.config, run)
+    signed(made, run, "a", "b")
+    with pytest.raises(ConfigError, match="cannot be verified: the rule of 'mr1' is not met"):
+        verify(made.store, made.folder, made.config, run, "Ada")
+
+
+def test_a_site_that_denies_while_it_runs_stands_against_it(made: Network) -> None:
+    run = ran(made, DEVICE)
+    made.decide("b", DEVICE, Standing.DENIED, "2026-01-02")
+    seal(made.store, made.folder, made.config, run)
+    signed(made, run, "a", "b")
+    with pytest.raises(ConfigError, match="cannot be verified: b: 'mr7' is denied there by now"):
+        verify(made.store, made.folder, made.config, run, "Ada")
+    pack = pack_of(made.store, run)
+    assert faults(pack) == []  # what it approved before the run is in the evidence, and what it decided since
+    assert any("b decided otherwise after the run had begun" in one.told for one in checking.check(pack))
+
+
+def test_a_site_that_was_asked_and_took_no_part_is_told(made: Network) -> None:
+    run = ran(made, DEVICE, sites="a")
+    seal(made.store, made.folder, made.config, run)
+    signed(made, run, "a")
+    with pytest.raises(ConfigError, match="asked, but took no part: b"):
+        verify(made.store, made.folder, made.config, run, "Ada")
+    told = [one.told for one in checking.check(pack_of(made.store, run)) if one.good is None]
+    assert any(one.startswith("b: was asked and took no part") for one in told)
+
+
+def test_what_a_revoked_site_approved_waits_for_it_anew(made: Network) -> None:
+    made.approved(DEVICE)
+    members.revoke(made.store, "b", "Ada")
+    told = status(made.store, "mr7")
+    assert (told.state, told.waits_for, told.sites["b"]) == (State.DRAFTED, ("b (revoked)",), "pending")
+    assert made.store.log_faults() == []
+
+
+def test_keys_that_the_reader_does_not_know_are_told_as_such(made: Network) -> None:
+    verified(made, run := ran(made, DEVICE))
+    known = {"coordinator": pack_of(made.store, run)["document"]["coordinator"]["key"]}
+    open_ = [one.told for one in checking.check(pack_of(made.store, run), known) if one.good is None]
+    assert [one.split(":")[0] for one in open_] == ["a", "b"]
+
+
+def test_a_statement_that_was_taken_out_is_missed(made: Network) -> None:
+    verified(made, run := ran(made, DEVICE))
+    promoted(made, run)
+    pack = pack_of(made.store, run)
+    assert faults(pack) == []
+    del pack["statements"][0]
+    assert faults(pack)
+
+
+def test_the_model_that_the_run_began_with_is_the_one_in_the_evidence(made: Network) -> None:
+    run = ran(made, DEVICE)
+    path = made.config.runs / run / "deployed.safetensors"
+    save_weights(changed(load_weights(path), 1.0), path)
+    with pytest.raises(ConfigError, match="is not model 1, with which the run began"):
+        seal(made.store, made.folder, made.config, run)

@@ -145,6 +145,13 @@ def test_without_a_superlink_or_a_run_it_is_told(made: Network) -> None:
         carry_out(made.toml, folder)
 
 
+def test_a_folder_that_the_store_knows_nothing_of_is_not_carried_out(made: Network) -> None:
+    (made.config.runs / "mr7").mkdir(parents=True)
+    (made.config.runs / "mr7" / "plan.toml").touch()
+    with pytest.raises(RequestError, match="the store knows no run 'mr7'"):
+        carry_out(made.toml, made.config.runs / "mr7")
+
+
 def test_what_another_process_carries_out_is_not_started_again(made: Network) -> None:
     made.approved(DEVICE)
     folder = prepared(made, "mr7")

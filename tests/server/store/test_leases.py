@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, update
 
-from excise.common.errors import ConfigError
+from excise.common.errors import ConfigError, StorageError
 from excise.server.store import Store, open_store
 from excise.server.store.leases import held
 from excise.server.store.tables import Lease
@@ -78,9 +78,12 @@ def test_a_holder_elsewhere_that_beats_is_alive(store: Store) -> None:
 
 def test_who_lost_it_is_told(store: Store) -> None:
     lost = threading.Event()
-    with held(store, "run", lost.set, **QUICK):
+    with held(store, "run", lost.set, **QUICK) as still_ours:
+        still_ours()
         with store.engine.connect().execution_options(writes=True) as connection, connection.begin():
             connection.execute(update(Lease).values(holder=ELSEWHERE))
+        with pytest.raises(StorageError, match="was taken over"):
+            still_ours()
         assert lost.wait(5)
     with store.reading() as session:  # and does not take it from whoever has it now
         assert session.get_one(Lease, "run").holder == ELSEWHERE

@@ -29,6 +29,7 @@ def upgrade() -> None:
         sa.Column("requests", sa.Text(), nullable=False),
         sa.Column("base", sa.Integer(), nullable=False),
         sa.Column("at", sa.String(32), nullable=False),
+        sa.Column("approvals", sa.Text(), nullable=False),
         sa.Column("document", sa.Text(), nullable=False),
         sa.Column("digest", sa.String(64), nullable=False),
         sa.Column("key", sa.String(64), nullable=False),
