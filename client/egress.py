@@ -15,6 +15,7 @@ import re
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from excise import __version__
 from excise.client.policy import Metric, PolicySettings
 from excise.common import messages as m
 from excise.common.errors import ExciseError, SiteError
@@ -145,6 +146,8 @@ def _check_text(name: str, text: str, reply: m.Message, public: frozenset[str]) 
         "incident": bool(INCIDENT.fullmatch(text)),
         "weights_in": bool(DIGEST.fullmatch(text)),
         "commitment": not text or bool(DIGEST.fullmatch(text)),
+        "source": not text or bool(DIGEST.fullmatch(text)),
+        "release": text in ("", __version__),
         "site": text in public,
         "classes": text in public,
     }

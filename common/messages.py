@@ -204,6 +204,10 @@ class SiteStatus(Message):
     commitment: str = ""
     """Keyed hash over the request and the images that it means at this site; it tells nothing of them, and goes into the
     evidence."""
+    release: str = ""
+    """Its release of excise."""
+    source: str = ""
+    """SHA-256 over the source that runs there (`common/source.py`)."""
 
     @property
     def retain(self) -> int:

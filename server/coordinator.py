@@ -15,8 +15,12 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
+import excise.common
+import excise.server
+from excise import __version__
 from excise.common.class_mix import ClassMix
 from excise.common.errors import QuorumError
+from excise.common.source import source_digest
 from excise.common.weights import Weights, difference, digest, load_weights, save_weights
 from excise.server.admission import DIVERGED
 from excise.server.candidates import rank
@@ -60,7 +64,8 @@ class Coordinator:
         plan, federation = self.plan, self.federation
         check_compositions(plan)
         self.folder.tidy()
-        self.folder.event("started", request=plan.request.id, seed=plan.seed)
+        code = {"release": __version__, "source": source_digest(excise.common, excise.server)}
+        self.folder.event("started", request=plan.request.id, seed=plan.seed, **code)
         federation.gather()
         results: dict[str, Any] = {"request": plan.request.id, "seed": plan.seed, "sites": {}}
         original = fit(federation, "original", None, plan.deployed, self.progress)
@@ -83,6 +88,7 @@ class Coordinator:
             results["requests"] = self._by_request(models)
         results["sites"] = federation.roster.counts()  # with those that came later
         results["commitments"] = federation.roster.commitments()
+        results["code"] = federation.roster.code()
         self.folder.write_json("metrics.json", results)
         self.folder.event("finished", digest=results["unlearned"]["digest"])
         return results

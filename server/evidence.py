@@ -7,17 +7,14 @@ the coordinator's later statements stand beside it (`common/evidence.py`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tomllib
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 
-from excise import __version__
 from excise.common import chain
 from excise.common.bundle import bundle_digest
 from excise.common.canonical import canonical, digest_of, finite
@@ -46,26 +43,11 @@ NOT_PROVED = (
     "That the forget set is complete. Each site resolves the request on its own images; the commitment fixes which ones it "
     "took, so that this can be checked at the site later, and tells nobody else of them.",
     "That the law is satisfied. The legal basis is the text of whoever drafted the request; nobody interpreted it here.",
-    "What code the sites ran. The app bundle names the code that is installed at each site; its own people answer for it.",
+    "What code the sites ran. Each tells its release and a digest of its source; its own people answer for both.",
     "That nothing was stated later. A statement, such as that the model was rolled back, may be missing from a copy of this "
     "file: ask the coordinator for the present one.",
     "Formal (epsilon, delta) unlearning. The method is approximate; its quality is what was measured, on these images.",
 )
-
-
-@lru_cache(maxsize=1)
-def code_digest() -> str:
-    """SHA-256 over excise's own source, the installed files by name: what ran on the coordinator."""
-    import excise.common
-    import excise.server
-
-    sha = hashlib.sha256()
-    for package in (excise.common, excise.server):
-        root = Path(str(package.__file__)).parent
-        for path in sorted(root.rglob("*.py")):
-            sha.update(f"{package.__name__}/{path.relative_to(root).as_posix()}\n".encode())
-            sha.update(hashlib.sha256(path.read_bytes()).digest())
-    return sha.hexdigest()
 
 
 def seal(store: Store, folder: Path, config: ServerConfig, run: str) -> str:
@@ -188,7 +170,15 @@ def _document(store: Store, folder: Path, config: ServerConfig, run: Run) -> dic
             "plan": json.loads(plan.model_dump_json(exclude={"request", "parts", "deployed", "retrained"})),
             "plan_sha256": digest_of(settings),
             "seed": plan.seed,
-            "code": {"release": __version__, "coordinator_sha256": code_digest(), "bundle_sha256": bundle_digest()},
+            "code": {
+                "bundle_sha256": bundle_digest(),
+                "coordinator": [
+                    {"at": event["at"], "release": event["release"], "source_sha256": event["source"]}
+                    for event in events
+                    if event["event"] == "started"
+                ],
+                "sites": results.get("code", {}),
+            },
             "approvals": approved,
             "withdrawn": withdrawn,
             "life": [
@@ -198,7 +188,6 @@ def _document(store: Store, folder: Path, config: ServerConfig, run: Run) -> dic
             "refused": [
                 {key: event[key] for key in ("at", "round", "site", "code")} for event in events if event["event"] == "refused"
             ],
-            "started": [event["at"] for event in events if event["event"] == "started"],
         },
         "impact_assessment": {
             "accepted": judged.accepted,

@@ -268,6 +268,10 @@ class Roster:
         """The keyed hash with which each site committed to its forget set, of those that told one."""
         return {site: status.commitment for site, status in self.status.items() if status.commitment}
 
+    def code(self) -> dict[str, dict[str, str]]:
+        """Release and source digest that each site told."""
+        return {site: {"release": status.release, "source_sha256": status.source} for site, status in self.status.items()}
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Numbers of images of each site, as they go into results and events."""
         keys = ("train", "forget", "retain", "reference", "held_out", "excluded", "skipped", "forgotten")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import excise.client
+import excise.common
+from excise import __version__
 from excise.client.forgotten import commitment
 from excise.client.preparation import forgotten_classes
 from excise.client.selection import Selection
 from excise.client.site import Site
 from excise.common.messages import SiteStatus, StatusQuery
 from excise.common.request import ForgetRequest
+from excise.common.source import source_digest
 
 
 def answer(site: Site, query: StatusQuery) -> SiteStatus:
@@ -35,6 +39,8 @@ def answer(site: Site, query: StatusQuery) -> SiteStatus:
         parts=tuple(float(told(len(site.select(part).forget))) for part in query.parts),
         classes=site.config.data.classes,
         commitment=_commitment(site, query.request, sets) if query.request else "",
+        release=__version__,
+        source=source_digest(excise.client, excise.common),
     )
 
 

@@ -194,6 +194,24 @@ def test_too_few_that_are_connected_are_named_where_flower_knows_names(
     assert (awaiting["round"], awaiting["sites"], awaiting["connected"], awaiting["of"]) == ("status", ["site-2"], 2, 3)
 
 
+def test_a_site_that_the_run_does_not_concern_is_not_asked(tmp_path: Path) -> None:
+    plan, sites = prepared(tmp_path)
+    plan = plan.model_copy(update={"sites": 2, "site_names": ("site-1", "site-2")})
+    grid = Moving(sites, {100: "site-1", 101: "site-2", 102: "site-3"})
+    results = carry_out(plan, grid, tmp_path / "run")
+    assert (sorted(results["sites"]), grid.kinds(102)) == (["site-1", "site-2"], [])
+
+
+def test_a_site_does_not_speak_under_another_name(tmp_path: Path) -> None:
+    plan, sites = prepared(tmp_path, rounds=HALF)
+    grid = Moving(sites, {100: "site-1", 101: "site-2", 102: "site-2"})  # the third, which calls itself site-3
+    results = carry_out(plan.model_copy(update={"sites": 2, "site_names": ("site-1", "site-2")}), grid, tmp_path / "run")
+    assert sorted(results["sites"]) == ["site-1", "site-2"]
+    assert [(one["site"], one["code"]) for one in events(tmp_path / "run") if one["event"] == "refused"] == [
+        ("node-102", "another_name")
+    ]
+
+
 def test_nobody_works_in_vain_while_too_few_are_connected(tmp_path: Path) -> None:
     plan, sites = prepared(tmp_path)
     grid = Moving(sites)

@@ -54,7 +54,7 @@ def ran(made: Network, *requests: Any, by: float = 0.1, met: bool = True, sites:
     scored = {name: {"held_out_accuracy": 0.9, "held_out_images": 100.0} for name in sites}
     after = scores | ({} if met else {"membership_auc": 0.9})
     record = RunFolder(folder)
-    record.event("started")
+    record.event("started", release="0.1.0", source="ab" * 32)
     record.event("refused", round="unlearned", site="b", code="no_answer", incident="")
     record.write_json(
         "metrics.json",
