@@ -35,9 +35,18 @@ IDLE = ("grpc.keepalive_time_ms", 20_000), ("grpc.keepalive_timeout_ms", 10_000)
 
 
 class CoordinatorRefused(ExciseError):
-    """The coordinator said no; the text is its own."""
+    """The coordinator said no; the text is its own.
+
+    Attributes
+    ----------
+    code : gRPC's word for why, in small letters
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class CoordinatorSilent(ConfigError):
@@ -50,14 +59,25 @@ class Told:
 
     Attributes
     ----------
+    document : the request as it came, which a later release may have written
     standing : what the coordinator knows of this site's decision; empty when this site is not asked
     """
 
-    request: ForgetRequest
+    document: str
     state: str
     since: str
     waits_for: tuple[str, ...]
     standing: str
+
+    @property
+    def request(self) -> ForgetRequest:
+        """The request, read anew each time.
+
+        Raises
+        ------
+        RequestError : this release cannot read it
+        """
+        return ForgetRequest.from_json(self.document)
 
 
 @dataclass(frozen=True)
@@ -151,7 +171,8 @@ class Coordinator:
                     f"the coordinator at {self._address} does not answer, or does not believe this site's certificate "
                     f"({text}): excise site doctor tells which"
                 ) from None
-            raise CoordinatorRefused(f"the coordinator refused: {text} ({code.name.lower()})") from None
+            name = code.name.lower()
+            raise CoordinatorRefused(f"the coordinator refused: {text} ({name})", name) from None
 
 
 METADATA = ((PROTOCOL_KEY, PROTOCOL),)
@@ -188,4 +209,4 @@ def secured(address: str, authority: bytes, identity: bytes) -> Iterator[Coordin
 
 
 def _told(one: pb.Request) -> Told:
-    return Told(ForgetRequest.from_json(one.document), one.state, one.since, tuple(one.waits_for), one.standing)
+    return Told(one.document, one.state, one.since, tuple(one.waits_for), one.standing)
