@@ -134,7 +134,7 @@ class Coordinator:
 
         Raises
         ------
-        MessageError : a manifest is not signed with the coordinator's key
+        MessageError : a manifest is not signed with the coordinator's key, or is not of the model that it comes with
         """
         found = []
         for one in self._call(self._stub.ListModels, pb.Nothing()).models:
@@ -143,7 +143,7 @@ class Coordinator:
                     f"the manifest of model {one.version} is not signed with the key of the coordinator that this site "
                     "joined: nothing was fetched. Ask the coordinator by telephone"
                 )
-            found.append(PromotedModel(one.version, json.loads(one.manifest), one.size, one.current))
+            found.append(PromotedModel(one.version, _manifest(one), one.size, one.current))
         return found
 
     def fetch(self, version: int, offset: int) -> Iterator[tuple[int, bytes]]:
@@ -176,6 +176,9 @@ class Coordinator:
 
 
 METADATA = ((PROTOCOL_KEY, PROTOCOL),)
+MANIFEST = "excise model 1"
+"""The form of manifests that this release reads."""
+REMEDY = "nothing was fetched. Install the coordinator's release of excise, or ask the coordinator"
 
 
 @contextmanager
@@ -210,3 +213,20 @@ def secured(address: str, authority: bytes, identity: bytes) -> Iterator[Coordin
 
 def _told(one: pb.Request) -> Told:
     return Told(one.document, one.state, one.since, tuple(one.waits_for), one.standing)
+
+
+def _manifest(one: pb.Model) -> dict[str, Any]:
+    """What was signed of a model, when it is of this model and whole."""
+    try:
+        manifest = json.loads(one.manifest)
+        sha, requests = manifest["file"]["sha256"], manifest["requests"]
+        known = (manifest["format"], manifest["version"], manifest["file"]["bytes"])
+        whole = all(isinstance(text, str) for text in (sha, manifest["digest"], *requests)) and isinstance(requests, list)
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise MessageError(f"the manifest of model {one.version} cannot be read ({type(error).__name__}): {REMEDY}") from None
+    for what, told, expected in zip(("format", "version", "size"), known, (MANIFEST, one.version, one.size), strict=True):
+        if told != expected or isinstance(told, bool):
+            raise MessageError(f"the {what} in the manifest of model {one.version} is {told!r}, not {expected!r}: {REMEDY}")
+    if not whole:
+        raise MessageError(f"the manifest of model {one.version} names no digest or no requests: {REMEDY}")
+    return dict(manifest)

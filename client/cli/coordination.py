@@ -77,7 +77,9 @@ def sign(
 
 @site.command()
 def fetch(
-    version: Annotated[int | None, typer.Option(help="Which model; the one in use without.")] = None,
+    version: Annotated[
+        int | None, typer.Option(help="Which model; the one in use without, unless this site runs a later one.")
+    ] = None,
     use: Annotated[bool, typer.Option("--use", help="Tell the coordinator that this site runs it from now on.")] = False,
     site_toml: SiteToml = Path("site.toml"),
     as_json: AsJson = False,
