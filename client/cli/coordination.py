@@ -48,16 +48,16 @@ def sign(
 ) -> None:
     """Sign the evidence of a request, when what it says of this site is what this site knows."""
     from excise.client.coordinator import connected
-    from excise.client.evidence import check
-    from excise.common.canonical import digest_of
+    from excise.client.evidence import check, read
+    from excise.common.canonical import canonical, digest_of
     from excise.common.files import write_atomically
     from excise.common.signing import read_key
     from excise.common.signing import sign as signature_of
 
     settings, kept = _joined(site_toml), Requests(site_toml.parent)
     with connected(site_toml.parent, settings) as coordinator:
-        text = coordinator.evidence(request)
-        document = json.loads(text)
+        document = read(coordinator.evidence(request), request)
+        text = canonical(document)
         found = check(document, read_site_config(site_toml).name, kept, settings.key)
         for finding in found:
             say(f"{'✓' if finding.good else '✗'} {finding.told}")
