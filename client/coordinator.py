@@ -35,9 +35,18 @@ IDLE = ("grpc.keepalive_time_ms", 20_000), ("grpc.keepalive_timeout_ms", 10_000)
 
 
 class CoordinatorRefused(ExciseError):
-    """The coordinator said no; the text is its own."""
+    """The coordinator said no; the text is its own.
+
+    Attributes
+    ----------
+    code : gRPC's word for why, in small letters
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class CoordinatorSilent(ConfigError):
@@ -50,14 +59,25 @@ class Told:
 
     Attributes
     ----------
+    document : the request as it came, which a later release may have written
     standing : what the coordinator knows of this site's decision; empty when this site is not asked
     """
 
-    request: ForgetRequest
+    document: str
     state: str
     since: str
     waits_for: tuple[str, ...]
     standing: str
+
+    @property
+    def request(self) -> ForgetRequest:
+        """The request, read anew each time.
+
+        Raises
+        ------
+        RequestError : this release cannot read it
+        """
+        return ForgetRequest.from_json(self.document)
 
 
 @dataclass(frozen=True)
@@ -114,7 +134,7 @@ class Coordinator:
 
         Raises
         ------
-        MessageError : a manifest is not signed with the coordinator's key
+        MessageError : a manifest is not signed with the coordinator's key, or is not of the model that it comes with
         """
         found = []
         for one in self._call(self._stub.ListModels, pb.Nothing()).models:
@@ -123,7 +143,7 @@ class Coordinator:
                     f"the manifest of model {one.version} is not signed with the key of the coordinator that this site "
                     "joined: nothing was fetched. Ask the coordinator by telephone"
                 )
-            found.append(PromotedModel(one.version, json.loads(one.manifest), one.size, one.current))
+            found.append(PromotedModel(one.version, _manifest(one), one.size, one.current))
         return found
 
     def fetch(self, version: int, offset: int) -> Iterator[tuple[int, bytes]]:
@@ -151,10 +171,14 @@ class Coordinator:
                     f"the coordinator at {self._address} does not answer, or does not believe this site's certificate "
                     f"({text}): excise site doctor tells which"
                 ) from None
-            raise CoordinatorRefused(f"the coordinator refused: {text} ({code.name.lower()})") from None
+            name = code.name.lower()
+            raise CoordinatorRefused(f"the coordinator refused: {text} ({name})", name) from None
 
 
 METADATA = ((PROTOCOL_KEY, PROTOCOL),)
+MANIFEST = "excise model 1"
+"""The form of manifests that this release reads."""
+REMEDY = "nothing was fetched. Install the coordinator's release of excise, or ask the coordinator"
 
 
 @contextmanager
@@ -188,4 +212,21 @@ def secured(address: str, authority: bytes, identity: bytes) -> Iterator[Coordin
 
 
 def _told(one: pb.Request) -> Told:
-    return Told(ForgetRequest.from_json(one.document), one.state, one.since, tuple(one.waits_for), one.standing)
+    return Told(one.document, one.state, one.since, tuple(one.waits_for), one.standing)
+
+
+def _manifest(one: pb.Model) -> dict[str, Any]:
+    """What was signed of a model, when it is of this model and whole."""
+    try:
+        manifest = json.loads(one.manifest)
+        sha, requests = manifest["file"]["sha256"], manifest["requests"]
+        known = (manifest["format"], manifest["version"], manifest["file"]["bytes"])
+        whole = all(isinstance(text, str) for text in (sha, manifest["digest"], *requests)) and isinstance(requests, list)
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise MessageError(f"the manifest of model {one.version} cannot be read ({type(error).__name__}): {REMEDY}") from None
+    for what, told, expected in zip(("format", "version", "size"), known, (MANIFEST, one.version, one.size), strict=True):
+        if told != expected or isinstance(told, bool):
+            raise MessageError(f"the {what} in the manifest of model {one.version} is {told!r}, not {expected!r}: {REMEDY}")
+    if not whole:
+        raise MessageError(f"the manifest of model {one.version} names no digest or no requests: {REMEDY}")
+    return dict(manifest)

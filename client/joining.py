@@ -5,22 +5,26 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
+import tomli_w
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
+from pydantic import ValidationError
 
-from excise.client.config import read_site_config
+from excise.client.config import CoordinatorSettings, SiteConfig, read_site_config
 from excise.client.coordinator import IDENTITY, connected, secured
 from excise.client.setup import NODE_KEY, SIGNING_KEY
-from excise.common.errors import ConfigError
+from excise.common.errors import ConfigError, MessageError
 from excise.common.files import write_atomically
 from excise.common.identity import SiteKeys
 from excise.common.invite import Invite, plain
 from excise.common.signing import public_hex, read_key, sign, write_secret
 
 AUTHORITY = "keys/coordinator.crt"
+REMEDY = "Ask the coordinator by telephone"
 
 
 def join(site_toml: Path, invite: Invite, fingerprint: str) -> str:
@@ -36,6 +40,7 @@ def join(site_toml: Path, invite: Invite, fingerprint: str) -> str:
     ------
     ConfigError : the fingerprint differs, the invite is for another site, the site has joined already or lacks a key, or the
         coordinator does not answer; site.toml is as it was
+    MessageError : what the coordinator answered is not its key and a certificate of this site; nothing was written
     CoordinatorRefused : the invite was used already, or replaced
     StorageError : a file cannot be written
     """
@@ -53,16 +58,48 @@ def join(site_toml: Path, invite: Invite, fingerprint: str) -> str:
     signature = sign(read_key(folder / "keys" / SIGNING_KEY), keys.signed())
     with secured(invite.api, invite.authority.encode(), f"{invite.key}{invite.certificate}".encode()) as coordinator:
         certificate, coordinator_key = coordinator.join(keys, signature)
-    entry = {"address": invite.address, "api": invite.api, "ca": AUTHORITY, "key": coordinator_key}
-    lines = "".join(f'{name} = "{value}"\n' for name, value in entry.items())
-    joined = f"{site_toml.read_text(encoding='utf-8-sig').rstrip()}\n\n[coordinator]\n{lines}"
-    tomllib.loads(joined)  # before anything is written: a table must not stand there twice
+    joined = _joined(site_toml, invite, coordinator_key)
+    identity = _identity((folder / IDENTITY).read_text(), certificate, config.name)
     write_atomically(folder / AUTHORITY, invite.authority)
-    key = (folder / IDENTITY).read_text().partition("-----BEGIN CERTIFICATE-----")[0]
-    write_atomically(folder / IDENTITY, key + certificate)
+    write_atomically(folder / IDENTITY, identity)
     write_atomically(site_toml, joined)
-    read_site_config(site_toml)
     return keys.fingerprint
+
+
+def _joined(site_toml: Path, invite: Invite, key: str) -> str:
+    """site.toml with the coordinator in it. `key` came by the wire, so everything is checked before anything is written."""
+    try:
+        settings = CoordinatorSettings(address=invite.address, api=invite.api, ca=Path(AUTHORITY), key=key)
+    except ValidationError:
+        raise MessageError(
+            f"the coordinator's signing key is not 64 hexadecimal digits: nothing was written. {REMEDY}"
+        ) from None
+    before = site_toml.read_text(encoding="utf-8-sig").rstrip()
+    joined = f"{before}\n\n{tomli_w.dumps({'coordinator': settings.model_dump(mode='json')})}"
+    try:
+        SiteConfig.model_validate(tomllib.loads(joined))
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        raise ConfigError(f"[coordinator] cannot be added at the end of {site_toml}, which is as it was: {error}") from None
+    return joined
+
+
+def _identity(held: str, certificate: str, name: str) -> str:
+    """The private key in `held`, and the certificate that came, when it is one certificate, for this key and this name.
+
+    Raises
+    ------
+    MessageError : it is another one
+    """
+    key = held.partition("-----BEGIN CERTIFICATE-----")[0]
+    try:
+        (one,) = x509.load_pem_x509_certificates(certificate.encode())
+        names = [str(part.value) for part in one.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        ours = one.public_key() == load_pem_private_key(key.encode(), password=None).public_key() and names == [name]
+    except (ValueError, UnsupportedAlgorithm):
+        raise MessageError(f"what the coordinator sent is not one certificate: nothing was written. {REMEDY}") from None
+    if not ours:
+        raise MessageError(f"the certificate that came is not for the key and the name of '{name}': nothing written. {REMEDY}")
+    return key + one.public_bytes(Encoding.PEM).decode()
 
 
 def renew(site_toml: Path) -> None:
@@ -71,6 +108,7 @@ def renew(site_toml: Path) -> None:
     Raises
     ------
     ConfigError : the site has joined none, or it does not answer; the former certificate stays
+    MessageError : what came is not a certificate of this site; the former one stays
     CoordinatorRefused : the site is let in no more
     StorageError : a file cannot be written
     """
@@ -78,7 +116,7 @@ def renew(site_toml: Path) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     with connected(folder, config.coordinator) as coordinator:
         certificate = coordinator.renew(_request(key, config.name))
-    write_atomically(folder / IDENTITY, _pem(key) + certificate.encode())
+    write_atomically(folder / IDENTITY, _identity(_pem(key).decode(), certificate, config.name))
 
 
 def keys_of(folder: Path, name: str) -> SiteKeys:

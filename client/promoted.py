@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ Progress = Callable[[int, int], None]
 def fetch(
     folder: Path, coordinator: Coordinator, key: str, version: int | None = None, progress: Progress = lambda *_: None
 ) -> tuple[PromotedModel, Path]:
-    """Fetch a model, the one in use without a number; returns it and its file. What is there already is not sent again.
+    """Fetch a model, the one in use without a number; returns it and its file. What is there, and right, is not sent again.
 
     Parameters
     ----------
@@ -33,8 +34,8 @@ def fetch(
 
     Raises
     ------
-    ConfigError : there is no such model
-    MessageError : its manifest is not the coordinator's
+    ConfigError : there is no such model; or the one in use there comes before the one in use here, and no number asks for it
+    MessageError : its manifest is not the coordinator's, or not of this model
     DataError : what came is not what the manifest says; it is thrown away
     StorageError : it cannot be written; what came so far stays
     """
@@ -42,8 +43,14 @@ def fetch(
     chosen = next((one for one in models if (one.current if version is None else one.version == version)), None)
     if chosen is None:
         raise ConfigError("no model was promoted yet" if version is None else f"there is no model {version}")
+    if version is None and chosen.version < (in_use(folder) or 0):
+        raise ConfigError(
+            f"the coordinator's model in use is {chosen.version}, this site runs model {in_use(folder)} already: the "
+            "coordinator rolled back, or somebody replays what it said before. Ask the coordinator; if it did, excise site "
+            f"fetch --version {chosen.version}"
+        )
     path = folder / MODELS / f"{chosen.version}.safetensors"
-    if not path.exists():
+    if not path.exists() or _sha256(path) != chosen.manifest["file"]["sha256"]:  # of another coordinator, or damaged since
         part = path.with_name(f"{path.name}.part")
         _receive(coordinator, chosen, part, progress)
         _check(chosen, part)
@@ -78,21 +85,20 @@ def _receive(coordinator: Coordinator, model: PromotedModel, part: Path, progres
             if file.tell() > model.size:
                 file.truncate(0)
             progress(file.tell(), model.size)
-            if file.tell() == model.size:
-                return
-            for offset, data in coordinator.fetch(model.version, file.tell()):
+            for offset, data in coordinator.fetch(model.version, file.tell()) if file.tell() < model.size else ():
                 if offset != file.tell() or offset + len(data) > model.size:
                     raise DataError(f"bytes of model {model.version} came out of their order: fetch it again")
                 file.write(data)
                 progress(file.tell(), model.size)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _check(model: PromotedModel, part: Path) -> None:
     """Throw away what is not the model that was signed. The file is safetensors, which holds no code."""
     from excise.common.weights import digest, load_weights  # torch: seconds, and the watcher does without
 
-    with part.open("rb") as file:
-        sha = hashlib.file_digest(file, "sha256").hexdigest()
+    sha = _sha256(part)
     if part.stat().st_size < model.size:
         raise DataError(f"model {model.version} is not whole yet: run excise site fetch again, it goes on where it was")
     if sha != model.manifest["file"]["sha256"]:
@@ -109,3 +115,8 @@ def _check(model: PromotedModel, part: Path) -> None:
     if not same:
         part.unlink()
         raise DataError(f"the weights of model {model.version} are not those that the coordinator signed; thrown away")
+
+
+def _sha256(path: Path) -> str:
+    with storage_errors(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -48,16 +48,16 @@ def sign(
 ) -> None:
     """Sign the evidence of a request, when what it says of this site is what this site knows."""
     from excise.client.coordinator import connected
-    from excise.client.evidence import check
-    from excise.common.canonical import digest_of
+    from excise.client.evidence import check, read
+    from excise.common.canonical import canonical, digest_of
     from excise.common.files import write_atomically
     from excise.common.signing import read_key
     from excise.common.signing import sign as signature_of
 
     settings, kept = _joined(site_toml), Requests(site_toml.parent)
     with connected(site_toml.parent, settings) as coordinator:
-        text = coordinator.evidence(request)
-        document = json.loads(text)
+        document = read(coordinator.evidence(request), request)
+        text = canonical(document)
         found = check(document, read_site_config(site_toml).name, kept, settings.key)
         for finding in found:
             say(f"{'✓' if finding.good else '✗'} {finding.told}")
@@ -77,7 +77,9 @@ def sign(
 
 @site.command()
 def fetch(
-    version: Annotated[int | None, typer.Option(help="Which model; the one in use without.")] = None,
+    version: Annotated[
+        int | None, typer.Option(help="Which model; the one in use without, unless this site runs a later one.")
+    ] = None,
     use: Annotated[bool, typer.Option("--use", help="Tell the coordinator that this site runs it from now on.")] = False,
     site_toml: SiteToml = Path("site.toml"),
     as_json: AsJson = False,

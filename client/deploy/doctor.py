@@ -287,17 +287,34 @@ def _service(folder: Path, config: SiteConfig) -> Iterator[Finding]:
     name, remedy = "coordinator's service", f"open outbound TCP to {config.coordinator.api} in the firewall"
     try:
         own = x509.load_pem_x509_certificates((folder / IDENTITY).read_bytes())
+    except (OSError, ValueError) as error:
+        yield Finding(name, False, f"no certificate for it: {error}", "excise site join, by a new invite", required=False)
+        return
+    lasts = [_own_lasts(one) for one in own]
+    yield from lasts
+    if any(finding.good is False for finding in lasts):
+        remedy = "first the site's certificate: no service believes one that is not valid"
+    try:
         with connected(folder, config.coordinator) as coordinator:
             coordinator.report(in_use(folder))
     except CoordinatorSilent as error:
         yield Finding(name, False, str(error), remedy, required=False)
     except CoordinatorRefused as error:
         yield Finding(name, False, str(error), "ask the coordinator", required=False)
-    except (OSError, ValueError) as error:
-        yield Finding(name, False, f"no certificate for it: {error}", "excise site join, by a new invite", required=False)
     else:
         yield Finding(name, True, f"{config.coordinator.api} knows this site")
-        yield from (replace(_lasts("site's certificate", one), remedy="excise site renew", required=False) for one in own)
+
+
+def _own_lasts(certificate: x509.Certificate) -> Finding:
+    """How long the site's own certificate lasts. With one that has expired no other can be asked for."""
+    found = _lasts("site's certificate", certificate)
+    if certificate.not_valid_after_utc < datetime.now(UTC):
+        remedy = "ask the coordinator to revoke, invite and let this site join anew"
+    elif found.good is False:
+        remedy = "look at the clock: it is not valid yet"
+    else:
+        remedy = "excise site renew"
+    return replace(found, remedy=remedy, required=False)
 
 
 def _greeting(host: str, port: int, ca: Path) -> Iterator[Finding]:

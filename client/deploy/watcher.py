@@ -13,7 +13,7 @@ from pathlib import Path
 
 from excise.client import logs
 from excise.client.config import read_site_config
-from excise.client.coordinator import Coordinator, CoordinatorSilent, Told, connected
+from excise.client.coordinator import Coordinator, CoordinatorRefused, CoordinatorSilent, Told, connected
 from excise.client.promoted import in_use
 from excise.client.requests import Requests
 from excise.common.decision import Standing
@@ -21,6 +21,10 @@ from excise.common.errors import ExciseError, RequestError
 
 PAUSE, LONGEST = 1.0, 60.0
 """Seconds before the coordinator is asked again: twice as many each time that it does not answer, at most a minute."""
+DECIDABLE = ("drafted", "approved", "running")
+"""While the coordinator says one of these of a request, it takes decisions."""
+TOO_OFTEN = "resource_exhausted"
+"""The coordinator's code for a site that asks too often: of what it refuses, this alone is taken later."""
 log = logging.getLogger("excise.client")
 
 
@@ -41,20 +45,37 @@ def watch(site_toml: Path, coordinator: Coordinator) -> None:
 def take_in(kept: Requests, coordinator: Coordinator, told: Told) -> None:
     """Keep a request that came, and what the coordinator says of it; tell it what was decided here, if it does not know."""
     try:
+        request = told.request
         if told.standing:  # this site is asked
-            kept.arrive(told.request)
-        kept.note(told.request, told.state, told.since, told.waits_for)
+            kept.arrive(request)
+        kept.note(request, told.state, told.since, told.waits_for)
         deliver(kept, coordinator, told)
     except RequestError as error:  # of this one request; the others go on
         log.warning("a request of the coordinator cannot be kept", extra={"details": {"kind": type(error).__name__}})
 
 
 def deliver(kept: Requests, coordinator: Coordinator, told: Told) -> None:
-    """Tell the coordinator what was decided here of a request, when it knows otherwise."""
-    signed = kept.signed(told.request)
-    if told.standing and signed and signed[0].standing != told.standing and kept.standing(told.request) != Standing.PENDING:
-        coordinator.decide(told.request.id, *signed)
-        log.info("decision delivered", extra={"details": {"request": told.request.id, "standing": str(signed[0].standing)}})
+    """Tell the coordinator what was decided here of a request, when it knows otherwise and takes decisions still.
+
+    Raises
+    ------
+    CoordinatorRefused : this site asks too often; any other refusal is of this one decision and is logged
+    """
+    request = told.request
+    signed = kept.signed(request)
+    if not (told.standing and signed and told.state in DECIDABLE):
+        return
+    if signed[0].standing == told.standing or kept.standing(request) == Standing.PENDING:
+        return
+    details = {"request": request.id, "standing": str(signed[0].standing)}
+    try:
+        coordinator.decide(request.id, *signed)
+    except CoordinatorRefused as error:
+        if error.code == TOO_OFTEN:
+            raise
+        log.warning("decision refused by the coordinator", extra={"details": {**details, "code": error.code}})
+    else:
+        log.info("decision delivered", extra={"details": details})
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from excise.client.config import read_site_config
+from excise.client.config import CoordinatorSettings, read_site_config
+from excise.client.coordinator import IDENTITY
 from excise.client.deploy import doctor
 from excise.client.deploy.doctor import Finding, examine
 from excise.client.setup import make_node_key
@@ -231,3 +232,43 @@ def test_the_memory_of_a_gpu_is_told(
     (finding,) = list(doctor._device(config))
     assert (finding.good, finding.required) == (good, False)
     assert finding.told == f"GPU, {free:.1f} of 16.0 GB free, at most {16 * share:.1f} used"
+
+
+# ---- the coordinator's own service --------------------------------------------------------------------------------------
+
+
+def service(folder: Path, days: float, begins: float = -1) -> dict[str, Finding]:
+    """What is found of a service that nobody answers at, by a site whose own certificate lasts so many days."""
+    ca, key = certificate(folder / "own", days, begins)
+    (folder / "keys").mkdir()
+    (folder / IDENTITY).write_text(key.read_text() + ca.read_text())
+    config = read_site_config(write_site_toml(folder))
+    coordinator = CoordinatorSettings(**joined_to("localhost:1", ca))
+    return {one.name: one for one in doctor._service(folder, config.model_copy(update={"coordinator": coordinator}))}
+
+
+@pytest.mark.parametrize(
+    ("days", "begins", "good", "remedy", "then"),
+    [
+        (90, -1, True, "excise site renew", "in the firewall"),
+        (5, -1, None, "excise site renew", "in the firewall"),
+        (-0.5, -1, False, "ask the coordinator to revoke, invite and let this site join anew", "first the site's certificate"),
+        (9, 2, False, "look at the clock", "first the site's certificate"),
+    ],
+    ids=["valid", "ends soon", "expired", "not yet"],
+)
+def test_the_end_of_the_sites_own_certificate_is_told_first(
+    tmp_path: Path, days: float, begins: float, good: bool | None, remedy: str, then: str
+) -> None:
+    told = service(tmp_path, days, begins)
+    assert list(told) == ["site's certificate", "coordinator's service"]
+    first, second = told.values()
+    assert (first.good, first.required, remedy in first.remedy) == (good, False, True)
+    assert (second.good, second.required, then in second.remedy) == (False, False, True)
+
+
+def test_a_site_without_a_certificate_for_the_service_is_told(tmp_path: Path) -> None:
+    config = read_site_config(write_site_toml(tmp_path))
+    coordinator = CoordinatorSettings(**joined_to("localhost:1", tmp_path / "none"))
+    (told,) = doctor._service(tmp_path, config.model_copy(update={"coordinator": coordinator}))
+    assert (told.name, told.good, told.remedy) == ("coordinator's service", False, "excise site join, by a new invite")

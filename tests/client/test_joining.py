@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import load_pem_x509_csr
 
 from excise.client import joining
 from excise.client.config import read_site_config
-from excise.client.joining import join
-from excise.common.errors import ConfigError, StorageError
+from excise.client.coordinator import Coordinator
+from excise.client.joining import join, renew
+from excise.common.errors import ConfigError, MessageError, StorageError
 from excise.common.invite import Invite, fingerprint_of
 from excise.common.signing import public_hex, read_key
 from excise.server import members
-from excise.server.setup import SIGNING_KEY
+from excise.server.setup import SIGNING_KEY, sites_authority
 from tests.certificates import certificate
 from tests.coordinators import listening, network
 from tests.dicoms import write_site_toml
@@ -102,3 +107,63 @@ def test_what_is_no_invite_says_so(tmp_path: Path, text: str) -> None:
         Invite.read(tmp_path / "invite.toml")
     with pytest.raises(ConfigError, match="no invite at"):
         Invite.read(tmp_path / "none.toml")
+
+
+INJECTED = 'ab"\n[policy]\nkinds = ["site"]\n#'
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda certificate, _: (certificate, INJECTED), "not 64 hexadecimal digits"),
+        (lambda certificate, key: (certificate, f"{key}\n"), "not 64 hexadecimal digits"),
+        (lambda certificate, key: (certificate, key.upper().replace("0", "A")), "not 64 hexadecimal digits"),
+        (lambda certificate, key: ("no certificate", key), "not one certificate"),
+        (lambda certificate, key: (certificate * 2, key), "not one certificate"),
+        (lambda certificate, key: (OTHERS["key"], key), "not for the key and the name of 'st-mary'"),
+        (lambda certificate, key: (OTHERS["name"], key), "not for the key and the name of 'st-mary'"),
+    ],
+    ids=["a key with a table behind it", "a line end", "capitals", "no certificate", "two", "another's key", "another name"],
+)
+def test_a_coordinator_writes_nothing_of_its_own_into_a_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Callable[[str, str], tuple[str, str]], reason: str
+) -> None:
+    with network(tmp_path) as made, listening(made):
+        site, sent = made.site("st-mary"), members.invite(made.store, made.folder, made.config, "st-mary", "tests")
+        own = load_pem_x509_csr(made.keys("st-mary")[0].request.encode()).public_key()
+        stranger = ec.generate_private_key(ec.SECP384R1()).public_key()
+        vouch = sites_authority(made.folder).vouch
+        for what, name, key in (("key", "st-mary", stranger), ("name", "another", own)):
+            assert isinstance(key, ec.EllipticCurvePublicKey)
+            OTHERS[what] = vouch("site", name, key, timedelta(days=1)).public_bytes(Encoding.PEM).decode()
+        before = {path: path.read_bytes() for path in site.parent.rglob("*") if path.is_file()}
+        whole = Coordinator.join
+        monkeypatch.setattr(Coordinator, "join", lambda *given: answer(*whole(*given)))
+        with pytest.raises(MessageError, match=reason):
+            join(site, sent, sent.fingerprint)
+        assert before == {path: path.read_bytes() for path in site.parent.rglob("*") if path.is_file()}
+        monkeypatch.undo()
+        join(site, sent, sent.fingerprint)
+        before = {path: path.read_bytes() for path in site.parent.rglob("*") if path.is_file()}
+        members.admit(made.store, "st-mary", made.keys("st-mary")[0].fingerprint, "tests")
+        monkeypatch.setattr(Coordinator, "renew", lambda *_: OTHERS["key"])
+        with pytest.raises(MessageError, match="not for the key"):
+            renew(site)
+        assert before == {path: path.read_bytes() for path in site.parent.rglob("*") if path.is_file()}
+
+
+OTHERS: dict[str, str] = {}
+
+
+@pytest.mark.parametrize("end", ["[[later]]\nx = 1\n", "[coordinator.more]\nx = 1\n"])
+def test_a_site_toml_that_nothing_can_be_added_to_is_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    with network(tmp_path) as made, listening(made):
+        site, sent = made.site("st-mary"), members.invite(made.store, made.folder, made.config, "st-mary", "tests")
+        config, text = read_site_config(site), site.read_text() + end
+        site.write_text(text)
+        monkeypatch.setattr(joining, "read_site_config", lambda _: config)  # it was changed since it was read
+        with pytest.raises(ConfigError, match="which is as it was"):
+            join(site, sent, sent.fingerprint)
+        assert site.read_text() == text

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from excise.client import promoted
 from excise.client.config import CoordinatorSettings, read_site_config
 from excise.client.coordinator import Coordinator, CoordinatorSilent, connected
+from excise.common.api import coordinator_pb2 as pb
 from excise.common.errors import ConfigError, DataError, MessageError
+from excise.common.signing import make_key, public_hex, sign
 from excise.common.weights import digest, load_weights
 from excise.server import members
 from excise.server.registry import file_of, version
@@ -103,3 +108,89 @@ def test_what_there_is_not_is_told(made: Network) -> None:
     folder = made.sites["a"].parent
     with connected(folder, settings_of(made)) as coordinator, pytest.raises(ConfigError, match="model 1 is not here"):
         promoted.use(folder, coordinator, 1)
+
+
+def test_what_is_there_is_believed_only_when_it_is_what_was_signed(made: Network) -> None:
+    made.deployed()
+    path = fetched(made)
+    good = path.read_bytes()
+    for other in (good[:-4] + b"\x00\x00\x80\x3f", good[:100], b""):  # another coordinator's, or torn
+        path.write_bytes(other)
+        assert fetched(made).read_bytes() == good
+
+
+def test_a_model_is_on_the_disk_before_it_has_its_name(made: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.deployed()
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        done.append(f"fsync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+        fsync(descriptor)
+
+    def replaced(path: Path, target: Path) -> Path:
+        done.append(f"replace {path.name}")
+        return replace(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", synced)
+        patched.setattr(Path, "replace", replaced)
+        path = fetched(made)
+        path.rename(path.with_name("1.safetensors.part"))  # whole already, by a process that was killed
+        fetched(made)
+    ours = [event for event in done if "safetensors" in event]
+    assert ours == ["fsync 1.safetensors.part", "replace 1.safetensors.part"] * 2
+
+
+def test_without_being_asked_a_site_does_not_go_back_to_an_earlier_model(made: Network) -> None:
+    made.deployed()
+    models = made.sites["a"].parent / "models"
+    models.mkdir()
+    (models / "in-use.json").write_text('{"version": 2}')
+    with pytest.raises(ConfigError, match=r"rolled back, or somebody replays.*--version 1"):
+        fetched(made)
+    assert [path.name for path in models.iterdir()] == ["in-use.json"]
+    assert fetched(made, 1).name == "1.safetensors"
+
+
+GOOD = {
+    "format": "excise model 1",
+    "version": 1,
+    "digest": "ab" * 32,
+    "file": {"sha256": "cd" * 32, "bytes": 10},
+    "requests": ["mr7"],
+}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "reason"),
+    [
+        (GOOD | {"format": "excise model 2"}, "the format in the manifest of model 1 is 'excise model 2'"),
+        (GOOD | {"version": 2}, "the version in the manifest of model 1 is 2, not 1"),
+        (GOOD | {"version": True}, "the version"),
+        (GOOD | {"file": {"sha256": "cd" * 32, "bytes": 11}}, "the size in the manifest of model 1 is 11, not 10"),
+        (GOOD | {"file": {"bytes": 10}}, "cannot be read"),
+        (GOOD | {"file": {"sha256": 5, "bytes": 10}}, "names no digest"),
+        (GOOD | {"requests": "mr7"}, "names no digest or no requests"),
+        ({key: value for key, value in GOOD.items() if key != "requests"}, "cannot be read"),
+        ({key: value for key, value in GOOD.items() if key != "digest"}, "cannot be read"),
+        ([], "cannot be read"),
+        ("no JSON", "cannot be read"),
+    ],
+)
+def test_a_manifest_that_is_not_of_its_model_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manifest: Any, reason: str
+) -> None:
+    key = make_key(tmp_path / "key")
+
+    def told(manifest: Any) -> pb.Models:
+        text = manifest if isinstance(manifest, str) else json.dumps(manifest)
+        return pb.Models(models=[pb.Model(version=1, manifest=text, signature=sign(key, text.encode()), size=10)])
+
+    with grpc.insecure_channel("localhost:1") as channel:
+        coordinator = Coordinator(channel, "localhost:1")
+        monkeypatch.setattr(coordinator, "_call", lambda *_: told(GOOD))
+        assert [one.manifest for one in coordinator.models(public_hex(key))] == [GOOD]
+        monkeypatch.setattr(coordinator, "_call", lambda *_: told(manifest))
+        with pytest.raises(MessageError, match=reason):
+            coordinator.models(public_hex(key))

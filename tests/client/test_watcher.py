@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from excise.client.config import read_site_config
-from excise.client.coordinator import connected
+from excise.client.coordinator import Coordinator, CoordinatorRefused, connected
 from excise.client.deploy.watcher import take_in
 from excise.client.requests import Requests
 from excise.common.decision import Standing
-from excise.server.requests import draft, status
+from excise.common.signing import make_key
+from excise.server.api import service
+from excise.server.life import State
+from excise.server.requests import draft, move, status
 from tests.coordinators import DEVICE, OTHER, Network, listening, network
 
 
@@ -76,3 +79,69 @@ def test_another_request_of_a_known_id_is_left_out_and_the_others_go_on(made: Ne
     assert kept.get("mr1") == OTHER
     assert kept.get("mr7") != DEVICE
     assert kept.noted(DEVICE) == {}
+
+
+def test_a_decision_that_is_refused_does_not_keep_other_requests_away(
+    made: Network, excise: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    for request in (OTHER, DEVICE):  # told in the order of their names: mr1, mr7
+        draft(made.store, request, (), "Ada")
+    key = made.sites["a"].parent / "keys" / "signing.pem"
+    key.unlink()
+    make_key(key)  # the coordinator knows the former
+    (made.folder.parent / "mr1.toml").write_text(OTHER.to_toml())
+    said = excise("site", "approve", made.folder.parent / "mr1.toml", "--by", "N", "--site", made.sites["a"])
+    assert said[0] == 0, said
+    kept = heard(made, 2)
+    assert kept.get("mr7") == DEVICE
+    assert kept.noted(DEVICE)["state"] == "drafted"
+    (refused,) = [one for one in caplog.records if one.message == "decision refused by the coordinator"]
+    assert refused.__dict__["details"] == {"request": "mr1", "standing": "approved", "code": "invalid_argument"}
+    assert "signed" not in caplog.text
+
+
+def test_a_decision_is_told_only_while_it_is_taken(
+    made: Network, excise: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft(made.store, DEVICE, (), "Ada")
+    heard(made, 1)
+    assert excise("site", "approve", "mr7", "--by", "N", "--site", made.sites["a"])[0] == 0
+    move(made.store, ["mr7"], State.REJECTED, "Ada", "a mistake")
+    monkeypatch.setattr(Coordinator, "decide", lambda *_: pytest.fail("told too late"))
+    assert heard(made, 1).noted(DEVICE)["state"] == "rejected"
+
+
+def test_a_request_of_a_later_release_is_left_out_and_the_others_go_on(
+    made: Network, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for request in (OTHER, DEVICE):
+        draft(made.store, request, (), "Ada")
+    whole = service._told
+
+    def later(request: Any, site: str) -> Any:
+        told = whole(request, site)
+        if told.id == "mr1":
+            told.document = told.document.replace("{", '{"later":1,', 1)
+        return told
+
+    monkeypatch.setattr(service, "_told", later)
+    kept = heard(made, 2)
+    assert [one.id for one in kept] == ["mr7"]
+    assert "a request of the coordinator cannot be kept" in caplog.text
+
+
+def test_a_decision_that_comes_too_soon_is_told_later(
+    made: Network, excise: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object) -> None:
+        raise CoordinatorRefused("too many calls", "resource_exhausted")
+
+    draft(made.store, DEVICE, (), "Ada")
+    heard(made, 1)
+    assert excise("site", "approve", "mr7", "--by", "N", "--site", made.sites["a"])[0] == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(Coordinator, "decide", busy)
+        with pytest.raises(CoordinatorRefused):
+            heard(made, 1)
+    heard(made, 1)
+    assert status(made.store, "mr7").state == "approved"
