@@ -1,7 +1,7 @@
 """The coordinator's own service, as a site calls it: requests, decisions, evidence, models. The only gRPC on this side.
 
-Every connection goes out from the site. What is sent: requests that its people drafted, their decisions and signatures, and
-which model it runs; nothing of an image or a patient.
+Every connection goes out from the site. What is sent: requests that its people drafted, their decisions with names and notes,
+signatures, and which model it runs; nothing of an image, and of a patient only what those people wrote.
 """
 
 from __future__ import annotations

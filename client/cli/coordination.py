@@ -12,7 +12,7 @@ from excise.client.cli.shared import AsJson, SiteToml, say, site
 from excise.client.config import CoordinatorSettings, read_site_config
 from excise.client.requests import Requests
 from excise.common.chain import append
-from excise.common.errors import ConfigError, DataError
+from excise.common.errors import ConfigError, DataError, RequestError
 from excise.common.request import ForgetRequest
 from excise.common.terminal import progress, tell
 
@@ -24,14 +24,28 @@ By = Annotated[str, typer.Option("--by", help="Who decides: a name that can be a
 def submit(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The request (TOML).")],
     by: By,
+    names_patients: Annotated[
+        bool, typer.Option("--names-patients", help="Send it although it names patients, which every site then reads.")
+    ] = False,
     site_toml: SiteToml = Path("site.toml"),
 ) -> None:
-    """Send a forget request of this site to the coordinator: every site that is let in is asked, this one too."""
+    """Send a forget request of this site to the coordinator: every site that is let in is asked, this one too.
+
+    All of its text, the reason too, is read there and by every site, and stands in the evidence.
+    """
     from excise.client.coordinator import connected
+    from excise.client.naming import names
 
     request, kept = ForgetRequest.from_toml(file), Requests(site_toml.parent)
+    named = names(request.predicate)
+    if named and not names_patients:
+        raise RequestError(
+            f"`where` holds values of {', '.join(named)}: every site would read them, and they would stand in the evidence. "
+            f"Write them into a list that stays at the site, lists/NAME.txt, and in the request {named[0]} in @NAME; other "
+            "sites keep a list of that name too. If they may be told to all sites: --names-patients"
+        )
     kept.arrive(request)
-    append(kept.log, "request submitted", request=request.id, digest=request.digest, by=by)
+    append(kept.log, "request submitted", request=request.id, digest=request.digest, by=by, names=named)
     with connected(site_toml.parent, _joined(site_toml)) as coordinator:
         told = coordinator.submit(request)
     kept.note(request, told.state, told.since, told.waits_for)

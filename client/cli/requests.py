@@ -23,8 +23,15 @@ from excise.common.terminal import tell
 requests = typer.Typer(no_args_is_help=True, help="Forget requests that came to this site.")
 site.add_typer(requests, name="requests")
 RequestName = Annotated[str, typer.Argument(metavar="REQUEST", help="Its id, or a file of it (TOML).")]
-By = Annotated[str, typer.Option("--by", help="Who decides: a name that can be asked later.", prompt="Your name")]
-Note = Annotated[str, typer.Option("--note", help="Why.")]
+By = Annotated[str, typer.Option("--by", help="Who does it: a name that can be asked later.", prompt="Your name")]
+READ = "The coordinator reads it, and it stands in the evidence that every participating site sees"
+DecidedBy = Annotated[
+    str,
+    typer.Option(
+        "--by", help=f"Who decides: a name that can be asked later. {READ}.", prompt="Your name, as all sites see it"
+    ),
+]
+Note = Annotated[str, typer.Option("--note", help=f"Why. {READ}: name no patient.")]
 
 
 @requests.command("list")
@@ -70,13 +77,13 @@ def show_request(name: RequestName, site_toml: SiteToml = Path("site.toml"), as_
 
 
 @site.command()
-def approve(name: RequestName, by: By, note: Note = "", site_toml: SiteToml = Path("site.toml")) -> None:
+def approve(name: RequestName, by: DecidedBy, note: Note = "", site_toml: SiteToml = Path("site.toml")) -> None:
     """Allow a request to be carried out here. The decision is signed with the site's key, and logged."""
     _decide(name, Standing.APPROVED, by, note, site_toml)
 
 
 @site.command()
-def deny(name: RequestName, by: By, note: Note, site_toml: SiteToml = Path("site.toml")) -> None:
+def deny(name: RequestName, by: DecidedBy, note: Note, site_toml: SiteToml = Path("site.toml")) -> None:
     """Refuse a request. The decision is signed with the site's key, and logged."""
     _decide(name, Standing.DENIED, by, note, site_toml)
 
@@ -122,9 +129,17 @@ def dry_run(
 
 
 @site.command()
-def forget(name: RequestName, by: By, site_toml: SiteToml = Path("site.toml")) -> None:
-    """Leave the images of a request out for good, once a model that forgot them is in use.
+def forget(
+    name: RequestName,
+    by: By,
+    anyway: Annotated[
+        str, typer.Option(metavar="WHY", help="Although no model that forgot them was promoted; the reason is logged.")
+    ] = "",
+    site_toml: SiteToml = Path("site.toml"),
+) -> None:
+    """Leave the images of a request out for good, once a model that forgot them was promoted.
 
+    Before that, they would be left out of unlearning too, and stay in the model.
     They are entered in the site's register, under keyed hashes, and purged from its cache. No later scan brings them back.
     """
     from excise.client.forgetting import forget_for_good
@@ -133,7 +148,7 @@ def forget(name: RequestName, by: By, site_toml: SiteToml = Path("site.toml")) -
     request = _request(name, kept)
     if read_site_config(site_toml).policy.approval and kept.standing(request) is not Standing.APPROVED:
         raise ConfigError(f"'{request.id}' is {kept.standing(request)} here; only what was approved is forgotten")
-    left = forget_for_good(site_toml.absolute(), request, by)
+    left = forget_for_good(site_toml.absolute(), request, by, anyway)
     skipped = f" and {left.skipped:,} that were skipped so far" if left.skipped else ""
     tell(f"{left.images:,} images of '{request.id}'{skipped} are left out from now on; {left.new:,} entries are new")
     if left.unknown:

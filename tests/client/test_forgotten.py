@@ -19,6 +19,7 @@ from excise.client.forgetting import BEGUN, Left, forget_for_good
 from excise.client.forgotten import EVENT, Register, commitment
 from excise.client.images import image_cache
 from excise.client.preparation import PREPARATIONS
+from excise.client.requests import Requests
 from excise.client.site import open_site
 from excise.client.sources import index_of
 from excise.common.chain import faults
@@ -285,6 +286,41 @@ def test_only_what_was_approved_is_forgotten(tmp_path: Path, excise: Callable[..
     assert "14 images of 'mr7' are left out from now on; 14 entries are new" in err
     code, out, _ = excise("site", "scan", "--site", site)
     assert "26 images of 26 patients" in out
+
+
+def test_what_the_coordinator_has_not_promoted_is_not_forgotten_yet(tmp_path: Path, excise: Callable[..., Any]) -> None:
+    write_hospital(tmp_path, patients=9)
+    coordinator = {"address": "localhost:1", "api": "localhost:2", "key": "00" * 32, "ca": "none.crt"}
+    toml = write_site_toml(tmp_path, data={"labels": "labels.csv"}, coordinator=coordinator)
+    kept = Requests(tmp_path)
+    kept.arrive(DEVICE)
+    command = ("site", "forget", "mr7", "--site", toml, "--by", "N")
+    for state in ("", "drafted", "running", "verified", "rolled back"):
+        if state:
+            kept.note(DEVICE, state, "2026-01-01", ())
+        for more in ((), ("--anyway", " ")):
+            code, _, err = excise(*command, *more)
+            assert (code, f"'mr7' is {state or 'not known there'} at the coordinator" in err) == (2, True), err
+    assert not Register(tmp_path, read_site_config(toml).split.key).path.exists()
+    assert BEGUN not in kept.log.read_text()
+    kept.note(DEVICE, "promoted", "2026-01-01", ())
+    code, _, err = excise(*command)
+    assert (code, "3 images of 'mr7' are left out" in err) == (0, True), err
+    assert "anyway" not in kept.log.read_text()
+
+
+def test_what_is_forgotten_before_it_is_promoted_is_logged_with_the_reason(tmp_path: Path, excise: Callable[..., Any]) -> None:
+    write_hospital(tmp_path, patients=9)
+    coordinator = {"address": "localhost:1", "api": "localhost:2", "key": "00" * 32, "ca": "none.crt"}
+    toml = write_site_toml(tmp_path, data={"labels": "labels.csv"}, coordinator=coordinator)
+    kept = Requests(tmp_path)
+    kept.arrive(DEVICE)
+    kept.note(DEVICE, "rejected", "2026-01-01", ())
+    code, _, err = excise("site", "forget", "mr7", "--site", toml, "--by", "N", "--anyway", "the court said so")
+    assert (code, "3 images of 'mr7' are left out" in err) == (0, True), err
+    (begun,) = [one for one in map(json.loads, kept.log.read_text().splitlines()) if one["event"] == BEGUN]
+    assert (begun["anyway"], begun["state"], begun["by"]) == ("the court said so", "rejected", "N")
+    assert not faults(kept.log)
 
 
 def test_a_commitment_tells_nothing_and_binds_to_request_and_images() -> None:

@@ -233,3 +233,10 @@ def test_a_decision_is_later_than_the_one_before_whatever_the_clock_says(
     ]
     assert told == sorted(set(told))
     assert kept.standing(DEVICE) is Standing.APPROVED
+
+
+@pytest.mark.parametrize(("command", "options"), [("approve", ["--by", "--note"]), ("deny", ["--by", "--note"])])
+def test_who_decides_is_told_that_all_sites_read_it(command: str, options: list[str], excise: Callable[..., Any]) -> None:
+    code, out, _ = excise("site", command, "--help")
+    told = " ".join(out.replace("│", " ").split())
+    assert (code, told.count("stands in the evidence that every participating site sees")) == (0, len(options))

@@ -14,10 +14,11 @@ from excise.client.coordinator import Coordinator, CoordinatorRefused, connected
 from excise.client.deploy.watcher import take_in
 from excise.client.requests import Requests
 from excise.common.decision import Standing
+from excise.common.request import ForgetRequest, RequestKind
 from excise.common.signing import make_key
 from excise.server.api import service
 from excise.server.life import State
-from excise.server.requests import draft, move, status
+from excise.server.requests import draft, move, status, statuses
 from tests.coordinators import DEVICE, OTHER, Network, listening, network
 
 
@@ -69,6 +70,25 @@ def test_a_site_drafts_a_request_of_its_own(made: Network, tmp_path: Path, excis
     assert (code, "'mr1' is drafted; it waits for a" in err) == (0, True), err
     assert status(made.store, "mr1").moves[0].by == "site a"
     assert Requests(made.sites["a"].parent).standing(OTHER) is Standing.PENDING
+
+
+def test_a_request_that_names_patients_is_sent_only_when_it_is_said(
+    made: Network, tmp_path: Path, excise: Callable[..., Any]
+) -> None:
+    site = made.sites["a"]
+    values = {"kind": RequestKind.PATIENTS, "where": "PatientID in (CANARY-1, CANARY-2)"}
+    named = ForgetRequest.model_validate(OTHER.model_dump() | values)
+    (tmp_path / "mr1.toml").write_text(named.to_toml())
+    command = ("site", "submit", tmp_path / "mr1.toml", "--by", "Dr. Noether", "--site", site)
+    with listening(made):
+        code, _, err = excise(*command)
+        assert (code, "PatientID in @NAME" in err, "CANARY" in err) == (2, True, False), err
+        assert Requests(site.parent).get("mr1") is None
+        assert statuses(made.store) == []
+        code, _, err = excise(*command, "--names-patients")
+    assert (code, status(made.store, "mr1").request) == (0, named), err
+    submitted = json.loads(Requests(site.parent).log.read_text().splitlines()[-1])
+    assert (submitted["event"], submitted["names"]) == ("request submitted", ["PatientID"])
 
 
 def test_another_request_of_a_known_id_is_left_out_and_the_others_go_on(made: Network) -> None:
