@@ -6,9 +6,7 @@ the hospital's archive, and single images can be asked for in no other way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from excise.common.predicate import And, FieldTest, InList, Matches, Not, Or, Predicate
+from excise.common.predicate import FieldTest, InList, Matches, Predicate, field_tests
 
 IDENTIFIERS = frozenset(
     {
@@ -22,18 +20,7 @@ IDENTIFIERS = frozenset(
 
 def names(predicate: Predicate) -> list[str]:
     """Fields of `IDENTIFIERS` that values stand beside in a predicate, negated or not; sorted, each once."""
-    return sorted({test.field for test in _tests(predicate) if test.field in IDENTIFIERS and _has_a_value(test)})
-
-
-def _tests(node: Predicate) -> Iterator[FieldTest]:
-    match node:
-        case And(operands) | Or(operands):
-            for operand in operands:
-                yield from _tests(operand)
-        case Not(operand):
-            yield from _tests(operand)
-        case FieldTest():
-            yield node
+    return sorted({test.field for test in field_tests(predicate) if test.field in IDENTIFIERS and _has_a_value(test)})
 
 
 def _has_a_value(test: FieldTest) -> bool:

@@ -1,7 +1,7 @@
 """The coordinator's promoted models at a site: fetched in parts, checked, and told which one is in use.
 
 models/<version>.safetensors       whole, and what its signed manifest says it is
-models/<version>.safetensors.part  what came of it so far; fetching goes on from there
+models/<version>.part.safetensors  what came of it so far; fetching goes on from there
 models/in-use.json                 which one this site says it runs
 """
 
@@ -51,7 +51,7 @@ def fetch(
         )
     path = folder / MODELS / f"{chosen.version}.safetensors"
     if not path.exists() or _sha256(path) != chosen.manifest["file"]["sha256"]:  # of another coordinator, or damaged since
-        part = path.with_name(f"{path.name}.part")
+        part = path.with_name(f"{chosen.version}.part.safetensors")
         _receive(coordinator, chosen, part, progress)
         _check(chosen, part)
         part.replace(path)
@@ -106,13 +106,7 @@ def _check(model: PromotedModel, part: Path) -> None:
         raise DataError(
             f"what came is not model {model.version}, as the coordinator signed it; it was thrown away: fetch again"
         )
-    whole = part.with_name(f"{model.version}.checked.safetensors")
-    part.rename(whole)
-    try:
-        same = digest(load_weights(whole)) == model.manifest["digest"]
-    finally:
-        whole.rename(part)
-    if not same:
+    if digest(load_weights(part)) != model.manifest["digest"]:
         part.unlink()
         raise DataError(f"the weights of model {model.version} are not those that the coordinator signed; thrown away")
 

@@ -106,7 +106,7 @@ class Predicate:
 
     def fields(self) -> frozenset[str]:
         """Return the fields that the predicate names."""
-        return frozenset(test.field for test in _tests(self))
+        return frozenset(test.field for test in field_tests(self))
 
     def asserts(self, field: str, value: str, lists: Lists = _NO_LISTS) -> bool:
         """Tell whether a test of `field` that is not negated holds of `value`: whether the predicate names it as wanted."""
@@ -114,7 +114,7 @@ class Predicate:
 
     def lists(self) -> frozenset[str]:
         """Return the names, without @, of the site's lists that the predicate needs."""
-        return frozenset(test.name for test in _tests(self) if isinstance(test, InList))
+        return frozenset(test.name for test in field_tests(self) if isinstance(test, InList))
 
     def __str__(self) -> str:
         return _text(self)
@@ -184,13 +184,14 @@ class Matches(FieldTest):
     pattern: str
 
 
-def _tests(node: Predicate) -> Iterator[FieldTest]:
+def field_tests(node: Predicate) -> Iterator[FieldTest]:
+    """Every test of a field in a predicate, in the order of its text."""
     match node:
         case And(operands) | Or(operands):
             for operand in operands:
-                yield from _tests(operand)
+                yield from field_tests(operand)
         case Not(operand):
-            yield from _tests(operand)
+            yield from field_tests(operand)
         case FieldTest():
             yield node
 

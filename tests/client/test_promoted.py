@@ -136,10 +136,10 @@ def test_a_model_is_on_the_disk_before_it_has_its_name(made: Network, monkeypatc
         patched.setattr(os, "fsync", synced)
         patched.setattr(Path, "replace", replaced)
         path = fetched(made)
-        path.rename(path.with_name("1.safetensors.part"))  # whole already, by a process that was killed
+        path.rename(path.with_name("1.part.safetensors"))  # whole already, by a process that was killed
         fetched(made)
     ours = [event for event in done if "safetensors" in event]
-    assert ours == ["fsync 1.safetensors.part", "replace 1.safetensors.part"] * 2
+    assert ours == ["fsync 1.part.safetensors", "replace 1.part.safetensors"] * 2
 
 
 def test_without_being_asked_a_site_does_not_go_back_to_an_earlier_model(made: Network) -> None:
