@@ -18,7 +18,7 @@ help:
 	@echo "make bench-privacy what clipped, noised and sparse updates cost; writes docs/results/privacy.md"
 	@echo "make bench-soak    memory of 50 sites over 200 rounds, a quarter of an hour; writes docs/results/soak.md"
 	@echo "make test          run the tests; installs Orthanc, dcmtk, nginx and PostgreSQL where they are missing"
-	@echo "make test-faults   kill every process of a deployment at every stage of a run; a quarter of an hour"
+	@echo "make test-faults   kill every process of a deployment at every stage of a run; takes root and most of an hour"
 	@echo "make check         check format, lint and types"
 	@echo "make clean         remove caches and build outputs; keeps $(VENV) and runs"
 
@@ -80,7 +80,7 @@ $(NGINX):
 	apt-get update && apt-get install --yes nginx-light
 
 test: setup | $(DICOMWEB) $(DCMTK) $(NGINX) $(POSTGRES)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-faults: setup | $(NGINX)
 	$(BIN)/pytest tests/faults

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from excise.common.errors import ConfigError, StorageError
+from excise.common.errors import ConfigError, ExciseError, StorageError
 from excise.common.files import write_atomically
 
 LONGEST = 60.0
@@ -195,19 +195,32 @@ class Supervisor:
     def _look(self, unit: Unit) -> None:
         if not unit.processes:
             if time.monotonic() >= unit.until:
-                self._start(unit)
+                self._try_to_start(unit)
         elif reason := unit.fault():
-            unit.wait = 0.0 if time.time() - unit.began > STEADY else min(max(2 * unit.wait, 1.0), LONGEST)
-            unit.end(reason)
-            unit.restarts += 1
-            unit.until = time.monotonic() + unit.wait
-            self.tell(f"{reason}; starting again in {unit.wait:.0f} s")
+            self._start_later(unit, reason)
+
+    def _try_to_start(self, unit: Unit) -> None:
+        try:
+            self._start(unit)
+        except (ExciseError, OSError) as error:
+            if not unit.restarts:  # it never ran, and whoever started it reads why
+                raise
+            self._start_later(unit, f"{unit.name} cannot be started: {error}")  # a full disk must not take everything down
+
+    def _start_later(self, unit: Unit, reason: str) -> None:
+        unit.wait = 0.0 if time.time() - unit.began > STEADY else min(max(2 * unit.wait, 1.0), LONGEST)
+        unit.end(reason)
+        unit.reason = reason  # also of one that could not be started
+        unit.restarts += 1
+        unit.until = time.monotonic() + unit.wait
+        self.tell(f"{reason}; starting again in {unit.wait:.0f} s")
 
     def _start(self, unit: Unit) -> None:
+        unit.began = time.time()
         commands = unit.commands()
         with self._log() as log:  # the processes have it too
-            unit.processes = {name: self._open(command, log) for name, command in commands.items()}
-        unit.began = time.time()
+            for name, command in commands.items():
+                unit.processes[name] = self._open(command, log)
         self.tell(unit.started)
 
     def _open(self, command: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:

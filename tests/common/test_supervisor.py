@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from excise.common import supervisor as supervising
-from excise.common.errors import ConfigError
+from excise.common.errors import ConfigError, StorageError
 from excise.common.supervisor import Status, Supervisor, Unit, read_status
 
 STAYS = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -96,6 +96,34 @@ def test_what_dies_is_started_again_each_time_later_and_by_itself(tmp_path: Path
     run_until(made(tmp_path, dies, stays, said=said.append), lambda: dies.restarts >= 3)
     assert "link 0 ended with code 7; starting again in 0 s" in said
     assert stays.restarts == 0
+
+
+def test_what_cannot_be_started_again_is_tried_until_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervising, "LONGEST", 0.05)
+    said: list[str] = []
+    starts = 0
+
+    def commands() -> dict[str, list[str]]:
+        nonlocal starts
+        starts += 1
+        if starts in (2, 3):
+            raise StorageError("cannot write nginx.conf: No space left on device")
+        return {"the proxy": ENDS if starts == 1 else STAYS, "its logs": [str(tmp_path / "none")] if starts == 4 else STAYS}
+
+    proxy, stays = Unit("proxy", commands), unit(STAYS, name="link")
+    run_until(made(tmp_path, proxy, stays, said=said.append), lambda: len(proxy.processes) == 2 and starts == 5)
+    assert sum("proxy cannot be started: cannot write nginx.conf: No space left" in line for line in said) == 2
+    assert sum("proxy cannot be started: [Errno 2]" in line for line in said) == 1
+    assert (proxy.restarts, stays.restarts) == (4, 0)
+
+
+def test_what_cannot_be_started_at_first_ends_the_supervisor(tmp_path: Path) -> None:
+    def commands() -> dict[str, list[str]]:
+        raise ConfigError("nginx is not installed")
+
+    supervisor = made(tmp_path, Unit("proxy", commands))
+    with pytest.raises(ConfigError, match="nginx is not installed"):
+        run_until(supervisor, lambda: False, 0.1)
 
 
 def test_what_hangs_is_started_again(tmp_path: Path) -> None:
