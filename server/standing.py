@@ -9,7 +9,7 @@ from typing import Any
 from excise.common.decision import Standing
 from excise.common.errors import ConfigError
 from excise.common.supervisor import read_status
-from excise.server.config import read_server_config, store_of
+from excise.server.config import ServerConfig, read_server_config, store_of
 from excise.server.events import events_of
 from excise.server.evidence_pack import unsigned
 from excise.server.life import State
@@ -34,28 +34,33 @@ def standing(server_toml: Path) -> dict[str, Any]:
     """
     config = read_server_config(server_toml)
     with store_of(server_toml) as store:
-        running, there = read_status(config.state), online(store, server_toml.parent, config)
-        try:
-            model = version(store).version
-        except ConfigError:
-            model = None
-        return {
-            "processes": {name: asdict(unit) for name, unit in running.units.items()} if running else None,
-            "sites": [
-                {
-                    "name": site.name,
-                    "state": site.state,
-                    "told": _told(site.name, site.state, there, site.fingerprint),
-                    "online": there.get(site.name, False),
-                    "since": site.since,
-                    "model": site.version,
-                    "release": site.release,
-                }
-                for site in members(store)
-            ],
-            "model": model,
-            "requests": [_request(store, config.runs, one) for one in statuses(store)],
-        }
+        return standing_of(store, config, online(store, server_toml.parent, config))
+
+
+def standing_of(store: Store, config: ServerConfig, there: dict[str, bool]) -> dict[str, Any]:
+    """As `standing`, of an open store; `there` tells which sites are online."""
+    running = read_status(config.state)
+    try:
+        model = version(store).version
+    except ConfigError:
+        model = None
+    return {
+        "processes": {name: asdict(unit) for name, unit in running.units.items()} if running else None,
+        "sites": [
+            {
+                "name": site.name,
+                "state": site.state,
+                "told": _told(site.name, site.state, there, site.fingerprint),
+                "online": there.get(site.name, False),
+                "since": site.since,
+                "model": site.version,
+                "release": site.release,
+            }
+            for site in members(store)
+        ],
+        "model": model,
+        "requests": [_request(store, config.runs, one) for one in statuses(store)],
+    }
 
 
 def _told(name: str, state: str, there: dict[str, bool], fingerprint: str) -> str:

@@ -89,7 +89,7 @@ class Bench:
         run = self.made.config.runs / name
         assert digest(load_weights(run / "model.safetensors")) == self.expected
         with store_of(self.made.toml) as store:
-            assert [one.told for one in check(pack_of(store, name)) if not one.good] == [
+            assert [one.told for one in check(pack_of(store, name)) if one.good is False] == [
                 f"{site}: no signature" for site in NAMES
             ]
             assert store.log_faults() == []
