@@ -21,7 +21,7 @@ from excise.server.federation import Progress
 from excise.server.plan import Plan
 from excise.server.record import RunFolder
 from excise.server.requests import check_running
-from excise.server.store.leases import held
+from excise.server.store.leases import held, lease_of
 
 
 def make_app(
@@ -57,11 +57,6 @@ def main(grid: Grid, context: Context) -> None:
         check_running(store, path.name)
         folder = RunFolder(path, still_ours)
         _carry_out(grid, folder, taken_over.is_set, lambda: seal(store, toml.parent, config, path.name))
-
-
-def lease_of(run: str) -> str:
-    """Name of the lease under which one process at a time carries out a run."""
-    return f"run {run}"
 
 
 def _carry_out(

@@ -24,7 +24,6 @@ from excise.common.request import ForgetRequest, RequestKind, joined
 from excise.common.settings import PRESETS
 from excise.common.validation import explain
 from excise.common.weights import load_weights, save_weights
-from excise.server.app import lease_of
 from excise.server.config import ServerConfig, read_server_config, store_of
 from excise.server.events import EVENTS, FAILED, events_of
 from excise.server.life import State, check_move
@@ -35,7 +34,7 @@ from excise.server.registry import file_of, version
 from excise.server.requests import approvals, check_running, status, step
 from excise.server.setup import AUTHORITY
 from excise.server.store import Store
-from excise.server.store.leases import held
+from excise.server.store.leases import held, lease_of
 from excise.server.store.tables import Run, now
 
 PAUSE = 0.5
@@ -174,8 +173,12 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return {**base, **over, **both}
 
 
-def carry_out(server_toml: Path, run: Path, tell: Tell = lambda _: None) -> None:
+def carry_out(server_toml: Path, run: Path, tell: Tell = lambda _: None, resumed_by: str = "") -> None:
     """Start the run in `run`, or let it go on, and follow it to its end.
+
+    Parameters
+    ----------
+    resumed_by : who lets it go on, for the audit log; empty for one that begins
 
     Raises
     ------
@@ -189,6 +192,9 @@ def carry_out(server_toml: Path, run: Path, tell: Tell = lambda _: None) -> None
     config = read_server_config(server_toml)
     with store_of(server_toml) as store, held(store, lease_of(run.name)):  # whoever carried it out is gone, or is dead
         check_running(store, run.name)
+        if resumed_by:
+            with store.change() as change:
+                change.log("run resumed", run=run.name, by=resumed_by)
     began = seen = len(events_of(run))
     try:
         with linked(config.link_port, server_toml.parent / AUTHORITY) as link:
@@ -222,3 +228,29 @@ def carry_out(server_toml: Path, run: Path, tell: Tell = lambda _: None) -> None
             f"What was done is kept: excise server resume {run.name}",
             failed[0]["exit_code"] if failed else 1,
         )
+
+
+def stop(server_toml: Path, run: str, by: str) -> bool:
+    """Stop a run that is under way, whoever started it; what was done is kept. Returns whether there was anything to stop.
+
+    Raises
+    ------
+    ConfigError : the SuperLink does not answer
+    RequestError : the store knows no such run, or it is at its end
+    """
+    config = read_server_config(server_toml)
+    with store_of(server_toml) as store:
+        check_running(store, run)
+        try:
+            with linked(config.link_port, server_toml.parent / AUTHORITY) as link:
+                ours = str((config.runs / run).absolute())
+                found = [number for number, folder in link.under_way().items() if folder == ours]
+                for number in found:
+                    link.stop(number)
+        except Exception as error:
+            told = f"the SuperLink does not answer ({type(error).__name__}): is excise server up running?"
+            raise ConfigError(told) from error
+        if found:
+            with store.change() as change:
+                change.log("run stopped", run=run, by=by)
+    return bool(found)

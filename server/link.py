@@ -81,6 +81,11 @@ class Link:
             return UNKNOWN
         return str(found.status.sub_status if found.status.status == "finished" else found.status.status)
 
+    def under_way(self) -> dict[int, str]:
+        """Runs that did not end yet, by number: the folder that each was started with."""
+        told = self._client.ListRuns(ListRunsRequest()).run_dict
+        return {number: run.override_config["run"].string for number, run in told.items() if run.status.status != "finished"}
+
     def stop(self, run: int) -> None:
         """Stop a run; what its checkpoints hold stays."""
         self._client.StopRun(StopRunRequest(run_id=run))

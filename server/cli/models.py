@@ -107,14 +107,11 @@ def verify(
 def promote(run: RunName, by: By, why: Why, server_toml: ServerToml = Path("server.toml")) -> None:
     """Use the revised model of a verified run from now on; sites fetch it."""
     from excise.server.config import read_server_config, store_of
-    from excise.server.evidence_pack import write_pack
-    from excise.server.record import REVISED
-    from excise.server.registry import promote as use
+    from excise.server.decisions import promote as use
 
     config = read_server_config(server_toml)
     with store_of(server_toml) as store:
-        version = use(store, server_toml.parent, run, config.runs / run / REVISED, by, why)
-        write_pack(store, config, run)
+        version = use(store, server_toml.parent, config, run, by, why)
     tell(f"model {version} is in use: sites get it by excise site fetch")
 
 
@@ -127,15 +124,11 @@ def rollback(
 ) -> None:
     """Use the model again that the present one was made of. Its requests count as not carried out."""
     from excise.server.config import read_server_config, store_of
-    from excise.server.evidence_pack import write_pack
-    from excise.server.registry import roll_back, version
+    from excise.server.decisions import leave
 
     config = read_server_config(server_toml)
     with store_of(server_toml) as store:
-        left = version(store, model)
-        back = roll_back(store, server_toml.parent, model, by, why)
-        if left.run:
-            write_pack(store, config, left.run)
+        back = leave(store, server_toml.parent, config, model, by, why)
     tell(f"model {back} is in use again")
 
 

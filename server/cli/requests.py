@@ -85,19 +85,11 @@ def show(name: RequestName, server_toml: ServerToml = Path("server.toml"), as_js
 @requests.command()
 def reject(name: RequestName, by: By, why: Why, server_toml: ServerToml = Path("server.toml")) -> None:
     """Carry a request out no more, or do not use what came of it."""
-    from excise.server.app import lease_of
     from excise.server.config import store_of
-    from excise.server.life import State
-    from excise.server.requests import move, of_run, status
-    from excise.server.store.leases import held
+    from excise.server.decisions import reject as refuse
 
     with store_of(server_toml) as store:
-        run = status(store, name).run
-        if not run:
-            move(store, [name], State.REJECTED, by, why)
-        else:  # what one run carries out together ends together, and not while it runs
-            with held(store, lease_of(run)):
-                move(store, of_run(store, run), State.REJECTED, by, why)
+        refuse(store, name, by, why)
     tell(f"'{name}' is rejected")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 from datetime import datetime
 from pathlib import Path
@@ -81,21 +82,34 @@ def run(
 
 
 @server.command()
-def resume(run: RunName, server_toml: ServerToml = Path("server.toml")) -> None:
+def resume(
+    run: RunName,
+    by: Annotated[str, typer.Option("--by", help="Who lets it go on; who runs the command without.")] = "",
+    server_toml: ServerToml = Path("server.toml"),
+) -> None:
     """Let a run go on from its last whole round, whatever it was that ended it."""
     from excise.server.config import read_server_config
 
-    _carry_out(server_toml, read_server_config(server_toml).runs / run)
+    _carry_out(server_toml, read_server_config(server_toml).runs / run, by or getpass.getuser())
 
 
-def _carry_out(server_toml: Path, folder: Path) -> None:
+@server.command()
+def stop(run: RunName, by: By, server_toml: ServerToml = Path("server.toml")) -> None:
+    """Stop a run, whoever started it. What was done is kept, and it can be resumed."""
+    from excise.server.launch import stop as end
+
+    stopped = end(server_toml, run, by)
+    tell(f"'{run}' is stopped: excise server resume {run}" if stopped else f"'{run}' is not under way")
+
+
+def _carry_out(server_toml: Path, folder: Path, resumed_by: str = "") -> None:
     from excise.server.launch import carry_out
 
     def told(event: dict[str, Any]) -> None:
         tell(f"{event['at'][11:19]} {summary(event)}")
 
     tell(f"run '{folder.name}': started")
-    carry_out(server_toml, folder, told)
+    carry_out(server_toml, folder, told, resumed_by)
     tell(f"{folder / 'evidence.html'} tells what was done and measured; the sites are asked to sign it: excise site sign")
     tell(f"Then: excise server verify {folder.name}, excise server promote {folder.name}")
 

@@ -30,6 +30,11 @@ DEAD = 15.0
 log = logging.getLogger("excise.store")
 
 
+def lease_of(run: str) -> str:
+    """Name of the lease under which one process at a time carries out a run."""
+    return f"run {run}"
+
+
 @contextmanager
 def held(
     store: Store, name: str, lost: Callable[[], object] = lambda: None, beat: float = BEAT, dead: float = DEAD

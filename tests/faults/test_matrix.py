@@ -42,7 +42,7 @@ steps = 3
 
 [rounds]
 watch = false
-deadline = 90
+deadline = 60
 
 [verification]
 resurfacing = false

@@ -12,13 +12,12 @@ from excise.common.errors import ConfigError, RequestError
 from excise.common.request import ForgetRequest, RequestKind, joined
 from excise.common.settings import PRESETS
 from excise.common.weights import digest, load_weights
-from excise.server.app import lease_of
 from excise.server.launch import Waiting, carry_out, prepare
 from excise.server.life import State
 from excise.server.plan import Plan
 from excise.server.registry import run_of
 from excise.server.requests import draft, move, status
-from excise.server.store.leases import held
+from excise.server.store.leases import held, lease_of
 from tests.coordinators import DEVICE, OTHER, SPEC, Network, network
 
 CLASS = ForgetRequest(id="ill", kind=RequestKind.CLASS, where="class = ill", reason="r")

@@ -1,0 +1,143 @@
+"""Who may see and who may act: the session of each call, its key with each change, and how often anybody may call."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from excise.server.dashboard.limits import Limits, TooMany
+from excise.server.dashboard.sessions import LockedOut, Session, Sessions, SignInRefused
+from excise.server.roles import Role, User
+from excise.server.store import Store
+from excise.server.users import check_password, user
+
+COOKIE = "excise"
+CSRF = "X-CSRF"
+"""Header that each change has to bring along; a page of another origin cannot know it."""
+LIVE = "X-Live"
+"""Header of what an open page asks by itself: it keeps nobody signed in."""
+READER = User("reader", Role.VIEWER, "once")
+"""Who has the address that was printed when runs are shown without a coordinator."""
+
+
+class Refused(Exception):
+    """A call that is refused: an HTTP status, and a text that may be shown."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Access:
+    """Who may come in."""
+
+    def __init__(self, sessions: Sessions, by_password: bool) -> None:
+        self.sessions, self.by_password = sessions, by_password
+        self._limits = Limits()
+
+    def sign_in(self, name: str, password: str, address: str) -> Session:
+        """Begin a session.
+
+        Raises
+        ------
+        Refused : the name or the password is wrong, or there were too many failures
+        """
+        self.count(address, changes=True)
+        try:
+            return self.sessions.sign_in(name, password, address)
+        except SignInRefused as error:
+            raise Refused(429 if isinstance(error, LockedOut) else 401, str(error)) from None
+
+    def confirm(self, session: Session, password: str) -> None:
+        """Have somebody say the password again.
+
+        Raises
+        ------
+        Refused : it is wrong
+        """
+        try:
+            self.sessions.confirm(session, password)
+        except SignInRefused as error:
+            raise Refused(429 if isinstance(error, LockedOut) else 403, str(error)) from None
+
+    def count(self, who: str, changes: bool = False) -> None:
+        """Count a call.
+
+        Raises
+        ------
+        Refused : it is one too many
+        """
+        try:
+            self._limits.count(who, changes)
+        except TooMany as error:
+            raise Refused(429, str(error)) from None
+
+
+def by_password(store: Store) -> Access:
+    """Those whom `excise server user add` made; who comes in, and who fails to, stands in the audit log."""
+
+    def tell(event: str, **details: str) -> None:
+        with store.change() as change:
+            change.log(event, **details)
+
+    def check(name: str, password: str) -> User | None:
+        return check_password(store, name, password)
+
+    return Access(Sessions(check, lambda name: user(store, name), tell=tell), by_password=True)
+
+
+def by_token(token: str) -> Access:
+    """Whoever has the token sees everything and changes nothing."""
+
+    def check(name: str, password: str) -> User | None:
+        return READER if hmac.compare_digest(password.encode(), token.encode()) else None
+
+    return Access(Sessions(check, lambda name: READER if name == READER.name else None), by_password=False)
+
+
+def seen(request: Request) -> Session:
+    """Whoever is signed in.
+
+    Raises
+    ------
+    Refused : nobody is, or asks too often
+    """
+    access: Access = request.app.state.access
+    session = access.sessions.find(request.cookies.get(COOKIE, ""), in_use=LIVE not in request.headers)
+    if session is None:
+        raise Refused(401, "You are not signed in, or no longer: sign in again. What you typed is still in the page.")
+    access.count(session.user)
+    return session
+
+
+def changing(request: Request, session: Annotated[Session, Depends(seen)]) -> Session:
+    """Whoever is signed in and sends a change from one of our own pages.
+
+    Raises
+    ------
+    Refused : the change came without the session's key
+    """
+    access: Access = request.app.state.access
+    if not access.sessions.check_csrf(session, request.headers.get(CSRF, "")):
+        raise Refused(403, "This did not come from a page of this session: load the page anew.")
+    access.count(session.user, changes=True)
+    return session
+
+
+def acting(session: Annotated[Session, Depends(changing)]) -> Session:
+    """A coordinator who sends a change.
+
+    Raises
+    ------
+    Refused : it is a viewer
+    """
+    if session.role is not Role.COORDINATOR:
+        raise Refused(403, "Viewers see, coordinators act: this is for a coordinator to do.")
+    return session
+
+
+Seen = Annotated[Session, Depends(seen)]
+Changing = Annotated[Session, Depends(changing)]
+Acting = Annotated[Session, Depends(acting)]

@@ -1,0 +1,217 @@
+"""What a coordinator does from a page. Each action is the same function that the command line calls, by the user's name.
+
+A form carries the state of the request that it was shown for: when that is another by now, somebody else was quicker, and the
+action is refused. What cannot be undone by the next click asks for the password again.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import Response
+
+from excise.common.errors import RequestError
+from excise.common.request import ForgetRequest
+from excise.server import decisions, members
+from excise.server.dashboard.access import Access, Acting
+from excise.server.dashboard.pages import pages_of
+from excise.server.dashboard.runner import Runner
+from excise.server.dashboard.sessions import Session
+from excise.server.requests import draft, status
+
+Text = Annotated[str, Form()]
+Name = Annotated[str, Form(alias="request")]
+actions = APIRouter()
+
+
+@actions.post("/check/request")
+def check_request(request: Request, session: Acting, kind: Text, where: Text = "") -> Response:
+    """Whether a rule can be read, as it is typed; where it cannot, at which place and why."""
+    shown = pages_of(request)
+    if not where.strip():
+        return shown.fragment("said.html", text="a rule is missing")
+    try:
+        _request(id="checked", kind=kind, where=where, reason="checked")
+    except RequestError as error:
+        return shown.fragment("said.html", text=str(error))
+    return shown.fragment("said.html", kind="good", text="The rule can be read. Each site tells how many images it matches.")
+
+
+@actions.post("/do/draft")
+def do_draft(
+    request: Request,
+    session: Acting,
+    id: Text,  # noqa: A002 - the field is called as in a request's file
+    kind: Text,
+    where: Text,
+    reason: Text,
+    legal_basis: Text = "",
+    sites: Annotated[list[str] | None, Form()] = None,
+    probe: Annotated[bool, Form()] = False,
+) -> Response:
+    """Draft a request, and ask its sites."""
+    store, _, _ = pages_of(request).source.coordinator()
+    made = _request(
+        id=id, kind=kind, where=where, reason=reason, legal_basis=legal_basis, requested_by=session.user, linear_probe=probe
+    )
+    draft(store, made, sites or (), session.user)
+    asked = status(store, made.id)
+    return _done(request, f"'{made.id}' is {asked.state}; it waits for {', '.join(asked.waits_for)}.")
+
+
+@actions.post("/do/start")
+def do_start(
+    request: Request, session: Acting, name: Name, state: Text, seed: Annotated[int, Form(ge=0)] = 0, settings: Text = ""
+) -> Response:
+    """Carry out an approved request."""
+    _still(request, name, state)
+    _runner(request).start([name], session.user, seed, settings)
+    return _done(request, f"'{name}' is being carried out.")
+
+
+@actions.post("/do/resume")
+def do_resume(request: Request, session: Acting, name: Name, state: Text) -> Response:
+    """Let a run go on."""
+    run = _still(request, name, state)
+    _runner(request).resume(run, session.user)
+    return _done(request, f"The run '{run}' goes on.")
+
+
+@actions.post("/do/stop")
+def do_stop(request: Request, session: Acting, name: Name, state: Text) -> Response:
+    """Stop a run."""
+    from excise.server.launch import stop  # here, since it needs torch
+
+    run = _still(request, name, state)
+    source = pages_of(request).source
+    source.coordinator()
+    assert source.toml is not None
+    stopped = stop(source.toml, run, session.user)
+    return _done(request, f"The run '{run}' is stopped." if stopped else f"The run '{run}' was not under way.")
+
+
+@actions.post("/do/approve")
+def do_approve(
+    request: Request,
+    session: Acting,
+    name: Name,
+    state: Text,
+    digest: Text,
+    why: Text,
+    password: Text,
+    override: Text = "",
+) -> Response:
+    """Find the evidence complete, where nobody did yet, and use the revised model from now on."""
+    from excise.server.evidence import verify  # here, since it needs torch
+
+    run = _still(request, name, state)
+    _confirmed(request, session, password)
+    store, folder, config = pages_of(request).source.coordinator()
+    view = pages_of(request).view(run)
+    if view is None or view["digests"]["after"] != digest:
+        raise RequestError(f"the revised model of '{run}' is another one than the page showed: load the page anew")
+    reason = _reason(why)
+    if state == "candidate":
+        verify(store, folder, config, run, session.user, override.strip())
+    version = decisions.promote(store, folder, config, run, session.user, reason)
+    return _done(request, f"Model {version} is in use: sites get it by excise site fetch.")
+
+
+@actions.post("/do/reject")
+def do_reject(request: Request, session: Acting, name: Name, state: Text, why: Text, password: Text) -> Response:
+    """Carry a request out no more, or do not use what came of it."""
+    _still(request, name, state)
+    _confirmed(request, session, password)
+    store, _, _ = pages_of(request).source.coordinator()
+    decisions.reject(store, name, session.user, _reason(why))
+    return _done(request, f"'{name}' is rejected.")
+
+
+@actions.post("/do/rollback")
+def do_rollback(
+    request: Request,
+    session: Acting,
+    name: Name,
+    state: Text,
+    version: Annotated[int, Form()],
+    why: Text,
+    password: Text,
+) -> Response:
+    """Leave the model in use for the one that it was made of."""
+    _still(request, name, state)
+    _confirmed(request, session, password)
+    store, folder, config = pages_of(request).source.coordinator()
+    back = decisions.leave(store, folder, config, version, session.user, _reason(why))
+    return _done(request, f"Model {back} is in use again.")
+
+
+@actions.post("/do/invite")
+def do_invite(request: Request, session: Acting, site: Text) -> Response:
+    """Make an invite, which is shown once."""
+    shown = pages_of(request)
+    store, folder, config = shown.source.coordinator()
+    made = members.invite(store, folder, config, site, session.user)
+    return shown.fragment("_invite.html", site=site, invite=made, text=made.to_toml())
+
+
+@actions.post("/do/admit")
+def do_admit(request: Request, session: Acting, site: Text, fingerprint: Text) -> Response:
+    """Let a site in whose fingerprint was compared."""
+    store, _, _ = pages_of(request).source.coordinator()
+    members.admit(store, site, fingerprint.strip(), session.user)
+    return _done(request, f"'{site}' is let in.")
+
+
+@actions.post("/do/revoke")
+def do_revoke(request: Request, session: Acting, site: Text, password: Text) -> Response:
+    """Let a site in no more."""
+    _confirmed(request, session, password)
+    store, _, _ = pages_of(request).source.coordinator()
+    members.revoke(store, site, session.user)
+    return _done(request, f"'{site}' is let in no more.")
+
+
+def _still(request: Request, name: str, state: str) -> str:
+    """The run of a request that is as the form was shown for.
+
+    Raises
+    ------
+    RequestError : it is not, by now; says how it is, since when and by whom
+    """
+    store, _, _ = pages_of(request).source.coordinator()
+    now = status(store, name)
+    if now.state != state:
+        last = now.moves[-1]
+        raise RequestError(f"'{name}' is {now.state} by now, since {last.at} by {last.by}: load the page anew")
+    return now.run
+
+
+def _request(**fields: object) -> ForgetRequest:
+    return ForgetRequest.from_json(json.dumps({key: value for key, value in fields.items() if value}))
+
+
+def _reason(why: str) -> str:
+    if not why.strip():
+        raise RequestError("a reason is missing: it stands in the evidence and in the audit log")
+    return why.strip()
+
+
+def _confirmed(request: Request, session: Session, password: str) -> None:
+    access: Access = request.app.state.access
+    access.confirm(session, password)
+
+
+def _runner(request: Request) -> Runner:
+    made: Runner | None = request.app.state.runner
+    if made is None:
+        source = pages_of(request).source
+        _, _, config = source.coordinator()
+        assert source.toml is not None
+        made = request.app.state.runner = Runner(source.toml, config)
+    return made
+
+
+def _done(request: Request, text: str) -> Response:
+    return pages_of(request).fragment("said.html", kind="good", text=text)

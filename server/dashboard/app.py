@@ -1,0 +1,165 @@
+"""The dashboard as a web application: its parts put together, signing in, and the stream of changes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, FastAPI, Form, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
+
+from excise.common.errors import ExciseError
+from excise.server.dashboard.access import COOKIE, READER, Access, Changing, Refused, Seen
+from excise.server.dashboard.actions import actions
+from excise.server.dashboard.guard import Guard
+from excise.server.dashboard.hub import Hub
+from excise.server.dashboard.pages import Pages, pages
+from excise.server.dashboard.source import Source
+from excise.server.dashboard.watch import Watch
+
+STATIC = Path(__file__).parent / "static"
+entrance = APIRouter()
+
+
+def create_app(source: Source, access: Access) -> FastAPI:
+    """The dashboard of one run store.
+
+    Parameters
+    ----------
+    access : who may sign in
+    """
+    hub = Hub()
+    watch = Watch(source, hub)
+
+    @contextlib.asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        following = asyncio.create_task(watch.follow())
+        try:
+            yield
+        finally:
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+            source.close()
+
+    # FastAPI's own pages of documentation load scripts from elsewhere.
+    app = FastAPI(lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.pages = Pages(source, access, watch)
+    app.state.access, app.state.source, app.state.hub, app.state.runner = access, source, hub, None
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.add_middleware(GZipMiddleware, minimum_size=1000)
+    app.add_middleware(Guard)
+    app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(ExciseError, told)
+    app.add_exception_handler(HTTPException, missing)
+    for routes in (entrance, pages, actions):
+        app.include_router(routes)
+    return app
+
+
+async def refused(request: Request, error: Exception) -> Response:
+    """Somebody who is not signed in, or may not do this."""
+    assert isinstance(error, Refused)
+    is_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
+    if error.status == 401 and is_page and "hx-request" not in request.headers:
+        return RedirectResponse("/login", 303)
+    return said(request, str(error), error.status)
+
+
+async def told(request: Request, error: Exception) -> Response:
+    """A mistake that can be told: what was expected, what came, what to do."""
+    return said(request, str(error), 409 if request.method == "POST" else 404)
+
+
+async def missing(request: Request, error: Exception) -> Response:
+    """Whatever the framework refuses."""
+    assert isinstance(error, HTTPException)
+    return said(request, "There is no such page." if error.status_code == 404 else error.detail, error.status_code)
+
+
+def said(request: Request, text: str, status: int) -> Response:
+    """A message as a fragment for the page that is there, or as a page of its own."""
+    shown: Pages = request.app.state.pages
+    if "hx-request" in request.headers:
+        return shown.fragment("said.html", status, text=text)
+    return shown.page(request, "problem.html", None, status, text=text)
+
+
+@entrance.get("/login", response_class=HTMLResponse)
+def login_page(request: Request) -> Response:
+    """Ask who it is."""
+    shown: Pages = request.app.state.pages
+    return shown.page(request, "login.html", None, problem="")
+
+
+@entrance.post("/login")
+def login(request: Request, name: Annotated[str, Form()], password: Annotated[str, Form()]) -> Response:
+    """Let somebody in by name and password."""
+    access: Access = request.app.state.access
+    shown: Pages = request.app.state.pages
+    try:
+        session = access.sign_in(name, password, address_of(request))
+    except Refused as error:
+        return shown.page(request, "login.html", None, error.status, problem=str(error))
+    return _with_cookie(request, session.id)
+
+
+@entrance.get("/enter")
+def enter(request: Request, token: str = "") -> Response:
+    """Let somebody in who has the address that was printed when the dashboard of a folder of runs was started."""
+    access: Access = request.app.state.access
+    return _with_cookie(request, access.sign_in(READER.name, token, address_of(request)).id)
+
+
+@entrance.post("/logout")
+def logout(request: Request, session: Changing) -> Response:
+    """End a session."""
+    access: Access = request.app.state.access
+    access.sessions.sign_out(session.id)
+    response = Response(status_code=200, headers={"HX-Redirect": "/login"})
+    response.delete_cookie(COOKIE)
+    return response
+
+
+@entrance.get("/events")
+async def events(request: Request, session: Seen) -> Response:
+    """The stream of changes."""
+    hub: Hub = request.app.state.hub
+    access: Access = request.app.state.access
+
+    async def frames() -> AsyncIterator[bytes]:
+        async for frame in hub.stream():
+            if access.sessions.find(session.id, in_use=False) is None:  # signed out, or removed, meanwhile
+                return
+            yield frame
+
+    return StreamingResponse(frames(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+@entrance.get("/me")
+def me(session: Seen) -> Response:
+    """Nothing, to who is signed in."""
+    return Response(status_code=204)
+
+
+@entrance.get("/favicon.ico")
+def favicon() -> Response:
+    """The picture in the tab."""
+    return Response((STATIC / "favicon.svg").read_bytes(), media_type="image/svg+xml")
+
+
+def address_of(request: Request) -> str:
+    """From where a call comes."""
+    return request.client.host if request.client else ""
+
+
+def _with_cookie(request: Request, session: str) -> Response:
+    response = RedirectResponse("/", 303)
+    response.set_cookie(COOKIE, session, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+    return response

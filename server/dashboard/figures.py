@@ -1,0 +1,106 @@
+"""The figures of the drawn panels, as `static/charts.js` wants them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Table = dict[str, Any]
+LINES = (
+    ("forget", "forget_accuracy"),
+    ("retain", "retain_accuracy"),
+    ("held-out", "held_out_accuracy"),
+    ("membership AUC", "membership_auc"),
+)
+FULL = 0.05
+"""A change by which a cell of the heat map has its full colour."""
+EMBEDDINGS = "embeddings.json"
+
+
+def curve(view: Table | None, runs: Path) -> Table:
+    """Scores by round of the candidate that was chosen, or is worked on; round 0 is the deployed model."""
+    if view is None or not (tried := view["series"]["candidates"]):
+        return {"missing": "no round yet"}
+    chosen = {one["name"] for one in view["candidates"] if one["chosen"]}
+    shown = next((one for one in tried if one["name"] in chosen), tried[-1])
+    original, retrained = view["series"]["original"] or {}, view["series"]["retrained"] or {}
+    lines = []
+    for name, key in LINES:
+        points = [
+            [0, original.get(key)],
+            *([number, value] for number, value in zip(shown["rounds"], shown[key], strict=True)),
+        ]
+        known = [point for point in points if point[1] is not None]
+        if known:
+            lines.append({"name": name, "points": known, "retrained": retrained.get(key)})
+    if not lines:
+        return {"missing": "the rounds of this run were not scored one by one"}
+    return {"lines": lines, "rounds": max(view["run"]["rounds"] or 0, *shown["rounds"])}
+
+
+def pareto(view: Table | None, runs: Path) -> Table:
+    """What was tried: its distance from what forgetting is to reach, and what is left of the retain accuracy."""
+    if view is None or not view["candidates"]:
+        return {"missing": "nothing was tried yet"}
+    found = [
+        {
+            "name": one["name"],
+            "x": one["forget_gap"],
+            "y": one["retain_accuracy"],
+            "on_front": bool(one["on_front"]),
+            "chosen": bool(one["chosen"]),
+        }
+        for one in view["candidates"]
+    ]
+    if not any(one["x"] is not None and one["y"] is not None for one in found):
+        return {"missing": "no candidate was measured yet"}
+    return {"x": "forget gap (lower is better)", "y": "retain accuracy", "candidates": found, "original": None}
+
+
+def heat(view: Table | None, runs: Path) -> Table:
+    """Change of each score at each site: column, row, the change, and how much better (−1 to 1) that is."""
+    if view is None or not any(cell["change"] is not None for row in view["heat"]["sites"] for cell in row["cells"]):
+        return {"missing": "the sites were not measured before and after yet"}
+    cells = [
+        [x, y, cell["change"], None if cell["gain"] is None else max(-1.0, min(1.0, cell["gain"] / FULL))]
+        for y, row in enumerate(view["heat"]["sites"])
+        for x, cell in enumerate(row["cells"])
+    ]
+    return {
+        "metrics": [one["label"] for one in view["heat"]["metrics"]],
+        "sites": [row["site"] for row in view["heat"]["sites"]],
+        "cells": cells,
+    }
+
+
+def embedding(view: Table | None, runs: Path) -> Table:
+    """Points before and after, by group, of all sites that allow it."""
+    if view is None:
+        return {"missing": "no run yet"}
+    try:
+        told = json.loads((runs / view["run"]["name"] / EMBEDDINGS).read_text())
+        groups: dict[str, Table] = {name: {"name": name, "before": [], "after": []} for name in told["groups"]}
+        for site in told["sites"].values():
+            for before, after, group in zip(site["before"], site["after"], site["group"], strict=True):
+                one = groups[told["groups"][group]]
+                one["before"].append(before)
+                one["after"].append(after)
+    except FileNotFoundError:
+        return {"missing": "no embeddings of this run: its sites do not allow them, or it is not at its end"}
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return {"missing": "the embeddings of this run cannot be read"}
+    points = [point for one in groups.values() for when in ("before", "after") for point in one[when]]
+    if not points:
+        return {"missing": "no site allows its embeddings to be shown"}
+    low, high = ([pick(axis) for axis in zip(*points, strict=True)] for pick in (min, max))
+    return {"groups": [one for one in groups.values() if one["before"]], "low": low, "high": high}
+
+
+CHARTS: dict[str, Callable[[Table | None, Path], Table]] = {
+    "curve": curve,
+    "pareto": pareto,
+    "heat": heat,
+    "embedding": embedding,
+}

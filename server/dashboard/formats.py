@@ -1,0 +1,55 @@
+"""How numbers and times are written: three decimals, a true minus, a dash for what is missing (never 0), relative ages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from markupsafe import Markup, escape
+
+DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+
+
+def three(value: float | None) -> str:
+    """A number with three decimals."""
+    return DASH if value is None else f"{value:.3f}".replace("-", MINUS)
+
+
+def signed(value: float | None) -> str:
+    """A difference, with its sign."""
+    return DASH if value is None else f"{value:+.3f}".replace("-", MINUS)
+
+
+def share(value: float | None) -> str:
+    """A share as percent."""
+    return DASH if value is None else f"{100 * value:.1f} %"
+
+
+def short(digest: str | None) -> str:
+    """The beginning of a digest."""
+    return f"{digest[:12]}…" if digest else DASH
+
+
+def age(time: str | None) -> Markup:
+    """A time as the page tells it: how long ago, with the time itself beside it."""
+    if not time:
+        return escape(DASH)
+    shown = time[:19].replace("T", " ")
+    return Markup('<time datetime="{}" data-age title="{}">{}</time>').format(time, time, shown)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them."""
+    if seconds is None:
+        return DASH
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "three": three,
+    "signed": signed,
+    "share": share,
+    "short": short,
+    "age": age,
+    "duration": duration,
+}

@@ -1,0 +1,157 @@
+// The drawn panels: each element with data-chart fetches its figures from data-src and draws them anew when they changed.
+"use strict";
+
+const MINUS = "\u2212", DASH = "\u2013";
+const drawn = new Map();
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const three = (value) => (value === null || value === undefined ? DASH : value.toFixed(3).replace("-", MINUS));
+const signed = (value) => (value > 0 ? "+" : "") + three(value);
+
+function frame(axes = {}) {
+  return {
+    animation: false,
+    backgroundColor: "transparent",
+    textStyle: { color: css("--text"), fontFamily: "inherit" },
+    aria: { enabled: true },
+    grid: { left: 52, right: 18, top: 34, bottom: 40, ...axes },
+    legend: { top: 0, textStyle: { color: css("--text") }, itemWidth: 22 },
+    tooltip: { renderMode: "richText", confine: true, backgroundColor: css("--panel"), textStyle: { color: css("--text") } },
+  };
+}
+
+function axis(name, more = {}) {
+  const line = { lineStyle: { color: css("--line") } };
+  return {
+    name, type: "value", nameLocation: "middle", nameGap: 26, axisLine: line, splitLine: line,
+    axisLabel: { color: css("--soft"), hideOverlap: true }, nameTextStyle: { color: css("--soft") }, ...more,
+  };
+}
+
+const kinds = {
+  // C: a line per score, by round; what retraining reaches as a dotted line.
+  curve(told) {
+    const styles = {
+      forget: { color: css("--forget"), symbol: "circle", lineStyle: { type: "dashed", width: 2 } },
+      retain: { color: css("--retain"), symbol: "rect", lineStyle: { width: 2 } },
+      "held-out": { color: css("--third"), symbol: "triangle", lineStyle: { type: "dotted", width: 2 } },
+      "membership AUC": { color: css("--fourth"), symbol: "diamond", lineStyle: { type: [8, 3, 2, 3], width: 2 } },
+    };
+    const lines = told.lines.map((line) => ({
+      name: line.name, type: "line", symbolSize: 7, connectNulls: false, data: line.points,
+      itemStyle: { color: styles[line.name].color }, ...styles[line.name],
+      markLine: line.retrained === null ? undefined : {
+        symbol: "none", silent: true, lineStyle: { color: styles[line.name].color, type: "dotted" },
+        label: { formatter: "retrained", position: "insideEndTop", color: css("--soft") }, data: [{ yAxis: line.retrained }],
+      },
+    }));
+    const points = told.lines.flatMap((line) => line.points.map(([, value]) => value)).filter((value) => value !== null);
+    return {
+      ...frame(), series: lines,
+      tooltip: { ...frame().tooltip, trigger: "axis", valueFormatter: three },
+      xAxis: axis("round", { minInterval: 1, min: 0, max: Math.max(1, told.rounds ?? 1) }),
+      yAxis: axis("", { min: Math.min(0, ...points), max: 1 }),
+    };
+  },
+
+  // D: what was tried; the front is joined, the chosen one pinned.
+  pareto(told) {
+    const dots = (name, some, style) => ({
+      name, type: "scatter", symbolSize: 11, data: some.map((one) => ({ name: one.name, value: [one.x, one.y] })), ...style,
+    });
+    const known = told.candidates.filter((one) => one.x !== null && one.y !== null);
+    const front = known.filter((one) => one.on_front).sort((a, b) => a.x - b.x);
+    return {
+      ...frame({ left: 60 }),
+      tooltip: { ...frame().tooltip, formatter: ({ data }) => `${data.name}: ${three(data.value[0])}, ${three(data.value[1])}` },
+      xAxis: axis(told.x, { scale: true }), yAxis: axis(told.y, { scale: true, nameGap: 42 }),
+      series: [
+        dots("dominated", known.filter((one) => !one.on_front && !one.chosen), { itemStyle: { color: css("--soft") }, symbol: "rect" }),
+        { ...dots("front", front, { symbol: "diamond" }), type: "line", itemStyle: { color: css("--retain") }, lineStyle: { width: 1 } },
+        dots("chosen", known.filter((one) => one.chosen), { symbol: "pin", symbolSize: 34, itemStyle: { color: css("--forget") } }),
+        dots("deployed", told.original ? [{ name: "the deployed model", ...told.original }] : [],
+          { symbol: "emptyCircle", itemStyle: { color: css("--text") } }),
+      ],
+    };
+  },
+
+  // E: change after − before, site by metric; colour tells better or worse, the sign the direction.
+  heat(told) {
+    const cells = told.cells.map(([column, row, value, better]) => ({
+      value: [column, row, better === null ? 0 : better], shown: value,
+      label: { show: true, formatter: signed(value), color: Math.abs(better ?? 0) > 0.6 ? "#fff" : "#111" },
+      itemStyle: better === null ? { color: css("--line") } : undefined,
+    }));
+    const names = (data) => ({
+      type: "category", data, axisLine: { show: false }, axisTick: { show: false }, splitArea: { show: false },
+      axisLabel: { color: css("--text"), interval: 0, width: 82, overflow: "break" },
+    });
+    return {
+      ...frame({ left: 92, top: 42, bottom: 8 }), legend: undefined,
+      tooltip: {
+        ...frame().tooltip,
+        formatter: ({ data }) => `${told.sites[data.value[1]]}, ${told.metrics[data.value[0]]}: ${signed(data.shown)}`,
+      },
+      xAxis: { ...names(told.metrics), position: "top" }, yAxis: { ...names(told.sites), inverse: true },
+      visualMap: { show: false, min: -1, max: 1, dimension: 2, inRange: { color: ["#B2182B", "#F7F7F7", "#2166AC"] } },
+      series: [{ type: "heatmap", data: cells, itemStyle: { borderColor: css("--panel"), borderWidth: 2 } }],
+    };
+  },
+
+  // F: every point before and after, in the same projection.
+  embedding(told) {
+    const styles = {
+      forget: { color: css("--forget"), symbol: "triangle" },
+      retain: { color: css("--retain"), symbol: "circle" },
+      reference: { color: css("--third"), symbol: "rect" },
+    };
+    const series = told.groups.flatMap((group) => ["before", "after"].map((when, side) => ({
+      name: group.name, type: "scatter", xAxisIndex: side, yAxisIndex: side, symbolSize: 5, symbol: styles[group.name].symbol,
+      itemStyle: { color: styles[group.name].color, opacity: 0.65 }, large: true, largeThreshold: 2000, data: group[when],
+    })));
+    const bounds = { min: told.low, max: told.high };
+    const small = { axisLabel: { show: false }, axisTick: { show: false }, nameGap: 8 };
+    const x = (index, name) => axis(name, { gridIndex: index, min: bounds.min[0], max: bounds.max[0], ...small });
+    const y = (index) => axis("", { gridIndex: index, min: bounds.min[1], max: bounds.max[1], ...small });
+    return {
+      ...frame(), tooltip: undefined,
+      grid: [{ left: 12, right: "52%", top: 34, bottom: 26 }, { left: "52%", right: 12, top: 34, bottom: 26 }],
+      xAxis: [x(0, "before"), x(1, "after")], yAxis: [y(0), y(1)], series,
+    };
+  },
+};
+
+async function draw(element) {
+  let told;
+  try {
+    const answer = await fetch(element.dataset.src, { headers: element.dataset.drawn ? { "X-Live": "1" } : {} });
+    if (!answer.ok) return; // signed out, or the run is gone: the page tells that by itself
+    told = await answer.json();
+  } catch {
+    return; // the connection is gone, which the page shows; it is drawn when it is back
+  }
+  element.querySelector(".missing")?.remove();
+  const chart = drawn.get(element);
+  if (told.missing) {
+    chart?.dispose();
+    drawn.delete(element);
+    const note = document.createElement("p");
+    note.className = "missing";
+    note.textContent = `${DASH} ${told.missing}`;
+    element.replaceChildren(note);
+    return;
+  }
+  const made = chart ?? echarts.init(element);
+  drawn.set(element, made);
+  made.setOption(kinds[element.dataset.chart](told), { notMerge: true });
+  element.dataset.drawn = String(Number(element.dataset.drawn ?? 0) + 1);
+}
+
+const all = () => document.querySelectorAll("[data-chart]");
+document.addEventListener("DOMContentLoaded", () => {
+  all().forEach((element) => {
+    element.addEventListener("changed", () => draw(element));
+    draw(element);
+  });
+  addEventListener("resize", () => drawn.forEach((chart) => chart.resize()));
+  document.addEventListener("excise:theme", () => all().forEach(draw));
+});

@@ -1,0 +1,106 @@
+"""What changed in the run store, looked for four times a second, and told to every viewer by topic.
+
+Nothing is told but that something changed: a page then fetches what it shows of it anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from excise.server.dashboard.hub import Hub
+from excise.server.dashboard.source import Source
+from excise.server.events import EVENTS
+
+POLL = 0.25
+"""Seconds between two looks."""
+SITES, REQUESTS, RUNS, AUDIT = "sites", "requests", "runs", "audit"
+"""Topics; a run's own is ``run:NAME``."""
+Mark = tuple[int, int, int]
+log = logging.getLogger("excise.dashboard")
+
+
+def topic_of(run: str) -> str:
+    """The topic of a run."""
+    return f"run:{run}"
+
+
+class Watch:
+    """Compares the run store with how it was.
+
+    Attributes
+    ----------
+    version : how often something changed; what was made at one version is good until the next
+    """
+
+    def __init__(self, source: Source, hub: Hub) -> None:
+        self.source, self.hub, self.version = source, hub, 0
+        self._runs: dict[str, tuple[Mark | None, ...]] = {}
+        self._log: Mark | None = None
+        self.look()
+
+    def look(self) -> list[str]:
+        """Topics that changed since the last look."""
+        changed: list[str] = []
+        # Files are replaced by renaming, which its folder's time tells; events are appended to theirs.
+        folders = {name: self.source.runs / name for name in _folders(self.source.runs)}
+        runs = {name: (_mark(folder), _mark(folder / EVENTS)) for name, folder in folders.items()}
+        different = [name for name in runs.keys() | self._runs.keys() if runs.get(name) != self._runs.get(name)]
+        if different:
+            changed += [RUNS, *map(topic_of, sorted(different))]
+        self._runs = runs
+        if self.source.audit_log is not None:
+            before, self._log = self._log, _mark(self.source.audit_log)
+            if before != self._log:  # each change in the store is one line there
+                changed += [SITES, REQUESTS, AUDIT]
+        if changed:
+            self.version += 1
+        return changed
+
+    async def follow(self) -> None:
+        """Look, and tell what changed, until cancelled."""
+        presence = asyncio.create_task(self._follow_sites())
+        try:
+            while True:
+                await self._tell(self.look)
+                await asyncio.sleep(POLL)
+        finally:
+            presence.cancel()
+
+    async def _follow_sites(self) -> None:
+        def look() -> list[str]:
+            changed = self.source.look_for_sites()
+            self.version += changed
+            return [SITES] if changed else []
+
+        while True:
+            await self._tell(look)
+            await asyncio.sleep(1)
+
+    async def _tell(self, look: Any) -> None:
+        try:
+            changed = await asyncio.to_thread(look)
+        except Exception as error:  # noqa: BLE001 - a folder that cannot be read just now must not end the dashboard
+            log.warning("the run store cannot be looked at (%s)", type(error).__name__)
+            return
+        if changed:
+            self.hub.tell("change", topics=changed)
+
+
+def _folders(runs: Path) -> list[str]:
+    try:
+        with os.scandir(runs) as found:
+            return [entry.name for entry in found if entry.is_dir() and not entry.name.startswith(".")]
+    except FileNotFoundError:
+        return []
+
+
+def _mark(path: Path) -> Mark | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
