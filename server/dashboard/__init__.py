@@ -1,0 +1,1 @@
+"""The coordinator's dashboard: pages over the run store."""
