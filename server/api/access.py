@@ -6,6 +6,7 @@ An invite may only join. A site that is let in may do the rest, for itself alone
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from excise.common.api import PROTOCOL, PROTOCOL_KEY
+from excise.server.buckets import Buckets
 from excise.server.members import INVITE, SITE, serial_of
 from excise.server.store import Store
 from excise.server.store.tables import Site, SiteState
@@ -48,31 +50,12 @@ class Caller:
         return f"{self.role} {self.name} {self.serial}"
 
 
-@dataclass
-class Bucket:
-    """Calls that one caller has left: `BURST` at once, `RATE` a second (a token bucket)."""
-
-    clock: Callable[[], float]
-    left: float = BURST
-    at: float = 0.0
-    streams: int = 0
-
-    def take(self) -> bool:
-        """Whether one more call may be made."""
-        now = self.clock()
-        self.left, self.at = min(BURST, self.left + (now - self.at) * RATE), now
-        if self.left < 1:
-            return False
-        self.left -= 1
-        return True
-
-
 class Limits:
     """How often each caller may call, and how many streams it may have."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._buckets: dict[str, Bucket] = {}
+        self._calls = Buckets(BURST, RATE, clock)
+        self._streams: Counter[str] = Counter()
 
     def count(self, name: str) -> None:
         """Count a call.
@@ -81,7 +64,7 @@ class Limits:
         ------
         Refused : it is one too many
         """
-        if not self._of(name).take():
+        if not self._calls.take(name):
             raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, f"too many calls: at most {RATE:g} a second")
 
     def begin(self, name: str) -> None:
@@ -91,17 +74,15 @@ class Limits:
         ------
         Refused : it is one too many
         """
-        bucket = self._of(name)
-        if bucket.streams >= STREAMS:
+        if self._streams[name] >= STREAMS:
             raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, f"too many streams: at most {STREAMS} at once")
-        bucket.streams += 1
+        self._streams[name] += 1
 
     def end(self, name: str) -> None:
         """Count a stream that ended."""
-        self._of(name).streams -= 1
-
-    def _of(self, name: str) -> Bucket:
-        return self._buckets.setdefault(name, Bucket(self._clock, at=self._clock()))
+        self._streams[name] -= 1
+        if not self._streams[name]:
+            del self._streams[name]
 
 
 def caller_of(context: grpc.aio.ServicerContext) -> Caller:

@@ -1,6 +1,6 @@
 """One stream of events for every viewer: each frame is encoded once, and who reads too slowly is let go.
 
-A viewer that is let go connects again by itself, as server-sent events do, and fetches what it shows anew: so it misses nothing.
+A viewer that is let go connects again by itself, as server-sent events do, and fetches what it shows anew: it misses nothing.
 """
 
 from __future__ import annotations

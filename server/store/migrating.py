@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from excise import __version__
 from excise.common.errors import ConfigError
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """Every revision of the tables, oldest first, as the files in ``migrations/versions`` name them."""
 LOCK = 0x65786369
 """PostgreSQL's advisory lock under which one process migrates; any number that is always the same."""

@@ -107,6 +107,18 @@ class Participant(Table):
     """The public key that signed, as the site had it then."""
 
 
+class Account(Table):
+    """Somebody who may sign in at the dashboard (`server/users.py`)."""
+
+    __tablename__ = "users"
+    name: Mapped[str] = mapped_column(Name, primary_key=True)
+    role: Mapped[str] = mapped_column(Name)
+    password: Mapped[str] = mapped_column(String(255))
+    """Its Argon2id hash, as a PHC string: parameters and salt stand in it."""
+    since: Mapped[str] = mapped_column(Time)
+    """When it was added or its password changed, whichever was later: a session of before counts no more."""
+
+
 class Move(Table):
     """One step in the life of a request: who, when, why."""
 
