@@ -12,6 +12,7 @@ from excise.client.cli import site
 from excise.common.cli import evidence
 from excise.common.errors import ExciseError
 from excise.server.cli import server
+from excise.server.cli.dashboard import app as dashboard
 from excise.simulations.cli import app as simulations
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.registered_commands += simulations.registered_commands
+app.registered_commands += dashboard.registered_commands
 app.registered_groups += simulations.registered_groups
 app.add_typer(site, name="site")
 app.add_typer(server, name="server")

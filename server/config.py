@@ -30,6 +30,10 @@ class ServerConfig(Settings):
     """Where sites reach the coordinator's own service, with certificates on both sides."""
     link_port: int = Field(18000, ge=1, le=65535)
     """Where Flower's SuperLink listens, on loopback alone: whoever reaches it can start runs."""
+    dashboard_host: str = "127.0.0.1"
+    """Where the dashboard of ``excise server up --dashboard`` listens; any other address than loopback gets TLS."""
+    dashboard_port: int = Field(8445, ge=1, le=65535)
+    """The dashboard's port."""
     store: str = "sqlite:///store.db"
     """Where requests, sites and models are kept: SQLAlchemy's URL of SQLite (relative to server.toml) or PostgreSQL."""
     state: Path = Path("state")
@@ -39,7 +43,8 @@ class ServerConfig(Settings):
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:
-        ports = {"fleet_port": self.fleet_port, "api_port": self.api_port, "link_port": self.link_port}
+        named = ("fleet_port", "api_port", "link_port", "dashboard_port")
+        ports = {name: int(getattr(self, name)) for name in named}
         for name, port in ports.items():
             if same := [other for other, its in ports.items() if its == port and other != name]:
                 raise ValueError(f"{name} and {same[0]} are both {port}")

@@ -16,10 +16,12 @@ from excise.server.setup import AUTHORITY, SERVER_CERTIFICATE, SERVER_KEY
 
 SERVER = "server"
 """Name of the lease under which one coordinator at a time is up on a store."""
-LINK, PROXY, REGISTRAR, API = "SuperLink", "proxy", "registrar", "API"
+LINK, PROXY, REGISTRAR, API, DASHBOARD = "SuperLink", "proxy", "registrar", "API", "dashboard"
 
 
-def supervisor_of(server_toml: Path, config: ServerConfig, tell: Callable[[str], None]) -> Supervisor:
+def supervisor_of(
+    server_toml: Path, config: ServerConfig, tell: Callable[[str], None], with_dashboard: bool = False
+) -> Supervisor:
     """What keeps the coordinator of `server_toml` running; each part is started again by itself.
 
     Raises
@@ -48,11 +50,17 @@ def supervisor_of(server_toml: Path, config: ServerConfig, tell: Callable[[str],
     def api() -> dict[str, list[str]]:
         return {"the API": [sys.executable, "-m", "excise.server.api.serve", str(server_toml)]}
 
+    def dashboard() -> dict[str, list[str]]:
+        return {"the dashboard": [sys.executable, "-m", "excise.server.dashboard.serve", str(server_toml)]}
+
     units = [
         Unit(LINK, link, started="the SuperLink is started, on loopback alone"),
         Unit(PROXY, proxy, started=f"sites connect to {config.address}"),
         Unit(REGISTRAR, registrar, started="sites that are admitted are let in"),
         Unit(API, api, started=f"requests, evidence and models at {config.api}"),
     ]
+    if with_dashboard:
+        shown = f"the dashboard is at {config.dashboard_host}:{config.dashboard_port}"
+        units.append(Unit(DASHBOARD, dashboard, started=shown))
     environment = {"FLWR_HOME": str(config.state / "flower")}
     return Supervisor(units, config.state, server_toml.with_name("up.lock"), environment, tell)

@@ -90,5 +90,7 @@ api_port = {api_port}          # where sites reach this coordinator's own servic
 link_port = {link_port}        # of Flower's SuperLink, on loopback alone: whoever reaches it can start runs
 # store = "sqlite:///store.db" # requests, sites, models; or postgresql+psycopg://user@host/name
 # state = "state"              # logs, and what the processes need while they run
+# dashboard_host = "127.0.0.1" # of excise server up --dashboard; any other address than loopback gets TLS
+# dashboard_port = 8445
 # runs = "runs"                # one folder a run
 """

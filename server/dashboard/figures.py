@@ -28,16 +28,21 @@ def curve(view: Table | None, runs: Path) -> Table:
     original, retrained = view["series"]["original"] or {}, view["series"]["retrained"] or {}
     lines = []
     for name, key in LINES:
-        points = [
-            [0, original.get(key)],
-            *([number, value] for number, value in zip(shown["rounds"], shown[key], strict=True)),
-        ]
-        known = [point for point in points if point[1] is not None]
+        scored = list(zip(shown["rounds"], shown[key], strict=True))
+        if all(value is None for _, value in scored) and (ended := _ended(view, shown)):
+            scored = [(ended["kept_round"], ended[key])]  # nobody watched the rounds
+        known = [[number, value] for number, value in [(0, original.get(key)), *scored] if value is not None]
         if known:
             lines.append({"name": name, "points": known, "retrained": retrained.get(key)})
     if not lines:
         return {"missing": "the rounds of this run were not scored one by one"}
     return {"lines": lines, "rounds": max(view["run"]["rounds"] or 0, *shown["rounds"])}
+
+
+def _ended(view: Table, shown: Table) -> Table | None:
+    """The measured end of the candidate whose rounds are shown; None before there is one."""
+    found = next((one for one in view["candidates"] if one["name"] == shown["name"]), None)
+    return found if view["gates"] and found and found["kept_round"] is not None else None
 
 
 def pareto(view: Table | None, runs: Path) -> Table:

@@ -129,6 +129,10 @@ class Pages:
         found: dict[str, Any] = self.kept(("view", chosen), lambda: run_view(self.runs, chosen))
         return found
 
+    def documents(self, run: str) -> list[str]:
+        """Names of the documents that a run has by now."""
+        return [name for name in FILES if (self.source.runs / run / name).is_file()]
+
 
 def pages_of(request: Request) -> Pages:
     """The pages of the application that is asked."""
@@ -152,6 +156,7 @@ def _overview(shown: Pages, run: str) -> dict[str, Any]:
     return {
         "view": view,
         "run": view["run"]["name"] if view else "",
+        "documents": shown.documents(view["run"]["name"]) if view else [],
         "cards": shown.cards(),
         "standing": standing,
         "decided": mine,
@@ -266,7 +271,7 @@ def audit(request: Request, session: Seen, before: int | None = None) -> Respons
 def reports(request: Request, session: Seen) -> Response:
     """Documents of every run."""
     shown = pages_of(request)
-    rows = [(card, [name for name in FILES if (shown.source.runs / card.name / name).exists()]) for card in shown.cards()]
+    rows = [(card, shown.documents(card.name)) for card in shown.cards()]
     return shown.page(request, "reports.html", session, rows=rows)
 
 

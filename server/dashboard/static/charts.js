@@ -27,6 +27,12 @@ function axis(name, more = {}) {
   };
 }
 
+// Room around what is shown, at least a few hundredths: one candidate alone has no spread.
+function around(values) {
+  const low = Math.min(...values), high = Math.max(...values), room = Math.max(0.04, (high - low) * 0.15);
+  return { min: Math.floor((low - room) * 50) / 50, max: Math.ceil((high + room) * 50) / 50 };
+}
+
 const kinds = {
   // C: a line per score, by round; what retraining reaches as a dotted line.
   curve(told) {
@@ -59,11 +65,13 @@ const kinds = {
       name, type: "scatter", symbolSize: 11, data: some.map((one) => ({ name: one.name, value: [one.x, one.y] })), ...style,
     });
     const known = told.candidates.filter((one) => one.x !== null && one.y !== null);
+    const decimals = { axisLabel: { color: css("--soft"), hideOverlap: true, formatter: (value) => value.toFixed(2).replace("-", MINUS) } };
     const front = known.filter((one) => one.on_front).sort((a, b) => a.x - b.x);
     return {
       ...frame({ left: 60 }),
       tooltip: { ...frame().tooltip, formatter: ({ data }) => `${data.name}: ${three(data.value[0])}, ${three(data.value[1])}` },
-      xAxis: axis(told.x, { scale: true }), yAxis: axis(told.y, { scale: true, nameGap: 42 }),
+      xAxis: axis(told.x, { ...around(known.map((one) => one.x)), ...decimals }),
+      yAxis: axis(told.y, { ...around(known.map((one) => one.y)), ...decimals, nameGap: 42 }),
       series: [
         dots("dominated", known.filter((one) => !one.on_front && !one.chosen), { itemStyle: { color: css("--soft") }, symbol: "rect" }),
         { ...dots("front", front, { symbol: "diamond" }), type: "line", itemStyle: { color: css("--retain") }, lineStyle: { width: 1 } },
@@ -75,7 +83,7 @@ const kinds = {
   },
 
   // E: change after − before, site by metric; colour tells better or worse, the sign the direction.
-  heat(told) {
+  heat(told, width) {
     const cells = told.cells.map(([column, row, value, better]) => ({
       value: [column, row, better === null ? 0 : better], shown: value,
       label: { show: true, formatter: signed(value), color: Math.abs(better ?? 0) > 0.6 ? "#fff" : "#111" },
@@ -83,15 +91,17 @@ const kinds = {
     }));
     const names = (data) => ({
       type: "category", data, axisLine: { show: false }, axisTick: { show: false }, splitArea: { show: false },
-      axisLabel: { color: css("--text"), interval: 0, width: 82, overflow: "break" },
+      axisLabel: { color: css("--text"), interval: 0, overflow: "break", fontSize: 11 },
     });
+    const column = (width - 104) / told.metrics.length - 4;
+    const above = names(told.metrics);
     return {
-      ...frame({ left: 92, top: 42, bottom: 8 }), legend: undefined,
+      ...frame({ left: 86, top: 46, bottom: 6 }), legend: undefined,
       tooltip: {
         ...frame().tooltip,
         formatter: ({ data }) => `${told.sites[data.value[1]]}, ${told.metrics[data.value[0]]}: ${signed(data.shown)}`,
       },
-      xAxis: { ...names(told.metrics), position: "top" }, yAxis: { ...names(told.sites), inverse: true },
+      xAxis: { ...above, position: "top", axisLabel: { ...above.axisLabel, width: column, lineHeight: 13 } }, yAxis: { ...names(told.sites), inverse: true },
       visualMap: { show: false, min: -1, max: 1, dimension: 2, inRange: { color: ["#B2182B", "#F7F7F7", "#2166AC"] } },
       series: [{ type: "heatmap", data: cells, itemStyle: { borderColor: css("--panel"), borderWidth: 2 } }],
     };
@@ -142,7 +152,7 @@ async function draw(element) {
   }
   const made = chart ?? echarts.init(element);
   drawn.set(element, made);
-  made.setOption(kinds[element.dataset.chart](told), { notMerge: true });
+  made.setOption(kinds[element.dataset.chart](told, element.clientWidth), { notMerge: true });
   element.dataset.drawn = String(Number(element.dataset.drawn ?? 0) + 1);
 }
 

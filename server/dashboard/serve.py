@@ -1,0 +1,143 @@
+"""The process of the dashboard: one worker, TLS wherever others than this machine can reach it, and an end in order."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import uvicorn
+
+from excise.common.errors import ConfigError
+from excise.server.dashboard.access import by_password, by_token
+from excise.server.dashboard.app import create_app
+from excise.server.dashboard.source import Source, coordinator_at, runs_in
+from excise.server.setup import SERVER_CERTIFICATE, SERVER_KEY
+from excise.server.users import users
+
+GRACE = 3
+"""Seconds that viewers' streams have to end."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a dashboard listens.
+
+    Attributes
+    ----------
+    certificate, key : for TLS; None for plain text, on loopback alone
+    """
+
+    host: str
+    port: int
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @property
+    def url(self) -> str:
+        """The address for a browser."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http{'s' if self.certificate else ''}://{host}:{self.port}"
+
+
+def place_of(source: Source, host: str, port: int) -> Place:
+    """Where to listen: without TLS on loopback, else with the coordinator's certificate.
+
+    Raises
+    ------
+    ConfigError : others could reach it, and there is no certificate
+    """
+    if _is_loopback(host):
+        return Place(host, port)
+    if source.toml is None:
+        raise ConfigError(f"runs alone are shown on loopback: '{host}' can be reached by others, and there is no certificate")
+    certificate, key = source.toml.parent / SERVER_CERTIFICATE, source.toml.parent / SERVER_KEY
+    if not certificate.exists() or not key.exists():
+        raise ConfigError(f"no certificate at {certificate}: excise server renew makes one")
+    return Place(host, port, certificate, key)
+
+
+def serve(source: Source, place: Place, token: str = "", tell: Callable[[str], None] = lambda _: None) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Parameters
+    ----------
+    token : with which runs alone may be seen
+    tell : called with the address once it can be opened
+
+    Raises
+    ------
+    ConfigError : nothing can listen there
+    """
+    access = by_password(source.store) if source.store else by_token(token)
+    config = uvicorn.Config(
+        create_app(source, access),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # whoever calls is who is connected
+        timeout_graceful_shutdown=GRACE,
+        ssl_certfile=place.certificate,
+        ssl_keyfile=place.key,
+    )
+    with _listening(place) as listener:
+        tell(replace(place, port=listener.getsockname()[1]).url)
+        uvicorn.Server(config).run([listener])
+
+
+def new_token() -> str:
+    """What lets a browser see runs alone; 256 bits."""
+    return secrets.token_urlsafe(32)
+
+
+def _listening(place: Place) -> socket.socket:
+    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+    try:
+        return socket.create_server((place.host, place.port), family=family, backlog=256)
+    except OSError as error:
+        raise ConfigError(f"nothing can listen on {place.host}:{place.port}: {error.strerror}. Choose another port") from None
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def open_source(server_toml: Path | None, runs: Path) -> Source:
+    """What is to be shown: a coordinator where there is one, else runs alone.
+
+    Raises
+    ------
+    ConfigError : there is neither, or nobody could sign in
+    """
+    if server_toml is None:
+        return runs_in(runs)
+    source = coordinator_at(server_toml)
+    assert source.store is not None
+    if not users(source.store):
+        source.close()
+        raise ConfigError("nobody could sign in: excise server user add NAME --role coordinator")
+    return source
+
+
+def main() -> None:
+    """Serve a coordinator; the first argument is its server.toml."""
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
+    os.umask(0o077)
+    source = coordinator_at(Path(sys.argv[1]).absolute())
+    assert source.config is not None
+    serve(source, place_of(source, source.config.dashboard_host, source.config.dashboard_port))
+
+
+if __name__ == "__main__":
+    main()
