@@ -34,7 +34,7 @@ def dashboard(
             tell(f"{url} shows the coordinator '{source.name}'; sign in as a user (excise server user add)")
         else:
             tell(
-                f"Open {url}/enter?token={token}\nIt shows the runs in {source.runs}, to whoever has this address. Ctrl-C ends it."
+                f"Open {url}/enter?token={token}\nIt shows the runs in {source.runs} to whoever has this address. Ctrl-C ends it."
             )
 
     serve(source, place, token, listening)
