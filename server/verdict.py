@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from excise.common.metrics import tug_of_war
 from excise.common.request import ForgetRequest, RequestKind
 
 OVER_UNLEARNING = 0.05
@@ -246,6 +245,8 @@ def _membership_intervals(results: Results) -> tuple[tuple[float, float], ...]:
 
 
 def _tow(results: Results, model: str) -> float:
+    from excise.common.metrics import tug_of_war  # brings torch, which who only shows verdicts does without
+
     keys = ("forget_accuracy", "retain_accuracy", "held_out_accuracy")
     return tug_of_war(*(score(results, model, key) - score(results, "retrained", key) for key in keys))
 

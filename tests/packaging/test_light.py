@@ -17,7 +17,16 @@ def test_reading_headers_needs_neither_torch_nor_flower() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", ["excise.client.deploy.watcher", "excise.server.api.serve", "excise.server.standing"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "excise.client.deploy.watcher",
+        "excise.server.api.serve",
+        "excise.server.standing",
+        "excise.server.dashboard.compare",
+        "excise.server.dashboard.run_view",
+    ],
+)
 def test_who_only_talks_needs_no_torch(module: str) -> None:
     code = f"import sys, {module}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
