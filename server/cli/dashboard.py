@@ -33,8 +33,7 @@ def dashboard(
         if source.store:
             tell(f"{url} shows the coordinator '{source.name}'; sign in as a user (excise server user add)")
         else:
-            tell(
-                f"Open {url}/enter?token={token}\nIt shows the runs in {source.runs} to whoever has this address. Ctrl-C ends it."
-            )
+            tell(f"Open {url}/enter?token={token}")
+            tell(f"It shows the runs in {source.runs} to whoever has this address. Ctrl-C ends it.")
 
     serve(source, place, token, listening)

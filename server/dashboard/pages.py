@@ -238,7 +238,7 @@ def compared(request: Request, session: Seen, a: str = "", b: str = "") -> Respo
     """Two runs or candidates side by side."""
     shown = pages_of(request)
     names = [name for card in shown.cards() for name in (card.name, *_candidates(shown, card.name))]
-    found = compare(shown.source.runs, a, b) if a in names and b in names else None
+    found = compare(shown.runs, a, b) if a in names and b in names else None
     return shown.page(request, "compare.html", session, names=names, a=a, b=b, found=found)
 
 
@@ -287,5 +287,5 @@ def document(request: Request, session: Seen, run: str, file: str, download: boo
     path = shown.source.runs / run / file
     if file not in FILES or run not in {card.name for card in shown.cards()} or not path.is_file():
         raise ConfigError(f"no '{file}' of a run '{run}' yet")
-    kept = {"filename": f"{run}-{file}"} if download else {}
-    return FileResponse(path, media_type=FILES[file], headers={"Content-Security-Policy": SEALED}, **kept)
+    name = f"{run}-{file}" if download else None
+    return FileResponse(path, media_type=FILES[file], headers={"Content-Security-Policy": SEALED}, filename=name)

@@ -38,7 +38,7 @@ class Watch:
 
     def __init__(self, source: Source, hub: Hub) -> None:
         self.source, self.hub, self.version = source, hub, 0
-        self._runs: dict[str, tuple[Mark | None, ...]] = {}
+        self._runs: dict[str, tuple[Mark | None, Mark | None]] = {}
         self._log: Mark | None = None
         self.look()
 
