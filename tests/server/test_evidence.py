@@ -16,20 +16,17 @@ from excise.common.canonical import canonical, digest_of
 from excise.common.decision import Standing
 from excise.common.errors import ConfigError, DataError, RequestError
 from excise.common.signing import read_key, sign
-from excise.common.weights import Weights, digest, load_weights, save_weights
+from excise.common.weights import digest, load_weights, save_weights
 from excise.server import members
 from excise.server.evidence import seal, verify
 from excise.server.evidence_pack import pack_of, sign_as_site, unsigned, write_pack
 from excise.server.export import export
-from excise.server.launch import prepare
 from excise.server.life import IllegalMove, State
-from excise.server.record import REVISED, RunFolder
+from excise.server.record import REVISED
 from excise.server.registry import bring_in, promote, roll_back, run_of, version, versions
 from excise.server.requests import status
+from tests.candidates import changed, ran, signed
 from tests.coordinators import DEVICE, OTHER, SPEC, Network, network
-
-MET = {"forget_accuracy": 0.5, "retain_accuracy": 0.9, "held_out_accuracy": 0.9, "membership_auc": 0.5}
-COUNTS = {"train": 10, "forget": 2, "retain": 8}
 
 
 @pytest.fixture
@@ -38,48 +35,6 @@ def made(tmp_path: Path) -> Iterator[Network]:
         one.let_in("a", "b")
         one.deployed()
         yield one
-
-
-def changed(weights: Weights, by: float) -> Weights:
-    return {name: tensor + by if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
-
-
-def ran(made: Network, *requests: Any, by: float = 0.1, met: bool = True, sites: str = "ab", **more: Any) -> str:
-    """A run that has its revised model, as the server app leaves it; returns its name."""
-    made.approved(*requests)
-    folder = prepare(made.store, made.folder, made.config, [one.id for one in requests], None, 0, "Ada")
-    base = load_weights(folder / "deployed.safetensors")
-    save_weights(changed(base, by), folder / REVISED)
-    scores = MET | {"matched_held_out_accuracy": 0.5, "matched_forget_accuracy": 0.5}
-    scored = {name: {"held_out_accuracy": 0.9, "held_out_images": 100.0} for name in sites}
-    after = scores | ({} if met else {"membership_auc": 0.9})
-    record = RunFolder(folder)
-    record.event("started", release="0.1.0", source="ab" * 32)
-    record.event("refused", round="unlearned", site="b", code="no_answer", incident="")
-    record.write_json(
-        "metrics.json",
-        {
-            "sites": dict.fromkeys(sites, COUNTS),
-            "commitments": {"a": "ab" * 32, "b": "cd" * 32},
-            "original": {"pooled": scores, "sites": scored},
-            "unlearned": {"pooled": after, "sites": scored},
-            "verification": {
-                "membership_auc": {"unlearned": {"value": 0.5, "low": 0.41, "high": None}},
-                "worst_site": {"held_out_accuracy": {"site": "b", "value": 0.9, "low": 0.8, "high": 0.95}},
-                "resurfacing": {"unlearned": {"forget_accuracy": 0.0123, "beside_unseen": 0.0, "membership_auc": None}},
-                "linear_probe": None,
-            },
-            **more,
-        },
-    )
-    return folder.name
-
-
-def signed(made: Network, run: str, *sites: str) -> None:
-    for site in sites:
-        text = canonical(pack_of(made.store, run)["document"])
-        key = read_key(made.sites[site].parent / "keys" / "signing.pem")
-        sign_as_site(made.store, made.config, site, run, digest_of(text), sign(key, text.encode()))
 
 
 def verified(made: Network, run: str) -> None:

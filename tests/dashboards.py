@@ -1,0 +1,66 @@
+"""A dashboard that listens, in a thread, for tests with a browser or without."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from excise.server.dashboard.access import by_password
+from excise.server.dashboard.app import create_app
+from excise.server.dashboard.source import Source
+from excise.server.roles import Role
+from excise.server.users import add
+from tests.coordinators import Network
+
+PASSWORD = "correct horse battery"
+COORDINATOR, OTHER_COORDINATOR, VIEWER = "ada", "emmy", "max"
+
+
+def with_users(made: Network) -> Network:
+    """The same coordinator, with two who act and one who sees."""
+    for name, role in ((COORDINATOR, Role.COORDINATOR), (OTHER_COORDINATOR, Role.COORDINATOR), (VIEWER, Role.VIEWER)):
+        add(made.store, name, role, PASSWORD, "tests")
+    return made
+
+
+def app_of(made: Network) -> FastAPI:
+    """The dashboard of a coordinator; that the SuperLink is not up is known without asking."""
+    source = Source(made.config.runs, made.toml, made.config, made.store)
+    source.look_for_sites = lambda: False  # type: ignore[method-assign]
+    source.close = lambda: None  # type: ignore[method-assign]
+    return create_app(source, by_password(made.store))
+
+
+@contextmanager
+def serving(app: FastAPI, port: int = 0) -> Iterator[str]:
+    """The address at which an application listens."""
+    listener = socket.create_server(("127.0.0.1", port))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listener.close()
+        assert not thread.is_alive()
+
+
+def signed_in(url: str, name: str = COORDINATOR) -> httpx.Client:
+    """Somebody who signed in, without a browser; changes carry the session's key."""
+    client = httpx.Client(base_url=url, timeout=20)
+    assert client.post("/login", data={"name": name, "password": PASSWORD}).status_code == 303
+    page = client.get("/").text
+    client.headers["X-CSRF"] = page.split('name="csrf" content="')[1].split('"')[0]
+    client.headers["HX-Request"] = "true"
+    return client

@@ -1,0 +1,369 @@
+"""The dashboard without a browser: who may see and act, what every answer carries, what is refused, and each action."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from excise.server.dashboard.access import by_token
+from excise.server.dashboard.app import create_app
+from excise.server.dashboard.source import runs_in
+from excise.server.evidence import seal
+from excise.server.life import State
+from excise.server.registry import run_of, version
+from excise.server.requests import draft, status
+from tests.candidates import ran, signed
+from tests.coordinators import DEVICE, OTHER, Network, network
+from tests.dashboards import COORDINATOR, OTHER_COORDINATOR, PASSWORD, VIEWER, app_of, serving, signed_in, with_users
+
+PAGES = ("/", "/requests", "/sites", "/compare", "/embeddings", "/audit", "/reports")
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Network]:
+    with network(tmp_path) as one:
+        one.let_in("a", "b")
+        one.deployed()
+        yield with_users(one)
+
+
+@pytest.fixture
+def url(made: Network) -> Iterator[str]:
+    with serving(app_of(made)) as address:
+        yield address
+
+
+def candidate(made: Network, met: bool = True) -> str:
+    run = ran(made, DEVICE, met=met)
+    seal(made.store, made.folder, made.config, run)
+    signed(made, run, "a", "b")
+    return run
+
+
+def last_of_log(made: Network) -> dict[str, object]:
+    told: dict[str, object] = json.loads((made.folder / "audit.jsonl").read_text().splitlines()[-1])
+    return told
+
+
+def revised(made: Network) -> str:
+    told = json.loads(run_of(made.store, "mr7").document)["description_of_modification"]["model_after"]
+    return str(told["digest"])
+
+
+def approve(made: Network, client: httpx.Client, **more: str) -> httpx.Response:
+    after = revised(made)
+    told = {"request": "mr7", "state": "candidate", "digest": after, "why": "it forgot", "password": PASSWORD}
+    return client.post("/do/approve", data=told | more)
+
+
+# --- who may see ------------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_sees_anything_before_signing_in(url: str) -> None:
+    with httpx.Client(base_url=url) as client:
+        for path in (*PAGES, "/requests/mr7", "/panel/sites", "/chart/curve.json", "/runs/mr7/report.html", "/me"):
+            assert client.get(path).status_code == 401, path
+            page = client.get(path, headers={"Accept": "text/html"})
+            assert (page.status_code, page.headers["location"]) == (303, "/login"), path
+        events = client.get("/events")
+        assert events.status_code == 401  # an answer that ends the stream, not a redirect to a page
+        for path in ("/do/draft", "/do/approve", "/do/invite", "/check/request", "/logout"):
+            assert client.post(path).status_code == 401, path
+
+
+def test_there_are_no_other_pages(url: str) -> None:
+    with signed_in(url) as client:
+        for path in ("/docs", "/redoc", "/openapi.json", "/static/../app.py", "/runs/../server.toml/report.html", "/panel/x"):
+            assert client.get(path).status_code == 404, path
+        for path in ("/runs/%2e%2e/server.toml", "/runs/mr7/..%2f..%2fserver.toml", "/runs/./metrics.json"):
+            assert client.get(path).status_code == 404, path
+
+
+def test_every_answer_says_what_a_browser_may_do(url: str) -> None:
+    with signed_in(url) as client:
+        for path in (*PAGES, "/login", "/static/app.js", "/nowhere"):
+            headers = client.get(path).headers
+            policy = headers["content-security-policy"]
+            assert "default-src 'none'" in policy, path
+            assert "unsafe" not in policy, path
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["cache-control"] == ("no-cache" if "static" in path else "no-store")
+        assert "server" not in client.get("/").headers or "uvicorn" not in client.get("/").headers["server"]
+
+
+def test_the_cookie_is_out_of_reach_of_scripts_and_other_pages(url: str) -> None:
+    with httpx.Client(base_url=url) as client:
+        cookie = client.post("/login", data={"name": COORDINATOR, "password": PASSWORD}).headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+
+
+def test_a_wrong_password_is_refused_and_too_many_lock(made: Network, url: str) -> None:
+    with httpx.Client(base_url=url) as client:
+        for _ in range(5):
+            answer = client.post("/login", data={"name": VIEWER, "password": "wrong wrong wrong"})
+            assert answer.status_code == 401
+            assert "the name or the password is wrong" in answer.text
+        locked = client.post("/login", data={"name": VIEWER, "password": PASSWORD})
+        assert (locked.status_code, "try again in 15 min" in locked.text) == (429, True)
+    log = (made.folder / "audit.jsonl").read_text()
+    assert log.count('"sign-in failed"') == 5
+    assert '"locked out"' in log
+    assert "wrong wrong" not in log
+    assert made.store.log_faults() == []
+
+
+def test_viewers_see_and_do_not_act(made: Network, url: str) -> None:
+    run = candidate(made)
+    with signed_in(url, VIEWER) as client:
+        for path in (*PAGES, "/requests/mr7", f"/runs/{run}/evidence.html"):
+            page = client.get(path)
+            assert page.status_code == 200, path
+            assert "/do/" not in page.text, path
+        assert approve(made, client).status_code == 403
+        assert client.post("/do/invite", data={"site": "c"}).status_code == 403
+    assert status(made.store, "mr7").state is State.CANDIDATE
+
+
+def test_a_change_without_the_sessions_key_is_refused(made: Network, url: str) -> None:
+    candidate(made)
+    with signed_in(url) as client, signed_in(url, OTHER_COORDINATOR) as other:
+        for key in ("", "0" * 64, other.headers["X-CSRF"]):
+            client.headers["X-CSRF"] = key
+            assert approve(made, client).status_code == 403
+            assert client.post("/logout").status_code == 403
+    assert status(made.store, "mr7").state is State.CANDIDATE
+
+
+def test_who_signed_out_is_out(url: str) -> None:
+    with signed_in(url) as client:
+        kept = client.cookies["excise"]
+        assert client.post("/logout").headers["hx-redirect"] == "/login"
+        client.cookies.set("excise", kept)
+        assert client.get("/").status_code == 401
+
+
+def test_large_bodies_are_not_read(url: str) -> None:
+    with signed_in(url) as client:
+        assert client.post("/do/draft", content=b"x" * (2 << 20)).status_code == 413
+        assert client.post("/do/draft", content=iter([b"x"])).status_code == 413  # of a length that is not told
+
+
+def test_a_mistake_of_ours_tells_nothing_of_itself(
+    made: Network, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> object:
+        raise RuntimeError("Doe^Jane")
+
+    monkeypatch.setattr("excise.server.dashboard.pages.versions", fails)
+    draft(made.store, DEVICE, (), "tests")
+    with signed_in(url) as client:
+        answer = client.get("/requests/mr7")
+    assert answer.status_code == 500
+    assert "Doe" not in answer.text + caplog.text
+    assert "RuntimeError" in caplog.text
+
+
+# --- actions ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_is_checked_as_it_is_typed_and_drafted(made: Network, url: str) -> None:
+    fields = {"id": "mr7", "kind": "device", "where": "StationName = MR7", "reason": "retired", "sites": ["a"]}
+    with signed_in(url) as client:
+        wrong = client.post("/check/request", data=fields | {"where": "StationName = = MR7"})
+        assert (wrong.status_code, "✗" in wrong.text) == (200, True)
+        assert "✓" in client.post("/check/request", data=fields).text
+        assert client.post("/do/draft", data=fields | {"id": "Mr 7"}).status_code == 409
+        assert client.post("/do/draft", data=fields | {"sites": ["nobody"]}).status_code == 409
+        assert "waits for a" in client.post("/do/draft", data=fields).text
+    one = status(made.store, "mr7")
+    assert (one.state, one.sites, one.request.requested_by) == (State.DRAFTED, {"a": "pending"}, COORDINATOR)
+    assert last_of_log(made) | {"event": "request drafted", "by": COORDINATOR} == last_of_log(made)
+
+
+def test_the_revised_model_is_approved_and_left_again(made: Network, url: str) -> None:
+    candidate(made)
+    with signed_in(url) as client:
+        page = client.get("/requests/mr7").text
+        after = revised(made)
+        assert after in page
+        assert version(made.store).digest in page
+        assert approve(made, client, password="another one").status_code == 403
+        assert approve(made, client, why=" ").status_code == 409
+        assert approve(made, client, digest="0" * 64).status_code == 409
+        assert version(made.store).version == 1
+        assert "Model 2 is in use" in approve(made, client).text
+        assert (version(made.store).version, status(made.store, "mr7").state) == (2, State.PROMOTED)
+        assert last_of_log(made)["by"] == COORDINATOR
+        leaves = {"request": "mr7", "state": "promoted", "version": "2", "why": "it was worse", "password": PASSWORD}
+        assert "Model 1 is in use again" in client.post("/do/rollback", data=leaves).text
+    assert status(made.store, "mr7").state is State.ROLLED_BACK
+    assert made.store.log_faults() == []
+
+
+def test_a_failing_gate_wants_a_written_override(made: Network, url: str) -> None:
+    candidate(made, met=False)
+    with signed_in(url) as client:
+        assert "✗ distance of the membership AUC" in client.get("/requests/mr7").text
+        refused = approve(made, client)
+        assert (refused.status_code, "cannot be verified" in refused.text) == (409, True)
+        assert "Model 2" in approve(made, client, override="the test set is small").text
+    assert any("the test set is small" in move.why for move in status(made.store, "mr7").moves)
+
+
+def test_what_somebody_else_decided_meanwhile_is_told(made: Network, url: str) -> None:
+    candidate(made)
+    reject = {"request": "mr7", "state": "candidate", "why": "not good enough", "password": PASSWORD}
+    with signed_in(url) as client, signed_in(url, OTHER_COORDINATOR) as other:
+        assert "is rejected" in other.post("/do/reject", data=reject).text
+        late = approve(made, client)
+    assert late.status_code == 409
+    assert f"rejected by now, since {status(made.store, 'mr7').since} by {OTHER_COORDINATOR}" in late.text
+
+
+def test_of_two_who_decide_at_once_one_is_told(made: Network, url: str) -> None:
+    candidate(made)
+    reject = {"request": "mr7", "state": "candidate", "why": "no", "password": PASSWORD}
+    answers: list[int] = []
+    with signed_in(url) as client, signed_in(url, OTHER_COORDINATOR) as other:
+        threads = [
+            threading.Thread(target=lambda: answers.append(approve(made, client).status_code)),
+            threading.Thread(target=lambda: answers.append(other.post("/do/reject", data=reject).status_code)),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(answers) == [200, 409]
+    assert made.store.log_faults() == []
+
+
+def test_sites_are_invited_let_in_and_revoked(made: Network, url: str) -> None:
+    with signed_in(url) as client:
+        shown = client.post("/do/invite", data={"site": "c"})
+        assert "BEGIN" in shown.text
+        assert "c" in client.get("/sites").text
+        assert "BEGIN" not in client.get("/sites").text  # once
+        assert client.post("/do/invite", data={"site": "a"}).status_code == 409
+        assert client.post("/do/admit", data={"site": "c", "fingerprint": "0" * 64}).status_code == 409
+        assert client.post("/do/revoke", data={"site": "b", "password": "wrong wrong wrong"}).status_code == 403
+        assert "is let in no more" in client.post("/do/revoke", data={"site": "b", "password": PASSWORD}).text
+    assert last_of_log(made) | {"event": "site revoked", "site": "b", "by": COORDINATOR} == last_of_log(made)
+
+
+def test_a_run_that_cannot_begin_says_why(made: Network, url: str) -> None:
+    made.approved(DEVICE)
+    with signed_in(url) as client:
+        begins = {"request": "mr7", "state": "approved", "seed": "0"}
+        wrong = client.post("/do/start", data=begins | {"settings": "[rounds]\ndeadlin = 3"}, timeout=120)
+        assert (wrong.status_code, "deadlin" in wrong.text) == (409, True)
+        assert client.post("/do/start", data=begins | {"seed": "-1"}).status_code == 422
+        assert client.post("/do/stop", data={"request": "mr7", "state": "approved"}).status_code == 409
+    assert status(made.store, "mr7").state is State.APPROVED
+
+
+# --- what is shown ----------------------------------------------------------------------------------------------------------
+
+
+def test_hostile_text_is_text(made: Network, url: str) -> None:
+    hostile = "<script>alert(1)</script>\" onload='x' {{7*7}}"
+    request = DEVICE.model_copy(update={"reason": hostile})
+    draft(made.store, request, (), hostile, hostile)
+    with signed_in(url) as client:
+        for path in (*PAGES, "/requests/mr7"):
+            page = client.get(path).text
+            assert "<script>alert" not in page, path
+            assert " onload='x'" not in page, path
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in client.get("/requests/mr7").text
+        odd = client.get("/", params={"run": hostile})
+        assert odd.status_code == 404
+        assert "<script>alert" not in odd.text
+
+
+def test_an_empty_store_is_shown(tmp_path: Path) -> None:
+    with network(tmp_path) as empty, serving(app_of(with_users(empty))) as url, signed_in(url) as client:
+        for path in PAGES:
+            assert client.get(path).status_code == 200, path
+        assert "No site was invited yet" in client.get("/sites").text
+        for name in ("curve", "pareto", "heat", "embedding"):
+            assert client.get(f"/chart/{name}.json").json()["missing"]
+
+
+def test_a_malformed_event_is_told_and_the_rest_is_shown(made: Network, url: str) -> None:
+    run = candidate(made)
+    with (made.config.runs / run / "events.jsonl").open("a") as file:
+        file.write('{"event": "unlearned_round", "round": "<b>one</b>"}\nnot json at all\n')
+    with signed_in(url) as client:
+        page = client.get("/").text
+    assert "2 malformed lines in events.jsonl" in page
+    assert "held-out accuracy lost" in page
+
+
+def test_what_a_site_holds_is_nowhere(made: Network, url: str) -> None:
+    """Names of patients are planted wherever a site keeps something."""
+    run = candidate(made)
+    for toml in made.sites.values():
+        for name in ("labels.csv", "lists/withdrawn.txt", "state/index.jsonl"):
+            (toml.parent / name).parent.mkdir(parents=True, exist_ok=True)
+            (toml.parent / name).write_text("Canary^Jane,0012345\n")
+    with signed_in(url) as client:
+        shown = [
+            client.get(path).text
+            for path in (*PAGES, "/requests/mr7", f"/runs/{run}/evidence.html", f"/runs/{run}/evidence.json")
+        ]
+        shown += [client.get(f"/chart/{name}.json").text for name in ("curve", "pareto", "heat", "embedding")]
+    assert not any("Canary" in text or "0012345" in text for text in shown)
+
+
+def test_runs_alone_are_shown_to_whoever_has_the_address(tmp_path: Path, made: Network) -> None:
+    candidate(made)
+    app = create_app(runs_in(made.config.runs), by_token("t" * 43))
+    with serving(app) as url, httpx.Client(base_url=url) as client:
+        assert client.get("/enter", params={"token": "x" * 43}).status_code == 401
+        assert client.post("/login", data={"name": COORDINATOR, "password": PASSWORD}).status_code == 401
+        assert client.get("/enter", params={"token": "t" * 43}).status_code == 303
+        page = client.get("/").text
+        assert "mr7" in page
+        assert "/do/" not in page
+        client.headers["X-CSRF"] = page.split('name="csrf" content="')[1].split('"')[0]
+        assert client.post("/do/invite", data={"site": "c"}).status_code == 403
+
+
+def test_documents_of_a_run_are_given_out_sealed(made: Network, url: str) -> None:
+    run = candidate(made)
+    with signed_in(url) as client:
+        page = client.get(f"/runs/{run}/evidence.html")
+        assert "sandbox" in page.headers["content-security-policy"]
+        assert "script-src" not in page.headers["content-security-policy"]
+        kept = client.get(f"/runs/{run}/evidence.json", params={"download": True})
+        assert f'filename="{run}-evidence.json"' in kept.headers["content-disposition"]
+        assert kept.json()["document"]["format"].startswith("excise evidence")
+        assert client.get(f"/runs/{run}/report.html").status_code == 404
+
+
+def test_a_change_comes_over_the_stream(made: Network, url: str) -> None:
+    candidate(made)
+    topics: list[str] = []
+
+    def read() -> None:
+        with signed_in(url) as client, client.stream("GET", "/events") as stream:
+            for line in stream.iter_lines():
+                if line.startswith("data: {"):
+                    topics.extend(json.loads(line[6:])["topics"])
+                    if "requests" in topics and "run:mr7" in topics:
+                        return
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    with signed_in(url):
+        draft(made.store, OTHER, (), "tests")
+        with (made.config.runs / "mr7" / "events.jsonl").open("a") as file:
+            file.write('{"at": "2026-01-01T00:00:00.000+00:00", "event": "awaiting"}\n')
+        thread.join(20)
+    assert not thread.is_alive()
+    assert {"requests", "audit", "runs", "run:mr7"} <= set(topics)
