@@ -77,6 +77,16 @@ def test_full_buckets_are_forgotten_without_loss_and_then_the_longest_unused() -
     assert made.take("e")
 
 
+def test_what_is_not_full_again_is_forgotten_only_for_want_of_room() -> None:
+    now = [0.0]
+    made = Buckets(1, 1.0, lambda: now[0], most=3)
+    for key in "abcd":
+        now[0] += 0.1
+        assert made.take(key)
+    assert not any(made.take(key) for key in "bcd")
+    assert made.take("a")
+
+
 def test_a_flood_of_keys_takes_bounded_memory() -> None:
     now = [0.0]
     made = Buckets(2, 1.0, lambda: now[0], most=100)

@@ -466,6 +466,20 @@ def test_lock_out_is_that_of_the_slow_one(guesses: list[tuple[str, str, str, int
         assert outcome == slow.sign_in(name, password, address, desk.now)
 
 
+def test_a_try_is_taken_back_and_not_another() -> None:
+    now = [0.0]
+    tries = Tries(3, lambda: now[0])
+    first = tries.begin("k")
+    now[0] = 600
+    tries.begin("k")
+    tries.take_back("k", first)
+    now[0] = WINDOW + 100
+    for _ in range(2):
+        assert not tries.locked("k")
+        tries.begin("k")
+    assert tries.locked("k") == LOCKED
+
+
 @given(steps=st.lists(st.tuples(st.sampled_from(["begin", "right", "wait"]), st.integers(0, 5)), max_size=80))
 def test_tries_that_are_taken_back_leave_nothing(steps: list[tuple[str, int]]) -> None:
     """Tries of one key that overlap: locked are the failed and the undecided ones together, as by counting them all."""
