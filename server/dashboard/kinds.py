@@ -34,22 +34,22 @@ from typing import Any
 
 MOST_TEXT = 20_000
 """Characters of one text in an event; a message of a run that failed has a few hundred."""
-DIGITS = 15
-"""Digits of a whole number that JavaScript reads as it stands."""
+MOST, MOST_COUNT = 1e100, 10**15
+"""Of a number, so that differences and squares are finite; of a whole number, so that JavaScript reads it as it stands."""
 
 Fits = Callable[[Any], bool]
 
 
 def parsed(text: str | bytes) -> Any:
-    """JSON of finite numbers and of text that can be sent on.
+    """JSON as it is defined, of text that can be sent on; its numbers may still be too large to show (`is_number`).
 
     Raises
     ------
-    ValueError : it is something else, a number that no reader could hold, or half of a character
+    ValueError : it is something else, NaN, or half of a character
     """
     try:
         whole = text.decode() if isinstance(text, bytes) else text
-        value = json.loads(whole, parse_constant=_refuse, parse_int=_int, parse_float=_float)
+        value = json.loads(whole, parse_constant=_refuse)
         if "\\ud" in whole.lower():
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
@@ -57,27 +57,18 @@ def parsed(text: str | bytes) -> Any:
     return value
 
 
-def _refuse(text: str) -> float:
-    raise ValueError(f"'{text[:40]}' is no number to show")
-
-
-def _int(text: str) -> float:
-    return int(text) if len(text) <= DIGITS else _refuse(text)
-
-
-def _float(text: str) -> float:
-    value = float(text)
-    return value if abs(value) < 1e100 else _refuse(text)  # sums and differences of these stay finite
+def _refuse(text: str) -> None:
+    raise ValueError(f"{text} is no number")
 
 
 def is_number(value: Any) -> bool:
     """A number, or None, which stands for one that was not measured."""
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST)
 
 
 def is_count(value: Any) -> bool:
     """A whole number from 0."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_COUNT
 
 
 def is_text(value: Any) -> bool:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from excise.common.errors import RequestError
 from excise.common.request import ForgetRequest
 from excise.server import events
+from excise.server.dashboard.compare import compare
 from excise.server.dashboard.run_view import run_view
 from excise.server.dashboard.settings import read_settings
 from excise.server.verdict import verdict
@@ -256,7 +257,7 @@ def test_problems_are_told(copy: Copy) -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "5", '{"original": NaN}', '{"unlearned": 1e999}', "[" * 50_000, '"\\ud800"'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", '{"original": NaN}', "[" * 50_000, '"\\ud800"'])
 def test_results_that_cannot_be_read_are_a_problem(text: str, copy: Copy) -> None:
     run = copy()
     (run / "metrics.json").write_text(text)
@@ -265,7 +266,31 @@ def test_results_that_cannot_be_read_are_a_problem(text: str, copy: Copy) -> Non
     assert "metrics.json" in shown["problems"][0]
 
 
-JUNK = st.sampled_from([None, True, 5, "x", HOSTILE, [], [1], {}, {"a": "b"}, {"a": {"b": []}}, 1e99])
+def test_a_number_too_large_to_show_is_none_and_a_problem(copy: Copy) -> None:
+    run = copy()
+    text = (run / "metrics.json").read_text()
+    scores = results(run)["unlearned"]["pooled"]
+    value = json.dumps(scores["forget_accuracy"])
+    head, tail = text.split('"unlearned": {', 1)
+    (run / "metrics.json").write_text(
+        head + '"unlearned": {' + tail.replace(f'"forget_accuracy": {value}', '"forget_accuracy": 1e999', 1)
+    )
+    shown = view(run)
+    assert shown["headline"]["forget"]["value"] is None
+    assert shown["problems"] == ["metrics.json: unlearned.pooled is not as it should be"]
+
+
+JUNK = st.sampled_from([10**400, None, True, 5, "x", HOSTILE, [], [1], {}, {"a": "b"}, {"a": {"b": []}}, 1e99])
+
+
+def spoil(told: Json, data: st.DataObject) -> None:
+    """Put something else in the place of one value, anywhere in it."""
+    while told:
+        key = data.draw(st.sampled_from(sorted(told)))
+        if not isinstance(told[key], dict) or data.draw(st.booleans()):
+            told[key] = deepcopy(data.draw(JUNK))
+            return
+        told = told[key]
 
 
 @given(data=st.data())
@@ -274,18 +299,32 @@ def test_no_value_in_the_results_breaks_the_view(
 ) -> None:
     told = results(made / "two")
     for _ in range(data.draw(st.integers(1, 3))):
-        at: Any = told
-        while isinstance(at, dict) and at:
-            key = data.draw(st.sampled_from(sorted(at)))
-            if not isinstance(at[key], dict) or data.draw(st.booleans()):
-                at[key] = deepcopy(data.draw(JUNK))
-                break
-            at = at[key]
+        spoil(told, data)
     run = tmp_path_factory.mktemp("junk") / "run"
     run.mkdir()
     for name in ("config.toml", "events.jsonl"):
         (run / name).write_bytes((made / "two" / name).read_bytes())
     (run / "metrics.json").write_text(json.dumps(told))
+    view(run)
+    json.dumps(compare(run.parent, "run", "run/gentle"), allow_nan=False)
+
+
+@given(data=st.data())
+def test_no_value_in_the_events_breaks_the_view(
+    data: st.DataObject, made: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run = tmp_path_factory.mktemp("junk") / "run"
+    run.mkdir()
+    told = events.events_of(made / "two")
+    told.append({"at": told[0]["at"], "event": "awaiting", "round": "audit", "sites": ["a"], "since": told[0]["at"]})
+    told.append({"at": told[0]["at"], "event": "refused", "round": "unlearned", "number": 1, "site": "a", "code": "c"})
+    told.append({"at": told[0]["at"], "event": "joined", "site": "b", "counts": {"train": 1}})
+    data.draw(st.randoms(use_true_random=False)).shuffle(told)
+    for event in told:
+        if data.draw(st.booleans()):
+            spoil(event, data)
+    (run / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in told))
+    (run / "config.toml").write_bytes((made / "two" / "config.toml").read_bytes())
     view(run)
 
 

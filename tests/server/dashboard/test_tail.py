@@ -57,6 +57,8 @@ def test_events_of_a_real_run_are_all_events(made: Path) -> None:
         b'{"at": "2026-01-01T10:00:00+00:00", "event": "class_mix", "distance": NaN}',
         b'{"at": "2026-01-01T10:00:00+00:00", "event": "class_mix", "distance": 1e999}',
         b'{"at": "2026-01-01T10:00:00+00:00", "event": "class_mix", "distance": ' + b"9" * 5000 + b"}",
+        line("class_mix", distance=10**400).strip(),
+        line("checkpoint_damaged", phase="p", rounds=10**16).strip(),
         b'{"at": "2026-01-01T10:00:00+00:00", "event": "left", "site": "\\ud800"}',
         b'{"at": "2026-01-01T10:00:00+00:00", "event": "left", "site": "\xff"}',
         b"[" * 100_000,
