@@ -81,6 +81,7 @@ def serve(source: Source, place: Place, token: str = "", tell: Callable[[str], N
         log_level="warning",
         access_log=False,
         server_header=False,
+        ws="none",
         proxy_headers=False,  # whoever calls is who is connected
         timeout_graceful_shutdown=GRACE,
         ssl_certfile=place.certificate,
