@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from excise.server.dashboard.access import by_password
 from excise.server.dashboard.app import create_app
+from excise.server.dashboard.serve import Place, configuration
 from excise.server.dashboard.source import Source
 from excise.server.roles import Role
 from excise.server.users import add
@@ -42,7 +43,7 @@ def app_of(made: Network) -> FastAPI:
 def serving(app: FastAPI, port: int = 0) -> Iterator[str]:
     """The address at which an application listens."""
     listener = socket.create_server(("127.0.0.1", port))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(configuration(app, Place("127.0.0.1", port)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:
