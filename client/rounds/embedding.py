@@ -52,7 +52,8 @@ def answer(site: Site, query: EmbeddingQuery) -> EmbeddingReply:
         return EmbeddingReply(before=(), after=(), groups=(), labels=(), passes=0)
     before, after = query.candidates["before"], query.candidates["after"]
     # Another question, another order: points of two answers cannot be joined by their places in them.
-    about = f"order|{query.request.digest}|{digest(before)}|{digest(after)}|{query.axes!r}"
+    asked = f"{query.mean!r}|{query.axes!r}|{query.unit!r}"
+    about = f"order|{query.request.digest}|{digest(before)}|{digest(after)}|{asked}"
     order = _by_key(site, images.rows, about)
     rows, told = images.rows[order], site.config.policy.told
     places = [_places(site, query, weights, rows) for weights in (before, after)]
