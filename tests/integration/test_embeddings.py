@@ -28,7 +28,7 @@ from excise.server.record import RunFolder
 from excise.simulations.engine import simulated_client
 from excise.simulations.local_grid import LocalGrid
 from excise.simulations.sites import Sites
-from tests.scenarios import asked_of, events, merged, numbers, prepared, run, same, write_npz
+from tests.scenarios import asked_of, events, merged, numbers, pictures, prepared, run, same, write_npz
 
 Json = dict[str, Any]
 ASKED: Json = {
@@ -236,6 +236,17 @@ def test_of_few_images_nothing_is_shown(tmp_path: Path) -> None:
     for its in told["sites"].values():
         assert min(Counter(zip(its["group"], its["class"], strict=True)).values()) >= 6
     assert 0 not in {g for its in told["sites"].values() for g in its["group"]}
+
+
+def test_images_with_any_number_of_labels_have_no_class(tmp_path: Path) -> None:
+    images, labels = pictures(300)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.stack([labels, 1 - labels], 1), patients=np.arange(300) // 2)
+    plan, sites = prepared(tmp_path, **merged(ASKED, {"model": {"multi_label": True}}))
+    embedded_at(simulated_client(sites.configs), plan, tmp_path / "run")
+    told = page(tmp_path / "run")
+    assert told["classes"] == []
+    assert {c for its in told["sites"].values() for c in its["class"]} == {-1}
+    assert {g for its in told["sites"].values() for g in its["group"]} == {0, 1, 2}
 
 
 def test_where_no_site_has_enough_images_it_is_not_measured(tmp_path: Path) -> None:
