@@ -15,7 +15,7 @@ from excise.client.leaving import outgoing
 from excise.client.site import Site
 from excise.client.summary import count
 from excise.common import messages as m
-from excise.common.embedding import POINTS
+from excise.common.embedding import DIMS, POINTS
 from excise.common.models import ModelSpec, build_model
 from excise.common.profiles import ALL_CLASSES
 from excise.common.request import ForgetRequest, RequestKind
@@ -129,12 +129,12 @@ def _embedding(
 ) -> Iterator[tuple[m.Message, m.Message]]:
     """In earnest the axes are those of all sites' images; any two show the same fields and sizes."""
     tell("embedding")
-    asked = m.MomentsQuery(model=spec, weights=model, request=request, points=POINTS)
+    asked = m.MomentsQuery(model=spec, weights=model, request=request, points=POINTS, dims=DIMS)
     yield rounds.moments.answer(site, asked), asked
     rows = rounds.embedding.shown(site, request, POINTS).rows
     if len(rows) == 0:
         return
-    dims = rounds.embedding.sketched(site, spec, model, rows[:1]).shape[1]
+    dims = rounds.embedding.sketched(site, spec, model, rows[:1], DIMS).shape[1]
     query = m.EmbeddingQuery(
         model=spec,
         candidates={"before": model, "after": model},

@@ -15,21 +15,19 @@ from numpy.typing import NDArray
 
 from excise.common.embedding import CELLS, DIMS, FARTHEST
 
-IMAGES_PER_DIM = 2
-"""Fewest images to a dimension of which moments are told. A covariance of d dimensions is that of any d images rotated alike;
-of 2·d it has a quarter as many numbers as those images' features."""
 
+def sketch(features: int, dims: int = DIMS) -> NDArray[np.float64]:
+    """What features are multiplied by, (F, K), K at most `dims`: the identity where they are no more than that.
 
-def sketch(features: int) -> NDArray[np.float64]:
-    """What features are multiplied by, (F, k), k at most `DIMS`: the identity where they are no more than that.
+    Fewer dimensions are the first of the `DIMS` that there are: whatever number is asked for, no others leave.
 
     The signs are bits of SHAKE-256, which every machine and release draws alike.
     """
-    if features <= DIMS:
+    if features <= dims:
         return np.eye(features)
     bytes_ = hashlib.shake_256(b"excise embedding").digest(features * DIMS // 8)
     signs = np.unpackbits(np.frombuffer(bytes_, dtype=np.uint8)).reshape(features, DIMS)
-    return (2.0 * signs.astype(np.float64) - 1.0) / math.sqrt(DIMS)
+    return (2.0 * signs[:, :dims].astype(np.float64) - 1.0) / math.sqrt(dims)
 
 
 def chosen(

@@ -13,6 +13,9 @@ GROUPS = ("forget", "retain", "reference")
 DIMS = 64
 """Most dimensions that features are brought to at the sites: more would travel as the square of them, and say little more of
 the two main axes."""
+IMAGES_PER_DIM = 2
+"""Fewest images to a dimension of which moments are told. A covariance of d dimensions is that of any d images rotated alike;
+of 2·d it has a quarter as many numbers as those images' features."""
 CELLS = 32
 """Cells to a standard deviation. On a picture 600 pixels wide, 8 deviations across, a cell is 2.3 pixels: half a marker."""
 FARTHEST = 255

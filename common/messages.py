@@ -366,6 +366,8 @@ class MomentsQuery(Question):
     request: ForgetRequest
     points: int
     """Most images of each group (`common/embedding.py`)."""
+    dims: int
+    """Most dimensions that features are brought to."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import Any
 
 from excise.common import messages as m
-from excise.common.embedding import CELLS, GROUPS, moments_fault, points_fault
+from excise.common.embedding import CELLS, DIMS, GROUPS, IMAGES_PER_DIM, moments_fault, points_fault
 from excise.common.errors import QuorumError, UpdateRefused
 from excise.common.weights import Weights, digest
 from excise.server.federation import Federation
@@ -76,7 +76,13 @@ def _project(federation: Federation, before: Weights, phase: Phase) -> tuple[Pro
     """The axes, and the sites that told moments of the same features; None where nobody did."""
     plan = federation.plan
     replies: dict[str, m.MomentsReply] = {}
-    query = m.MomentsQuery(model=plan.model, weights=before, request=plan.request, points=plan.verification.embedding_points)
+    query = m.MomentsQuery(
+        model=plan.model,
+        weights=before,
+        request=plan.request,
+        points=plan.verification.embedding_points,
+        dims=_dims(federation),
+    )
 
     def use(site: str, reply: m.MomentsReply) -> None:
         _check(moments_fault(reply.images, reply.mean, reply.covariance), site)
@@ -96,6 +102,13 @@ def _project(federation: Federation, before: Weights, phase: Phase) -> tuple[Pro
         [reply.covariance for reply in same.values()],
     )
     return (axes, sorted(replies)) if axes else None
+
+
+def _dims(federation: Federation) -> int:
+    """As many dimensions as half of the sites have images for."""
+    most = federation.plan.verification.embedding_points
+    sizes = sorted(sum(min(most, n) for n in (s.forget, s.retain, s.reference)) for s in federation.status.values())
+    return max(2, min(DIMS, sizes[len(sizes) // 2] // IMAGES_PER_DIM))
 
 
 def _points(

@@ -19,7 +19,7 @@ from excise.client.keyed import keyed
 from excise.client.rounds.features import features_of
 from excise.client.rounds.model import SiteFailure, check_model, load_model
 from excise.client.site import Site
-from excise.common.embedding import GROUPS, UNTOLD
+from excise.common.embedding import DIMS, GROUPS, UNTOLD
 from excise.common.errors import MessageError, SiteError
 from excise.common.messages import EmbeddingQuery, EmbeddingReply
 from excise.common.models import ModelSpec
@@ -81,23 +81,26 @@ def shown(site: Site, request: ForgetRequest, most: int) -> Shown:
     return Shown(rows[kept], groups_N[kept], labels_N[kept])
 
 
-def sketched(site: Site, spec: ModelSpec, weights: Weights, rows: Tensor) -> NDArray[np.float64]:
-    """Features of these rows in at most `DIMS` dimensions, (N, K).
+def sketched(site: Site, spec: ModelSpec, weights: Weights, rows: Tensor, dims: int) -> NDArray[np.float64]:
+    """Features of these rows in at most `dims` dimensions, (N, K).
 
     Raises
     ------
+    MessageError : these are not between 1 and `DIMS`
     SiteFailure : a feature is not finite
     """
+    if not 1 <= dims <= DIMS:
+        raise MessageError(f"features are brought to 1 to {DIMS} dimensions here, not to {dims}")
     model = load_model(site, spec, weights)
     features_NF = features_of(model, to_device(site.x[rows], device_of(site.config))).cpu().double().numpy()
     if not np.isfinite(features_NF).all():
         raise SiteFailure(SiteError.DIVERGED, "the model's features are not finite: its training diverged")
-    projected: NDArray[np.float64] = features_NF.reshape(len(rows), -1) @ sketch(features_NF[0].size)
+    projected: NDArray[np.float64] = features_NF.reshape(len(rows), -1) @ sketch(features_NF[0].size, dims)
     return projected
 
 
 def _places(site: Site, query: EmbeddingQuery, weights: Weights, rows: Tensor) -> tuple[float, ...]:
-    sketched_NK = sketched(site, query.model, weights, rows)
+    sketched_NK = sketched(site, query.model, weights, rows, len(query.mean))
     dims = sketched_NK.shape[1]
     if len(query.mean) != dims or len(query.axes) != 2 * dims:
         raise MessageError(

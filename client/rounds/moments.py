@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from excise.client.embedding import IMAGES_PER_DIM, moments
+from excise.client.embedding import moments
 from excise.client.rounds.embedding import shown, sketched
 from excise.client.rounds.model import check_model
 from excise.client.site import Site
+from excise.common.embedding import IMAGES_PER_DIM
 from excise.common.messages import MomentsQuery, MomentsReply
 
 
@@ -17,7 +18,7 @@ def answer(site: Site, query: MomentsQuery) -> MomentsReply:
     rows, policy = shown(site, query.request, query.points).rows, site.config.policy
     if len(rows) == 0:
         return MomentsReply(images=0, mean=(), covariance=(), passes=0)
-    sketched_NK = sketched(site, query.model, query.weights, rows)
+    sketched_NK = sketched(site, query.model, query.weights, rows, query.dims)
     passes, dims = policy.told(len(rows)), sketched_NK.shape[1]
     if len(rows) < max(policy.min_count, IMAGES_PER_DIM * dims):
         return MomentsReply(images=0, mean=(), covariance=(), passes=passes)

@@ -57,7 +57,7 @@ REFERENCE = m.ReferenceReply(
 ASKED_REFERENCE = m.ReferenceQuery(model=SPEC, teacher=WEIGHTS, request=REQUEST, points=4)
 PROBE = m.ProbeQuery(model=SPEC, candidates={"deployed": WEIGHTS}, request=REQUEST)
 PROBED = m.ProbeReply(metrics={"deployed/probe_auc": 0.6}, images=10)
-MOMENTS = m.MomentsQuery(model=SPEC, weights=WEIGHTS, request=REQUEST, points=1)
+MOMENTS = m.MomentsQuery(model=SPEC, weights=WEIGHTS, request=REQUEST, points=1, dims=2)
 SPREAD = m.MomentsReply(images=10, mean=(0.5, 0.1), covariance=(1.0, 0.2, 1.0), passes=10)
 PLACES = m.EmbeddingQuery(
     model=SPEC,

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from excise.client import embedding, rounds
+from excise.client import rounds
 from excise.client.config import SiteConfig, read_site_config
 from excise.client.embedding import cells, chosen, moments, sketch
 from excise.client.rounds.features import features_of
@@ -107,8 +107,8 @@ def with_policy(site: Site, **policy: Any) -> Site:
     return replace(site, config=site.config.model_copy(update={"policy": changed}))
 
 
-def asked(points: int = 500, weights: Weights = BEFORE) -> MomentsQuery:
-    return MomentsQuery(model=SPEC, weights=weights, request=DEVICE, points=points)
+def asked(points: int = 500, weights: Weights = BEFORE, dims: int = DIMS) -> MomentsQuery:
+    return MomentsQuery(model=SPEC, weights=weights, request=DEVICE, points=points, dims=dims)
 
 
 def query(points: int = 500, **changed: Any) -> EmbeddingQuery:
@@ -217,7 +217,19 @@ def test_too_few_images_for_so_many_numbers_tell_no_moments(site: Site, monkeypa
         reply = rounds.moments.answer(site, asked())
         assert (reply.images > 0, len(reply.mean) > 0, len(reply.covariance) > 0) == (told,) * 3
         assert reply.passes == images
-    assert embedding.IMAGES_PER_DIM >= 2
+
+
+def test_fewer_dimensions_are_the_first_of_those_there_are(site: Site) -> None:
+    np.testing.assert_allclose(sketch(100, 8) * math.sqrt(8), sketch(100)[:, :8] * math.sqrt(DIMS))
+    reply, rows = rounds.moments.answer(site, asked(dims=4)), rounds.embedding.shown(site, DEVICE, 500).rows
+    np.testing.assert_allclose(reply.mean, (features(site, rows, BEFORE) @ sketch(F, 4)).mean(0), atol=1e-9)
+    axes = tuple(np.eye(2, 4).flatten().tolist())
+    placed = rounds.embedding.answer(site, query(mean=(0.0,) * 4, axes=axes))
+    wanted = np.rint(features(site, rows, BEFORE) @ sketch(F, 4)[:, :2] / UNIT * CELLS).clip(-FARTHEST, FARTHEST) + 0.0
+    assert sorted(point[:2] for point in points(placed)) == sorted(map(tuple, wanted.tolist()))
+    for dims in (0, -1, DIMS + 1):
+        with pytest.raises(MessageError, match="1 to 64 dimensions"):
+            rounds.moments.answer(site, asked(dims=dims))
 
 
 def test_of_several_labels_no_class_is_told(site: Site) -> None:
@@ -245,7 +257,9 @@ def test_features_that_are_not_finite_are_refused(site: Site, of: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"mean": (0.0,) * (F - 1)}, "expected a mean of 10 numbers"),
+        ({"mean": (0.0,) * (F + 1)}, "expected a mean of 10 numbers"),
+        ({"mean": ()}, "1 to 64 dimensions here, not to 0"),
+        ({"mean": (0.0,) * (DIMS + 1)}, "1 to 64 dimensions here, not to 65"),
         ({"axes": (1.0,) * F}, "expected a mean of 10 numbers and 2 axes"),
         ({"axes": (1.0, *(0.0,) * (F - 1)) * 2}, "length 1 and at right angles"),
         ({"axes": tuple((1e6 * np.eye(2, F)).flatten().tolist())}, "length 1 and at right angles"),

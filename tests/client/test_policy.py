@@ -60,7 +60,7 @@ ASKED: list[Message] = [
     unlearn(),
     AuditQuery(model=SPEC, candidates={"a": WEIGHTS}, request=DEVICE),
     ProbeQuery(model=SPEC, candidates={"a": WEIGHTS}, request=DEVICE.model_copy(update={"linear_probe": True})),
-    MomentsQuery(model=SPEC, weights=WEIGHTS, request=DEVICE, points=4),
+    MomentsQuery(model=SPEC, weights=WEIGHTS, request=DEVICE, points=4, dims=2),
     EmbeddingQuery(
         model=SPEC,
         candidates={"before": WEIGHTS, "after": WEIGHTS},
