@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 
 from excise.server.dashboard.access import by_password
 from excise.server.dashboard.app import create_app
-from excise.server.dashboard.serve import Place, configuration
+from excise.server.dashboard.serve import Place, Serving, configuration
 from excise.server.dashboard.source import Source
 from excise.server.roles import Role
 from excise.server.users import add
@@ -43,7 +42,7 @@ def app_of(made: Network) -> FastAPI:
 def serving(app: FastAPI, port: int = 0) -> Iterator[str]:
     """The address at which an application listens."""
     listener = socket.create_server(("127.0.0.1", port))
-    server = uvicorn.Server(configuration(app, Place("127.0.0.1", port)))
+    server = Serving(configuration(app, Place("127.0.0.1", port)), app.state.hub)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:

@@ -32,7 +32,8 @@ def chromium() -> Iterator[Browser]:
 def opened(chromium: Browser) -> Open:
     """Opens a dashboard in a browser of its own, signed in.
 
-    At the end nothing may have been asked of another origin, and no script or policy may have failed, but what `expected` names.
+    At the end nothing may have been asked of another origin, and nothing may have failed, by script or policy, but what
+    `expected` names.
     """
 
     @contextmanager
