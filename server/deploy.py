@@ -6,17 +6,46 @@ state/  status.json  log  nginx.conf  nginx/
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from excise.common.errors import ConfigError
 from excise.common.supervisor import Supervisor, Unit
-from excise.server.config import ServerConfig
+from excise.server.config import ServerConfig, store_of
 from excise.server.fleet_proxy import nginx, write_configuration
 from excise.server.setup import AUTHORITY, SERVER_CERTIFICATE, SERVER_KEY
+from excise.server.store.leases import held
+from excise.server.users import users
 
+PATIENCE = 20.0
+"""Seconds that a coordinator's processes have to end after it was killed."""
 SERVER = "server"
 """Name of the lease under which one coordinator at a time is up on a store."""
 LINK, PROXY, REGISTRAR, API, DASHBOARD = "SuperLink", "proxy", "registrar", "API", "dashboard"
+
+
+def check_store(server_toml: Path, with_dashboard: bool = False, patience: float = PATIENCE) -> None:
+    """See that no other coordinator is up on the store; from then on the API holds it.
+
+    Of a coordinator that was killed, the API may take a moment to end: it is waited for.
+
+    Raises
+    ------
+    ConfigError : another coordinator is up on it; or nobody could sign in at the dashboard
+    """
+    ends = time.monotonic() + patience
+    with store_of(server_toml) as store:
+        if with_dashboard and not users(store):
+            raise ConfigError("nobody could sign in at the dashboard: excise server user add NAME --role coordinator")
+        while True:
+            try:
+                with held(store, SERVER):
+                    return
+            except ConfigError:
+                if time.monotonic() > ends:
+                    raise
+            time.sleep(1)
 
 
 def supervisor_of(
