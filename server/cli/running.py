@@ -23,17 +23,22 @@ def up(
     dashboard: Annotated[bool, typer.Option("--dashboard", help="With the dashboard, where server.toml says.")] = False,
     server_toml: ServerToml = Path("server.toml"),
 ) -> None:
-    """Run the coordinator until stopped; what dies is started again."""
+    """Run the coordinator until stopped; what dies is started again. Refused while the audit log is not as it was written."""
     from excise.server.config import read_server_config, store_of
     from excise.server.deploy import SERVER, supervisor_of
-    from excise.server.store.leases import held
+    from excise.server.store.leases import Taken, held
     from excise.server.users import users
 
     at = server_toml.absolute()
     supervisor = supervisor_of(at, read_server_config(at), tell, dashboard)
-    with store_of(at) as store, held(store, SERVER):
-        if dashboard and not users(store):
-            raise ConfigError("nobody could sign in at the dashboard: excise server user add NAME --role coordinator")
+    with store_of(at) as store:
+        store.check_log()
+        try:
+            with held(store, SERVER):
+                if dashboard and not users(store):
+                    raise ConfigError("nobody could sign in at the dashboard: excise server user add NAME --role coordinator")
+        except Taken as error:
+            raise ConfigError(f"it is up already, on {error.by}: one coordinator at a time is up on a store") from None
     # The store was not held, so no other coordinator is up on it; from now on the API holds it.
     supervisor.run()
 
@@ -73,7 +78,8 @@ def run(
     request: Annotated[list[str], typer.Argument(metavar="REQUEST...", help="Ids of one request, or of several at once.")],
     by: By,
     settings: Annotated[
-        Path | None, typer.Option(help="TOML with tables unlearning, composition or rounds, in place of the preset's.")
+        Path | None,
+        typer.Option(help="TOML with tables unlearning, composition, rounds or verification, in place of the preset's."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of every random number that the coordinator draws.")] = 0,
     server_toml: ServerToml = Path("server.toml"),
