@@ -123,6 +123,7 @@ approval = true                # a person approves each request: excise site app
 min_count = 10                 # nothing that is measured on fewer images leaves; numbers of images are rounded up to it
 profiles = true                # means of losses over groups of images may leave; unlearning patients or devices needs them
 metrics = {metrics}  # measured numbers that may leave
+# embeddings = true            # a point for each of some hundreds of images may leave: where models put it on a coarse plane
 training = false               # ordinary federated training
 releases = ["{release}"]       # of excise that may run here
 bundles = ["{bundle}"]  # Flower's bundle of this release: it names the code installed here

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from excise.common.errors import ConfigError
 from excise.server.dashboard.access import by_password, by_token
@@ -76,19 +77,25 @@ def serve(source: Source, place: Place, token: str = "", tell: Callable[[str], N
     ConfigError : nothing can listen there
     """
     access = by_password(source.store) if source.store else by_token(token)
-    config = uvicorn.Config(
-        create_app(source, access),
+    config = configuration(create_app(source, access), place)
+    with _listening(place) as listener:
+        tell(replace(place, port=listener.getsockname()[1]).url)
+        uvicorn.Server(config).run([listener])
+
+
+def configuration(app: FastAPI, place: Place) -> uvicorn.Config:
+    """How the application is served."""
+    return uvicorn.Config(
+        app,
         log_level="warning",
         access_log=False,
         server_header=False,
+        ws="none",
         proxy_headers=False,  # whoever calls is who is connected
         timeout_graceful_shutdown=GRACE,
         ssl_certfile=place.certificate,
         ssl_keyfile=place.key,
     )
-    with _listening(place) as listener:
-        tell(replace(place, port=listener.getsockname()[1]).url)
-        uvicorn.Server(config).run([listener])
 
 
 def new_token() -> str:
