@@ -39,9 +39,11 @@ def promote(store: Store, folder: Path, config: ServerConfig, run: str, by: str,
     Raises
     ------
     RequestError : it is not verified, or the model in use is another one by now
+    DataError : the audit log is not as it was written
     """
     from excise.server.record import REVISED  # here, since it needs torch
 
+    store.check_log()
     promoted = use(store, folder, run, config.runs / run / REVISED, by, why)
     write_pack(store, config, run)
     return promoted

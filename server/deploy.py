@@ -15,7 +15,7 @@ from excise.common.supervisor import Supervisor, Unit
 from excise.server.config import ServerConfig, store_of
 from excise.server.fleet_proxy import nginx, write_configuration
 from excise.server.setup import AUTHORITY, SERVER_CERTIFICATE, SERVER_KEY
-from excise.server.store.leases import held
+from excise.server.store.leases import Taken, held
 from excise.server.users import users
 
 PATIENCE = 20.0
@@ -26,25 +26,28 @@ LINK, PROXY, REGISTRAR, API, DASHBOARD = "SuperLink", "proxy", "registrar", "API
 
 
 def check_store(server_toml: Path, with_dashboard: bool = False, patience: float = PATIENCE) -> None:
-    """See that no other coordinator is up on the store; from then on the API holds it.
+    """See that the log is whole, and that no other coordinator is up on the store; from then on the API holds it.
 
     Of a coordinator that was killed, the API may take a moment to end: it is waited for.
 
     Raises
     ------
     ConfigError : another coordinator is up on it; or nobody could sign in at the dashboard
+    DataError : the audit log is not as it was written
     """
     ends = time.monotonic() + patience
     with store_of(server_toml) as store:
+        store.check_log()
         if with_dashboard and not users(store):
             raise ConfigError("nobody could sign in at the dashboard: excise server user add NAME --role coordinator")
         while True:
             try:
                 with held(store, SERVER):
                     return
-            except ConfigError:
+            except Taken as error:
                 if time.monotonic() > ends:
-                    raise
+                    told = f"it is up already, on {error.by}: one coordinator at a time is up on a store"
+                    raise ConfigError(told) from None
             time.sleep(1)
 
 

@@ -22,7 +22,7 @@ def up(
     dashboard: Annotated[bool, typer.Option("--dashboard", help="With the dashboard, where server.toml says.")] = False,
     server_toml: ServerToml = Path("server.toml"),
 ) -> None:
-    """Run the coordinator until stopped; what dies is started again."""
+    """Run the coordinator until stopped; what dies is started again. Refused while the audit log is not as it was written."""
     from excise.server.config import read_server_config
     from excise.server.deploy import check_store, supervisor_of
 
@@ -66,7 +66,8 @@ def run(
     request: Annotated[list[str], typer.Argument(metavar="REQUEST...", help="Ids of one request, or of several at once.")],
     by: By,
     settings: Annotated[
-        Path | None, typer.Option(help="TOML with tables unlearning, composition or rounds, in place of the preset's.")
+        Path | None,
+        typer.Option(help="TOML with tables unlearning, composition, rounds or verification, in place of the preset's."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of every random number that the coordinator draws.")] = 0,
     server_toml: ServerToml = Path("server.toml"),

@@ -20,7 +20,12 @@ from tests.deployment import eventually
 
 ROOT = Path(__file__).parent.parent.parent
 CHILD = "import time, excise.server.app as app; app._end_with_parent(); print('ready', flush=True); time.sleep(120)"
-PARENT = f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', {CHILD!r}]); print(child.pid, flush=True); child.wait()"
+PARENT = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, '-c', {CHILD!r}])
+print(child.pid, flush=True)
+child.wait()
+"""
 
 
 def test_a_run_whose_superlink_was_killed_ends() -> None:
@@ -47,9 +52,9 @@ def test_another_coordinator_waits_for_what_is_left_of_the_former(tmp_path: Path
         left = threading.Event()
 
         def former() -> None:
-            with held(made.store, SERVER):
+            with held(made.store, SERVER, beat=0.2):
                 left.set()
-                time.sleep(1.5)
+                time.sleep(4)
 
         thread = threading.Thread(target=former)
         thread.start()
