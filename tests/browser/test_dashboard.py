@@ -20,6 +20,7 @@ from tests.candidates import ran, signed
 from tests.coordinators import DEVICE, OTHER, Network, network
 from tests.dashboards import OTHER_COORDINATOR, PASSWORD, VIEWER, app_of, serving, with_users
 
+expect.set_options(timeout=30_000)  # how long things take is measured by excise bench, not here
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text()
 PAGES = ("/", "/requests", "/requests/mr7", "/sites", "/compare", "/embeddings", "/audit", "/reports")
 GONE = ("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE", "htmx:")
@@ -52,7 +53,7 @@ def event(made: Network, kind: str, **details: object) -> None:
 
 
 def live(page: Page) -> None:
-    expect(page.locator("#live")).to_have_text("live", timeout=15_000)
+    expect(page.locator("#live")).to_have_text("live", timeout=30_000)
 
 
 def drawn(page: Page, kind: str) -> int:
@@ -116,7 +117,7 @@ def test_a_run_that_goes_on_is_shown_in_every_tab(made: Network, url: str, opene
         before = drawn(page, "curve")
         event(made, "awaiting", round="unlearned", number=1, sites=["b"], since="2026-11-26T11:59:00.000+00:00")
         for tab in tabs:
-            expect(tab.locator(".headline")).to_contain_text("awaits b since", timeout=5000)
+            expect(tab.locator(".headline")).to_contain_text("awaits b since", timeout=30_000)
         page.wait_for_function(f"() => Number(document.querySelector('[data-chart=curve]').dataset.drawn) > {before}")
 
 
@@ -229,13 +230,13 @@ def test_a_server_that_is_started_again_is_found_again(made: Network, opened: Op
         context = opened(url, expected=(*GONE, *REFUSED))
         page = context.__enter__()
         live(page)
-    expect(page.locator("#live")).to_have_text("reconnecting", timeout=15_000)
+    expect(page.locator("#live")).to_have_text("reconnecting", timeout=30_000)
     draft(made.store, OTHER, (), "tests")  # unseen
     again = app_of(made)
     again.state.access.sessions = app.state.access.sessions  # else they would have to sign in anew
     with serving(again, port):
         live(page)
-        expect(page.get_by_role("region", name="Requests")).to_contain_text("mr1", timeout=15_000)
+        expect(page.get_by_role("region", name="Requests")).to_contain_text("mr1", timeout=30_000)
         context.__exit__(None, None, None)
 
 
@@ -244,7 +245,7 @@ def test_a_malformed_event_is_shown_and_the_page_lives(made: Network, url: str, 
         live(page)
         event(made, "unlearned_round", round="<img src=x onerror=alert(1)>")
         event(made, "awaiting", round="unlearned", number=2, sites=["a"], since="2026-11-26T11:59:00.000+00:00")
-        expect(page.locator(".headline")).to_contain_text("awaits a since", timeout=5000)
+        expect(page.locator(".headline")).to_contain_text("awaits a since", timeout=30_000)
         page.reload()
         expect(page.get_by_label("Problems")).to_contain_text("1 malformed line in events.jsonl")
 
