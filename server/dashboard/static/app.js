@@ -70,6 +70,10 @@ document.addEventListener("htmx:configRequest", (event) => {
   if (key) event.detail.headers["X-CSRF"] = key.content;
   if (event.detail.triggeringEvent?.type === "changed") event.detail.headers["X-Live"] = "1"; // the page asks, nobody else
 });
+// A part that could not be fetched anew stays as it is: what its panel would do with the answer is not for a refusal.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (event.detail.xhr.status >= 400 && event.detail.requestConfig.triggeringEvent?.type === "changed") event.detail.shouldSwap = false;
+});
 document.addEventListener("htmx:sendError", () => announce("reconnecting"));
 document.addEventListener("htmx:beforeRequest", (event) => {
   if (event.detail.elt.matches("form")) document.getElementById("said")?.replaceChildren();
