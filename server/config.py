@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from excise.common.invite import SITE_NAME
 from excise.common.settings import Settings
@@ -22,7 +23,7 @@ class ServerConfig(Settings):
     """One coordinator."""
 
     name: str = Field(pattern=SITE_NAME)
-    hosts: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")], ...] = Field(min_length=1)
+    hosts: tuple[str, ...] = Field(min_length=1)
     """Names or addresses that sites reach it by; the first is written into invites."""
     fleet_port: int = Field(8443, ge=1, le=65535)
     """Where sites connect: TLS, and nothing passes but Flower's fleet."""
@@ -40,6 +41,13 @@ class ServerConfig(Settings):
     """Folder for what the processes write, logs first; relative to server.toml. It may be deleted while nothing runs."""
     runs: Path = Path("runs")
     """Folder of the runs; relative to server.toml."""
+
+    @field_validator("hosts")
+    @classmethod
+    def _can_be_certified(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        if odd := [host for host in hosts if not re.fullmatch(r"[A-Za-z0-9._:-]+", host)]:
+            raise ValueError(f"'{odd[0]}' is neither a name nor an address: letters, digits and . - _ : alone")
+        return hosts
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:

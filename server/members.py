@@ -18,6 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from excise.common.errors import ConfigError, did_you_mean
+from excise.common.evidence import COORDINATOR
 from excise.common.identity import SiteKeys
 from excise.common.invite import SITE_NAME, Invite, fingerprint_of, plain
 from excise.common.signing import is_signed
@@ -46,6 +47,8 @@ def invite(store: Store, folder: Path, config: ServerConfig, site: str, by: str)
     """
     if not re.fullmatch(SITE_NAME, site):
         raise ConfigError(f"'{site}' is no name of a site: small letters, digits and hyphens, at most 64")
+    if site == COORDINATOR:
+        raise ConfigError(f"no site is called '{COORDINATOR}': under that name the coordinator signs evidence")
     try:
         authority = (folder / AUTHORITY).read_text()
     except OSError as error:

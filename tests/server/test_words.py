@@ -267,5 +267,5 @@ def test_what_is_missed_is_told_in_three_decimals(made: Network) -> None:
 def test_who_cannot_calibrate_is_told_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     reference = object.__new__(Reference)
     monkeypatch.setattr(Reference, "_pooled", lambda self, name, points: {})
-    with pytest.raises(DataError, match=r"no site has enough reference images.*a smaller policy.min_count at the sites"):
+    with pytest.raises(DataError, match=r"no site has enough reference images.*a smaller policy\.min_count at the sites"):
         reference.unseen(8)
