@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ HTMX = json.dumps(
     }
 )
 """Settings of HTMX: under our policy it may neither evaluate text nor write styles."""
+PANELS = ("headline", "sites", "requests", "gates", "audit")
+"""Parts of the overview that are text."""
 LINES = 100
 """Lines of the audit log on a page."""
 FILES = {"report.html": "text/html", PACK: "application/json", PAGE: "text/html", "metrics.json": "application/json"}
@@ -170,36 +173,29 @@ def _overview(shown: Pages, run: str) -> dict[str, Any]:
     }
 
 
-@pages.get("/panel/{name}")
-def panel(request: Request, session: Seen, name: str, run: str = "") -> Response:
-    """A part of the overview, anew.
+@pages.get("/parts")
+def parts(request: Request, session: Seen, names: str, run: str = "") -> Response:
+    """Parts of a page, anew: text of panels, figures of charts (``chart:NAME``), by name.
+
+    Parameters
+    ----------
+    names : with commas between
 
     Raises
     ------
-    ConfigError : there is no such part
-    """
-    if name not in ("headline", "sites", "requests", "gates", "audit"):
-        raise ConfigError(f"no panel '{name}'")
-    shown = pages_of(request)
-    text: str = shown.kept(("panel", name, run), lambda: shown.text(f"_{name}.html", **_overview(shown, run)))
-    return HTMLResponse(text)
-
-
-@pages.get("/chart/{name}.json")
-def chart(request: Request, session: Seen, name: str, run: str = "") -> Response:
-    """The figures of a drawn panel.
-
-    Raises
-    ------
-    ConfigError : there is no such chart, or no such run
+    ConfigError : there is no such part, or no such run
     """
     shown = pages_of(request)
-    made = figures.CHARTS.get(name)
-    if made is None:
-        raise ConfigError(f"no chart '{name}'")
-    view = shown.view(run)
-    told = shown.kept(("chart", name, run), lambda: made(view, shown.source.runs))
-    return JSONResponse(told)
+    return JSONResponse({name: shown.kept(("part", name, run), partial(_part, shown, name, run)) for name in names.split(",")})
+
+
+def _part(shown: Pages, name: str, run: str) -> Any:
+    kind, _, chart = name.partition(":")
+    if kind == "chart" and chart in figures.CHARTS:
+        return figures.CHARTS[chart](shown.view(run), shown.source.runs)
+    if name in PANELS:
+        return shown.text(f"_{name}.html", **_overview(shown, run))
+    raise ConfigError(f"no part '{name}'")
 
 
 @pages.get("/requests")

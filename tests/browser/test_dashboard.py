@@ -58,7 +58,7 @@ def live(page: Page) -> None:
 
 def drawn(page: Page, kind: str) -> int:
     """How often a chart was drawn."""
-    return int(page.locator(f"[data-chart={kind}]").get_attribute("data-drawn") or 0)
+    return int(page.locator(f"[data-part='chart:{kind}']").get_attribute("data-drawn") or 0)
 
 
 def faults(page: Page) -> list[str]:
@@ -114,11 +114,12 @@ def test_a_run_that_goes_on_is_shown_in_every_tab(made: Network, url: str, opene
         for tab in tabs:
             tab.goto(url)
             live(tab)
-        before = drawn(page, "curve")
+        before = drawn(page, "heat")
         event(made, "awaiting", round="unlearned", number=1, sites=["b"], since="2026-11-26T11:59:00.000+00:00")
         for tab in tabs:
             expect(tab.locator(".headline")).to_contain_text("awaits b since", timeout=30_000)
-        page.wait_for_function(f"() => Number(document.querySelector('[data-chart=curve]').dataset.drawn) > {before}")
+        heat = "document.querySelector('[data-part=\"chart:heat\"]')"
+        page.wait_for_function(f"() => Number({heat}.dataset.drawn) > {before}")
 
 
 def test_a_request_is_typed_checked_and_sent(made: Network, url: str, opened: Open) -> None:

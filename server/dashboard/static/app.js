@@ -21,22 +21,64 @@ function changed(found) {
     waiting = 0;
     const now = [...topics];
     topics.clear();
-    for (const panel of document.querySelectorAll("[data-live]")) {
-      if (panel.dataset.live.split(" ").some((topic) => now.includes(topic) || now.includes("*"))) htmx.trigger(panel, "changed");
-    }
-    document.dispatchEvent(new CustomEvent("excise:changed", { detail: now }));
+    const due = [...document.querySelectorAll("[data-live]")].filter(
+      (panel) => panel.dataset.live.split(" ").some((topic) => now.includes(topic) || now.includes("*")),
+    );
+    fetchParts(due.filter((panel) => panel.dataset.part), true);
+    for (const panel of due) if (!panel.dataset.part) htmx.trigger(panel, "changed");
   }, LATER);
+}
+
+// --- parts of the page, all in one call -----------------------------------------------------------------------------------
+
+async function fetchParts(panels, byItself) {
+  if (!panels.length) return;
+  const query = new URLSearchParams({
+    run: panels[0].closest("[data-run]").dataset.run,
+    names: panels.map((panel) => panel.dataset.part).join(","),
+  });
+  let told;
+  try {
+    const answer = await fetch(`/parts?${query}`, { headers: byItself ? { "X-Live": "1" } : {} });
+    if (!answer.ok) return; // signed out, or the run is gone: what is shown stays
+    told = await answer.json();
+  } catch {
+    return; // the connection is gone, which the page tells; everything is fetched when it is back
+  }
+  for (const panel of panels) {
+    const part = told[panel.dataset.part];
+    if (typeof part === "string") panel.innerHTML = part; // the server's own template, escaped there
+    else panel.dispatchEvent(new CustomEvent("excise:part", { detail: part, bubbles: true }));
+  }
+  ages();
 }
 
 // The stream is there again: the page shows what it missed, and after another sign-in it has another key.
 async function back(from) {
   if (from === "signed out") {
-    const answer = await fetch("/me");
-    if (answer.ok) document.querySelector("meta[name=csrf]").content = (await answer.json()).csrf;
+    await renewKey();
     document.getElementById("said").replaceChildren();
   }
   changed(["*"]);
 }
+
+let keyMayBeOld = false; // after a refusal: somebody may have signed in again meanwhile, in another tab
+
+async function renewKey() {
+  const answer = await fetch("/me");
+  if (!answer.ok) return;
+  document.querySelector("meta[name=csrf]").content = (await answer.json()).csrf;
+  keyMayBeOld = false;
+}
+
+document.addEventListener("htmx:responseError", (event) => {
+  keyMayBeOld ||= [401, 403].includes(event.detail.xhr.status);
+});
+document.addEventListener("htmx:confirm", (event) => {
+  if (!keyMayBeOld || !event.detail.elt.matches("form")) return;
+  event.preventDefault();
+  renewKey().finally(() => event.detail.issueRequest(true));
+});
 
 function say(text) {
   const shown = document.createElement("p");
@@ -126,6 +168,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const button = document.getElementById("theme");
   if (button) theme(button);
   if (document.querySelector("meta[name=csrf]")) follow();
+  fetchParts([...document.querySelectorAll("[data-part^='chart:']")], false);
   ages();
   setInterval(ages, 1000);
 });

@@ -1,8 +1,8 @@
-// The drawn panels: each element with data-chart fetches its figures from data-src and draws them anew when they changed.
+// The drawn panels: each draws its figures whenever app.js has fetched them.
 "use strict";
 
 const MINUS = "\u2212", DASH = "\u2013";
-const drawn = new Map();
+const drawn = new Map(), figures = new Map();
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const three = (value) => (value === null || value === undefined ? DASH : value.toFixed(3).replace("-", MINUS));
 const signed = (value) => (value > 0 ? "+" : "") + three(value);
@@ -130,15 +130,8 @@ const kinds = {
   },
 };
 
-async function draw(element) {
-  let told;
-  try {
-    const answer = await fetch(element.dataset.src, { headers: element.dataset.drawn ? { "X-Live": "1" } : {} });
-    if (!answer.ok) return; // signed out, or the run is gone: the page tells that by itself
-    told = await answer.json();
-  } catch {
-    return; // the connection is gone, which the page shows; it is drawn when it is back
-  }
+function draw(element, told) {
+  figures.set(element, told);
   element.querySelector(".missing")?.remove();
   const chart = drawn.get(element);
   if (told.missing) {
@@ -152,16 +145,10 @@ async function draw(element) {
   }
   const made = chart ?? echarts.init(element);
   drawn.set(element, made);
-  made.setOption(kinds[element.dataset.chart](told, element.clientWidth), { notMerge: true });
+  made.setOption(kinds[element.dataset.part.slice(6)](told, element.clientWidth), { notMerge: true });
   element.dataset.drawn = String(Number(element.dataset.drawn ?? 0) + 1);
 }
 
-const all = () => document.querySelectorAll("[data-chart]");
-document.addEventListener("DOMContentLoaded", () => {
-  all().forEach((element) => {
-    element.addEventListener("changed", () => draw(element));
-    draw(element);
-  });
-  addEventListener("resize", () => drawn.forEach((chart) => chart.resize()));
-  document.addEventListener("excise:theme", () => all().forEach(draw));
-});
+document.addEventListener("excise:part", ({ target, detail }) => draw(target, detail));
+document.addEventListener("excise:theme", () => figures.forEach((told, element) => draw(element, told)));
+addEventListener("resize", () => drawn.forEach((chart) => chart.resize()));

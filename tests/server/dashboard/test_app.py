@@ -21,6 +21,7 @@ from tests.candidates import ran, signed
 from tests.coordinators import DEVICE, OTHER, Network, network
 from tests.dashboards import COORDINATOR, OTHER_COORDINATOR, PASSWORD, VIEWER, app_of, serving, signed_in, with_users
 
+CHARTS = "chart:curve,chart:pareto,chart:heat,chart:embedding"
 PAGES = ("/", "/requests", "/sites", "/compare", "/embeddings", "/audit", "/reports")
 
 
@@ -66,7 +67,7 @@ def approve(made: Network, client: httpx.Client, **more: str) -> httpx.Response:
 
 def test_nobody_sees_anything_before_signing_in(url: str) -> None:
     with httpx.Client(base_url=url) as client:
-        for path in (*PAGES, "/requests/mr7", "/panel/sites", "/chart/curve.json", "/runs/mr7/report.html", "/me"):
+        for path in (*PAGES, "/requests/mr7", "/parts?names=sites", "/runs/mr7/report.html", "/me"):
             assert client.get(path).status_code == 401, path
             page = client.get(path, headers={"Accept": "text/html"})
             assert (page.status_code, page.headers["location"]) == (303, "/login"), path
@@ -78,7 +79,14 @@ def test_nobody_sees_anything_before_signing_in(url: str) -> None:
 
 def test_there_are_no_other_pages(url: str) -> None:
     with signed_in(url) as client:
-        for path in ("/docs", "/redoc", "/openapi.json", "/static/../app.py", "/runs/../server.toml/report.html", "/panel/x"):
+        for path in (
+            "/docs",
+            "/redoc",
+            "/openapi.json",
+            "/static/../app.py",
+            "/runs/../server.toml/report.html",
+            "/parts?names=x",
+        ):
             assert client.get(path).status_code == 404, path
         for path in ("/runs/%2e%2e/server.toml", "/runs/mr7/..%2f..%2fserver.toml", "/runs/./metrics.json"):
             assert client.get(path).status_code == 404, path
@@ -250,6 +258,7 @@ def test_sites_are_invited_let_in_and_revoked(made: Network, url: str) -> None:
         assert "c" in client.get("/sites").text
         assert "BEGIN" not in client.get("/sites").text  # once
         assert client.post("/do/invite", data={"site": "a"}).status_code == 409
+        assert client.post("/do/invite", data={"site": "coordinator"}).status_code == 409  # who signs evidence by that name
         assert client.post("/do/admit", data={"site": "c", "fingerprint": "0" * 64}).status_code == 409
         assert client.post("/do/revoke", data={"site": "b", "password": "wrong wrong wrong"}).status_code == 403
         assert "is let in no more" in client.post("/do/revoke", data={"site": "b", "password": PASSWORD}).text
@@ -290,8 +299,8 @@ def test_an_empty_store_is_shown(tmp_path: Path) -> None:
         for path in PAGES:
             assert client.get(path).status_code == 200, path
         assert "No site was invited yet" in client.get("/sites").text
-        for name in ("curve", "pareto", "heat", "embedding"):
-            assert client.get(f"/chart/{name}.json").json()["missing"]
+        charts = client.get("/parts", params={"names": CHARTS}).json()
+        assert all(one["missing"] for one in charts.values())
 
 
 def test_a_malformed_event_is_told_and_the_rest_is_shown(made: Network, url: str) -> None:
@@ -316,7 +325,7 @@ def test_what_a_site_holds_is_nowhere(made: Network, url: str) -> None:
             client.get(path).text
             for path in (*PAGES, "/requests/mr7", f"/runs/{run}/evidence.html", f"/runs/{run}/evidence.json")
         ]
-        shown += [client.get(f"/chart/{name}.json").text for name in ("curve", "pareto", "heat", "embedding")]
+        shown.append(client.get("/parts", params={"names": f"{CHARTS},headline,sites,gates"}).text)
     assert not any("Canary" in text or "0012345" in text for text in shown)
 
 
