@@ -138,7 +138,7 @@ REMEDIES: Mapping[SiteError, str] = {
     SiteError.BAD_REQUEST: "the request cannot be carried out here, such as for want of a list: excise site dry-run tells why",
     SiteError.BAD_DATA: "the images or labels do not fit the model or the request: excise site doctor and dry-run tell why",
     SiteError.BAD_CONFIG: "site.toml or a key cannot be used: excise site doctor tells which",
-    SiteError.UNKNOWN_MODEL: "nobody here knows the model: install the coordinator's release, or name it under models in site.toml",
+    SiteError.UNKNOWN_MODEL: "nobody here knows the model: install the coordinator's release, or name it in site.toml",
     SiteError.TEACHER_MISSING: "nothing: the deployed model is not here any more, and the coordinator brings it again",
     SiteError.OUT_OF_MEMORY: "memory did not suffice: end what else runs there, or choose another device in site.toml",
     SiteError.STORAGE: "a file could not be written or read: excise site doctor tells whether the disk is full",

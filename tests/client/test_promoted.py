@@ -13,7 +13,7 @@ import pytest
 
 from excise.client import promoted
 from excise.client.config import CoordinatorSettings, read_site_config
-from excise.client.coordinator import Coordinator, CoordinatorSilent, connected
+from excise.client.coordinator import Coordinator, CoordinatorSilent, PromotedModel, connected
 from excise.common.api import coordinator_pb2 as pb
 from excise.common.errors import ConfigError, DataError, MessageError
 from excise.common.signing import make_key, public_hex, sign
@@ -107,7 +107,7 @@ def test_what_there_is_not_is_told(made: Network) -> None:
         fetched(made, 7)
     folder = made.sites["a"].parent
     with connected(folder, settings_of(made)) as coordinator, pytest.raises(ConfigError, match="model 1 is not here"):
-        promoted.use(folder, coordinator, 1)
+        promoted.use(folder, coordinator, PromotedModel(1, {"requests": []}, 10, True))
 
 
 def test_what_is_there_is_believed_only_when_it_is_what_was_signed(made: Network) -> None:
