@@ -17,7 +17,7 @@ help:
 	@echo "make bench-ingest  speed and memory of reading DICOM; writes docs/results/ingest.md"
 	@echo "make bench-privacy what clipped, noised and sparse updates cost; writes docs/results/privacy.md"
 	@echo "make bench-soak    memory of 50 sites over 200 rounds, a quarter of an hour; writes docs/results/soak.md"
-	@echo "make test          run the tests; installs Orthanc, dcmtk, nginx and PostgreSQL where they are missing"
+	@echo "make test          run the tests; installs Orthanc, dcmtk, nginx, PostgreSQL and Chromium if missing"
 	@echo "make test-faults   kill every process of a deployment at every stage of a run; takes root and most of an hour"
 	@echo "make check         check format, lint and types"
 	@echo "make clean         remove caches and build outputs; keeps $(VENV) and runs"
@@ -60,10 +60,11 @@ bench-privacy: setup
 bench-soak: setup
 	$(BIN)/excise bench soak
 
-# What tests ask of other programs: a real PACS, a second reader of DICOM, a coordinator's proxy, and its other database.
+# What tests ask of other programs: a real PACS, a second reader of DICOM, a coordinator's proxy, its other database, a browser.
 DICOMWEB := /usr/share/orthanc/plugins/libOrthancDicomWeb.so
 DCMTK := /usr/bin/dcmj2pnm
 NGINX := /usr/sbin/nginx
+CHROMIUM := /usr/bin/chromium
 
 $(DICOMWEB):
 	apt-get update && apt-get install --yes orthanc-dicomweb
@@ -76,10 +77,13 @@ POSTGRES := /usr/bin/pg_lsclusters
 $(POSTGRES):
 	apt-get update && apt-get install --yes postgresql
 
+$(CHROMIUM):
+	apt-get update && apt-get install --yes chromium
+
 $(NGINX):
 	apt-get update && apt-get install --yes nginx-light
 
-test: setup | $(DICOMWEB) $(DCMTK) $(NGINX) $(POSTGRES)
+test: setup | $(DICOMWEB) $(DCMTK) $(NGINX) $(POSTGRES) $(CHROMIUM)
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-faults: setup | $(NGINX)

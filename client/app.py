@@ -46,6 +46,8 @@ def make_app(locate: Callable[[Context], Path]) -> ClientApp:
     app.train("unlearn")(_handler(locate, messages.UnlearnInstruction, rounds.unlearn.answer))
     app.evaluate("audit")(_handler(locate, messages.AuditQuery, rounds.audit.answer))
     app.evaluate("probe")(_handler(locate, messages.ProbeQuery, rounds.probe.answer))
+    app.evaluate("moments")(_handler(locate, messages.MomentsQuery, rounds.moments.answer))
+    app.evaluate("embedding")(_handler(locate, messages.EmbeddingQuery, rounds.embedding.answer))
     return app
 
 

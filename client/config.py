@@ -186,6 +186,12 @@ class SiteConfig(Settings):
     """Folder for caches, teachers and logs; relative to site.toml. It may be deleted at any time."""
 
     @model_validator(mode="after")
+    def _points_are_nameless(self) -> Self:
+        if self.policy.embeddings and self.split.key == SplitSettings().key:
+            raise ValueError("policy.embeddings needs a split.key of your own: the order of the points follows from it")
+        return self
+
+    @model_validator(mode="after")
     def _noise_is_secret(self) -> Self:
         if self.policy.privacy.noise_multiplier and self.split.key == SplitSettings().key:
             raise ValueError("policy.privacy.noise_multiplier needs a split.key of your own: the noise follows from it")

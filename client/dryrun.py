@@ -15,6 +15,7 @@ from excise.client.leaving import outgoing
 from excise.client.site import Site
 from excise.client.summary import count
 from excise.common import messages as m
+from excise.common.embedding import DIMS, POINTS
 from excise.common.models import ModelSpec, build_model
 from excise.common.profiles import ALL_CLASSES
 from excise.common.request import ForgetRequest, RequestKind
@@ -119,6 +120,31 @@ def _rounds(
         probe = m.ProbeQuery(model=spec, candidates={"deployed": model}, request=request)
         tell("linear probe")
         yield rounds.probe.answer(site, probe), probe
+    if site.config.policy.embeddings:
+        yield from _embedding(site, request, spec, model, tell)
+
+
+def _embedding(
+    site: Site, request: ForgetRequest, spec: ModelSpec, model: Weights, tell: Callable[[str], None]
+) -> Iterator[tuple[m.Message, m.Message]]:
+    """In earnest the axes are those of all sites' images; any two show the same fields and sizes."""
+    tell("embedding")
+    asked = m.MomentsQuery(model=spec, weights=model, request=request, points=POINTS, dims=DIMS)
+    yield rounds.moments.answer(site, asked), asked
+    rows = rounds.embedding.shown(site, request, POINTS).rows
+    if len(rows) == 0:
+        return
+    dims = rounds.embedding.sketched(site, spec, model, rows[:1], DIMS).shape[1]
+    query = m.EmbeddingQuery(
+        model=spec,
+        candidates={"before": model, "after": model},
+        request=request,
+        points=POINTS,
+        mean=(0.0,) * dims,
+        axes=tuple(np.eye(2, dims).flatten().tolist()),
+        unit=1.0,
+    )
+    yield rounds.embedding.answer(site, query), query
 
 
 def _fields(record: RecordDict) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from excise import __version__
 from excise.client.policy import Metric, PolicySettings
 from excise.common import messages as m
+from excise.common.embedding import moments_fault, points_fault
 from excise.common.errors import ExciseError, SiteError
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -66,6 +67,10 @@ def permitted(reply: m.Message, policy: PolicySettings) -> m.Message:
         return dataclasses.replace(reply, metrics=told(reply.metrics), profiles=reply.profiles if policy.profiles else {})
     if isinstance(reply, m.ProbeReply):
         return dataclasses.replace(reply, metrics=told(reply.metrics))
+    if isinstance(reply, m.MomentsReply) and not policy.embeddings:
+        return dataclasses.replace(reply, images=0, mean=(), covariance=())
+    if isinstance(reply, m.EmbeddingReply) and not policy.embeddings:
+        return dataclasses.replace(reply, before=(), after=(), groups=(), labels=())
     return reply
 
 
@@ -100,6 +105,7 @@ def release(reply: m.Message, question: m.Message | None, public: frozenset[str]
             _check_names(reply.KIND, list(part), _PROFILES, question)
             for values in part.values():
                 _check_numbers(name, values)
+    _check_points(reply, question)
     config = record["message"]
     assert isinstance(config, ConfigRecord)
     for name, value in config.items():
@@ -122,6 +128,19 @@ def _check_arrays(arrays: ArrayRecord, question: m.Message | None) -> None:
             raise Withheld("an array has a name that the model does not have")
         if tuple(array.shape) != tuple(sent.shape) or array.dtype != str(sent.numpy().dtype):
             raise Withheld(f"array '{name}' is {array.dtype} of shape {tuple(array.shape)}, the model's {tuple(sent.shape)}")
+
+
+def _check_points(reply: m.Message, question: m.Message | None) -> None:
+    """Numbers of single images, and moments, leave only where they were asked for, and in no other form."""
+    if isinstance(reply, m.MomentsReply):
+        asked, fault = isinstance(question, m.MomentsQuery), moments_fault(reply.images, reply.mean, reply.covariance)
+    elif isinstance(reply, m.EmbeddingReply) and isinstance(question, m.EmbeddingQuery):
+        classes = 0 if question.model.multi_label else question.model.classes
+        asked, fault = True, points_fault(reply.before, reply.after, reply.groups, reply.labels, classes, question.points)
+    else:
+        asked, fault = not isinstance(reply, m.EmbeddingReply), ""
+    if not asked or fault:
+        raise Withheld(f"a '{reply.KIND}' reply is not what was asked for, or not as one should be: {fault or 'not asked'}")
 
 
 def _check_names(kind: str, names: list[str], known: dict[str, str], question: m.Message | None) -> None:

@@ -12,8 +12,10 @@ from excise.common.decision import Standing
 from excise.common.errors import ExciseError, SiteError
 from excise.common.messages import (
     AuditQuery,
+    EmbeddingQuery,
     FitInstruction,
     Message,
+    MomentsQuery,
     ProbeQuery,
     ReferenceQuery,
     StatusQuery,
@@ -79,7 +81,8 @@ def requests_of(message: Message) -> tuple[ForgetRequest, ...]:
         return (message.without,) if message.without else ()
     if isinstance(message, StatusQuery | AuditQuery):
         return tuple(request for request in (message.request, *message.parts) if request)
-    return (message.request,) if isinstance(message, ReferenceQuery | UnlearnInstruction | ProbeQuery) else ()
+    about = ReferenceQuery | UnlearnInstruction | ProbeQuery | MomentsQuery | EmbeddingQuery
+    return (message.request,) if isinstance(message, about) else ()
 
 
 def _refusals(message: Message, policy: PolicySettings, limits: LimitSettings, now: datetime) -> Iterator[str]:
@@ -96,6 +99,8 @@ def _refusals(message: Message, policy: PolicySettings, limits: LimitSettings, n
         yield "losses do not leave here, which calibrated targets need"
     if isinstance(message, ProbeQuery) and not message.request.linear_probe:
         yield "the request does not ask for a linear probe"
+    if isinstance(message, MomentsQuery | EmbeddingQuery) and not policy.embeddings:
+        yield "where models put single images does not leave here"
     if isinstance(message, UnlearnInstruction):
         local = message.settings.local
         if local.epochs is None and local.steps > limits.steps:

@@ -74,6 +74,9 @@ class PolicySettings(PrivacySettings):
     profiles: bool = False
     """Whether losses leave as means over small groups of images, and how many independent images those are worth. Calibrated
     targets and the membership test need them."""
+    embeddings: bool = False
+    """Whether a point for each of some hundreds of images leaves: where models put it in two dimensions, on a coarse grid,
+    with its class and whether it is to be forgotten (docs/adr/0021). All else that leaves is over many images."""
     metrics: tuple[Metric, ...] = ()
     """Which measured numbers leave; an update's weights and an audit's numbers of images leave with any."""
     privacy: UpdatePrivacySettings = UpdatePrivacySettings()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import secrets
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from pydantic import ValidationError
 
 from excise import __version__
 from excise.client.config import SiteConfig, read_site_config
@@ -18,6 +20,7 @@ from excise.common.errors import ConfigError
 from excise.common.files import write_atomically
 from excise.common.request import RequestKind
 from excise.common.signing import make_key, write_secret
+from excise.common.validation import explain
 
 NODE_KEY, SIGNING_KEY = "node", "signing.pem"
 """Files in the folder ``keys``: Flower knows the site by the first; decisions are signed with the second."""
@@ -33,9 +36,8 @@ def init(
     ConfigError : there is a site already, or a value cannot be used; nothing was written
     StorageError : a file cannot be written
     """
+    check_is_new(folder)
     toml = folder / "site.toml"
-    if toml.exists():
-        raise ConfigError(f"{toml} exists already: edit it, or choose another folder")
     text = TEMPLATE.format(
         name=json.dumps(name),
         source=json.dumps(source),
@@ -50,16 +52,27 @@ def init(
         bundle=bundle_digest(),
         split_key=secrets.token_hex(16),
     )
-    write_atomically(toml, text)
     try:
-        config = read_site_config(toml)
-    except ConfigError:
-        toml.unlink()
-        raise
+        SiteConfig.model_validate(tomllib.loads(text))
+    except ValidationError as error:
+        raise ConfigError(explain(error, SiteConfig, str(toml))) from error
+    write_atomically(toml, text)
+    config = read_site_config(toml)
     for key, make in ((SIGNING_KEY, make_key), (NODE_KEY, make_node_key)):
         if not (folder / "keys" / key).exists():
             make(folder / "keys" / key)
     return config
+
+
+def check_is_new(folder: Path) -> None:
+    """Let a folder pass in which no site is.
+
+    Raises
+    ------
+    ConfigError : there is one
+    """
+    if (toml := folder / "site.toml").exists():
+        raise ConfigError(f"{toml} exists already: edit it, or choose another folder")
 
 
 def make_node_key(path: Path) -> None:
@@ -90,8 +103,8 @@ name = {name}                  # letters, digits and hyphens; the coordinator's 
 
 [data]
 source = {source}              # dicom, dicomweb, image-folder, csv or npz
-{path}                         # relative to this file
-{labels}                       # dicom, dicomweb: SOPInstanceUID,label   csv: image,label and patient
+{path}                         # absolute, or relative to this file
+{labels}                       # the same; dicom, dicomweb: SOPInstanceUID,label   csv: image,label and patient
 classes = {classes}            # the same, in the same order, at every site
 multi_label = {multi_label}    # whether an image has any number of labels, "a|b" in the table
 size = 32                      # pixels of the prepared image: what the model wants
@@ -100,8 +113,8 @@ channels = 1                   # 1 grey, 3 colour; images of the other kind are 
 # ct_window = [40, 400]        # centre and width, Hounsfield units; the same at every site
 {pacs}
 [split]                        # shares of patients that are never trained on; adding data moves nobody
-reference = 0.2
-held_out = 0.2
+reference = 0.2                # calibrates: min_count images and more are needed in it
+held_out = 0.2                 # judges the result; as many
 key = "{split_key}"  # decides who they are: keep it, and keep it secret
 
 [policy]                       # fail closed: what is left out is not allowed
@@ -110,6 +123,7 @@ approval = true                # a person approves each request: excise site app
 min_count = 10                 # nothing that is measured on fewer images leaves; numbers of images are rounded up to it
 profiles = true                # means of losses over groups of images may leave; unlearning patients or devices needs them
 metrics = {metrics}  # measured numbers that may leave
+# embeddings = true            # a point for each of some hundreds of images may leave: where models put it on a coarse plane
 training = false               # ordinary federated training
 releases = ["{release}"]       # of excise that may run here
 bundles = ["{bundle}"]  # Flower's bundle of this release: it names the code installed here

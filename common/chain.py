@@ -20,6 +20,8 @@ from excise.common.files import storage_errors
 
 BEGIN = "0" * 64
 """In place of a hash before the first line."""
+NOT_WHOLE = "the line is not whole"
+"""What is wrong with a last line whose writer was ended; the next one to write cuts it off."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def faults(path: Path, head: str | None = None) -> list[Fault]:
         lines = path.read_bytes().split(b"\n")
     found: list[Fault] = []
     if lines and lines[-1] != b"":
-        found.append(Fault(len(lines), "the line is not whole"))
+        found.append(Fault(len(lines), NOT_WHOLE))
     before, known = BEGIN, 0 if head == BEGIN else None
     for number, line in enumerate(lines[:-1], start=1):
         try:

@@ -6,7 +6,7 @@
     ├── RequestError                exit 2   a forget request that cannot be read
     │   └── PredicateError          exit 2   ... because of its predicate; carries the position
     ├── NothingToForget             exit 3   no image at any site matches the request
-    ├── QuorumError                 exit 4   too few sites answered; names them
+    ├── QuorumError                 exit 4   too few sites answered, or signed; names them
     ├── StorageError                exit 5   a file could not be written (disk full, no permission), or a checkpoint is damaged
     ├── Interrupted                 exit 130 Ctrl-C; the run can be resumed
     ├── MessageError                exit 1   a message of an unknown version or without a field

@@ -28,10 +28,18 @@ LARGEST = 64 << 20
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked: whether it is as it should be, None where only the reader can know; and in words."""
+    """One thing that was checked.
+
+    Attributes
+    ----------
+    good : whether it is as it should be; None where only the reader can know
+    told : the same in words
+    awaited : the site whose signature is not there yet; empty for all else
+    """
 
     good: bool | None
     told: str
+    awaited: str = ""
 
     @property
     def mark(self) -> str:
@@ -73,6 +81,12 @@ def check(pack: Mapping[str, Any], keys: Mapping[str, str] | None = None) -> lis
         return [Finding(False, f"the evidence is not as it should be: {type(error).__name__}: {error}")]
 
 
+def signers(pack: Mapping[str, Any]) -> list[str]:
+    """Names under which the evidence has keys: the coordinator's, and the sites' that took part; of a damaged one fewer."""
+    sites = pack["document"].get("sites")
+    return [COORDINATOR, *sorted(sites)] if isinstance(sites, dict) else [COORDINATOR]
+
+
 def _findings(pack: Mapping[str, Any], known: Mapping[str, str]) -> Iterator[Finding]:
     document = pack["document"]
     text, signed = canonical(document), {one["signer"]: one for one in pack["signatures"]}
@@ -80,7 +94,8 @@ def _findings(pack: Mapping[str, Any], known: Mapping[str, str]) -> Iterator[Fin
     expected = {COORDINATOR: coordinator, **{site: told["key"] for site, told in document["sites"].items()}}
     for signer, key in expected.items():
         if signer not in signed:
-            yield Finding(False, f"{signer}: no signature")
+            # The coordinator signs when it makes the evidence: without its signature the file was altered.
+            yield Finding(False, f"{signer}: no signature", "" if signer == COORDINATOR else signer)
             continue
         ours = signed[signer]["key"] == key and is_signed(text.encode(), signed[signer]["signature"], key)
         yield Finding(ours, f"{signer}: {'signed' if ours else 'the signature is not of this document'}, key {key[:16]}…")

@@ -25,7 +25,7 @@ from excise.common.request import ForgetRequest
 from excise.common.settings import TrainingSettings, UnlearningSettings
 from excise.common.weights import Weights
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised whenever a message gains, loses or changes a field: a release that ignored what another tells it would mislead."""
 
 Profiles = dict[str, tuple[float, ...]]
@@ -354,6 +354,68 @@ class ProbeReply(Message):
     """Keys ``<candidate>/probe_auc``."""
     images: int
     """Forget images that were probed; 0 where none were."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MomentsQuery(Question):
+    """How are the features of this model spread? The axes of an embedding are found from it."""
+
+    KIND: ClassVar[str] = "evaluate.moments"
+    model: ModelSpec
+    weights: Weights
+    request: ForgetRequest
+    points: int
+    """Most images of each group (`common/embedding.py`)."""
+    dims: int
+    """Most dimensions that features are brought to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MomentsReply(Message):
+    """Mean and covariance of the features, in at most 64 dimensions, of the images that the site would show."""
+
+    KIND: ClassVar[str] = "moments"
+    images: int
+    """0 where they are too few for so many numbers; then there are none."""
+    mean: tuple[float, ...]
+    covariance: tuple[float, ...]
+    """Upper triangle, row by row; divided by the number of images."""
+    passes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingQuery(Question):
+    """Where do these two models put the images, on axes that are the same for both and at every site?"""
+
+    KIND: ClassVar[str] = "evaluate.embedding"
+    model: ModelSpec
+    candidates: Candidates
+    """The models ``before`` and ``after``."""
+    request: ForgetRequest
+    points: int
+    """Most images of each group."""
+    mean: tuple[float, ...]
+    """What is subtracted from the features, K dimensions."""
+    axes: tuple[float, ...]
+    """Two axes of length 1 at right angles, K numbers each, the first first."""
+    unit: float
+    """A standard deviation of all sites' images, in the features' units."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingReply(Message):
+    """A point for each image that is shown, in an order that tells nothing; none where the site shows none."""
+
+    KIND: ClassVar[str] = "embedding"
+    before: tuple[float, ...]
+    """Cells of `common/embedding.py`, x and y of each point in turn."""
+    after: tuple[float, ...]
+    """The same images in the same order."""
+    groups: tuple[float, ...]
+    """Number of each point's group."""
+    labels: tuple[float, ...]
+    """Number of each point's class; −1 where images have any number of labels."""
+    passes: int
 
 
 @dataclass(frozen=True)

@@ -144,14 +144,19 @@ class Supervisor:
         self.stopping = False
         self.told: Status | None = None
 
-    def run(self, pause: float = 1.0) -> None:
+    def run(self, pause: float = 1.0, first: Callable[[], None] = lambda: None) -> None:
         """Keep the units running until told to stop (SIGTERM, Ctrl-C).
+
+        Parameters
+        ----------
+        first : called before anything is started, when no other process keeps them running
 
         Raises
         ------
         ConfigError : another process keeps them running already
         """
         with self._alone():
+            first()
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._stop)
             try:

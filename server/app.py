@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 import tomllib
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +24,9 @@ from excise.server.plan import Plan
 from excise.server.record import RunFolder
 from excise.server.requests import check_running
 from excise.server.store.leases import held, lease_of
+
+PAUSE = 1.0
+"""Seconds between two looks whether the parent process lives."""
 
 
 def make_app(
@@ -51,12 +56,29 @@ def main(grid: Grid, context: Context) -> None:
     if not server:
         _carry_out(grid, RunFolder(path))
         return
+    _end_with_parent()
     toml, taken_over = Path(server), threading.Event()
     config = read_server_config(toml)
     with store_of(toml) as store, held(store, lease_of(path.name), taken_over.set) as still_ours:
         check_running(store, path.name)
         folder = RunFolder(path, still_ours)
         _carry_out(grid, folder, taken_over.is_set, lambda: seal(store, toml.parent, config, path.name))
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone.
+
+    Flower's calls are tried again and again while the SuperLink does not answer. A process that is left behind like that would
+    hold its run for ever; what it has done is in checkpoints, and whoever resumes the run goes on from there.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PAUSE)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _carry_out(

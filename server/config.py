@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -22,7 +22,7 @@ class ServerConfig(Settings):
     """One coordinator."""
 
     name: str = Field(pattern=SITE_NAME)
-    hosts: tuple[str, ...] = Field(min_length=1)
+    hosts: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")], ...] = Field(min_length=1)
     """Names or addresses that sites reach it by; the first is written into invites."""
     fleet_port: int = Field(8443, ge=1, le=65535)
     """Where sites connect: TLS, and nothing passes but Flower's fleet."""

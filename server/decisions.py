@@ -66,6 +66,7 @@ def promote(store: Store, folder: Path, config: ServerConfig, run: str, by: str,
     Raises
     ------
     RequestError : it has no run yet, it is not verified, or the model in use is another one by now
+    DataError : the audit log is not as it was written
     """
     if not of_run(store, run):
         raise RequestError(f"'{run}' has no run yet: excise server run begins one, excise server status tells of all")
@@ -73,6 +74,7 @@ def promote(store: Store, folder: Path, config: ServerConfig, run: str, by: str,
         raise RequestError(f"the run '{run}' has no revised model yet: excise server resume {run}")
     from excise.server.record import REVISED  # here, since it needs torch
 
+    store.check_log()
     promoted = use(store, folder, run, config.runs / run / REVISED, by, why)
     write_pack(store, config, run)
     return promoted

@@ -6,17 +6,49 @@ state/  status.json  log  nginx.conf  nginx/
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from excise.common.errors import ConfigError
 from excise.common.supervisor import Supervisor, Unit
-from excise.server.config import ServerConfig
+from excise.server.config import ServerConfig, store_of
 from excise.server.fleet_proxy import nginx, write_configuration
 from excise.server.setup import AUTHORITY, SERVER_CERTIFICATE, SERVER_KEY
+from excise.server.store.leases import Taken, held
+from excise.server.users import users
 
+PATIENCE = 20.0
+"""Seconds that a coordinator's processes have to end after it was killed."""
 SERVER = "server"
 """Name of the lease under which one coordinator at a time is up on a store."""
 LINK, PROXY, REGISTRAR, API, DASHBOARD = "SuperLink", "proxy", "registrar", "API", "dashboard"
+
+
+def check_store(server_toml: Path, with_dashboard: bool = False, patience: float = PATIENCE) -> None:
+    """See that the log is whole, and that no other coordinator is up on the store; from then on the API holds it.
+
+    Of a coordinator that was killed, the API may take a moment to end: it is waited for.
+
+    Raises
+    ------
+    ConfigError : another coordinator is up on it; or nobody could sign in at the dashboard
+    DataError : the audit log is not as it was written
+    """
+    ends = time.monotonic() + patience
+    with store_of(server_toml) as store:
+        store.check_log()
+        if with_dashboard and not users(store):
+            raise ConfigError("nobody could sign in at the dashboard: excise server user add NAME --role coordinator")
+        while True:
+            try:
+                with held(store, SERVER):
+                    return
+            except Taken as error:
+                if time.monotonic() > ends:
+                    told = f"it is up already, on {error.by}: one coordinator at a time is up on a store"
+                    raise ConfigError(told) from None
+            time.sleep(1)
 
 
 def supervisor_of(

@@ -85,7 +85,9 @@ def verify(store: Store, folder: Path, config: ServerConfig, run: str, by: str, 
     ------
     ConfigError : something is missing, and nothing overrides it; says what
     RequestError : its requests are no candidates
+    DataError : the audit log is not as it was written
     """
+    store.check_log()
     missing = _missing(store, run_of(store, run))
     if missing and not override:
         raise ConfigError(
@@ -114,7 +116,9 @@ def _missing(store: Store, run: Run) -> list[str]:
     document = json.loads(run.document)
     impact, absent, silent = document["impact_assessment"], document["took_no_part"], unsigned(store, run.name)
     found = [
-        f"{check['name']}: {check['measured']} (limit {check['limit']})" for check in impact["checks"] if not check["passed"]
+        f"{check['name']}: {_three(check['measured'])} (limit {_three(check['limit'])})"
+        for check in impact["checks"]
+        if not check["passed"]
     ]
     for request, told in impact["requests"].items():
         if told["accepted"] is not True:
@@ -127,6 +131,10 @@ def _missing(store: Store, run: Run) -> list[str]:
     if silent:
         found.append(f"no signature of {', '.join(silent)}")
     return found
+
+
+def _three(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3f}"
 
 
 def _document(store: Store, folder: Path, config: ServerConfig, run: Run) -> dict[str, Any]:

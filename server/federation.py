@@ -16,6 +16,7 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from excise.common import messages as m
+from excise.common.embedding import FAULTS
 from excise.common.errors import QuorumError, SiteError
 from excise.common.request import ForgetRequest
 from excise.common.settings import CompositionSettings, RoundSettings
@@ -33,7 +34,9 @@ from excise.server.weighting import SiteWeight
 
 Progress = Callable[[str, int, int, str], None]
 """Called with (phase, rounds done, rounds in all, a short note)."""
-TOLD = (*CODES, MALFORMED)
+ANY = 1e-9
+"""Quorum of a round for which one answer is enough."""
+TOLD = (*dict.fromkeys((*CODES, *FAULTS)), MALFORMED)
 """Codes that a site is told of its answer; the others are its own, or of an answer that never came."""
 
 
@@ -80,6 +83,25 @@ class Federation:
             self._refused(round_, (Refusal(site, NO_ANSWER) for site in error.missing), {})
             raise
         return self._hold(round_, nodes, question, reply_type, use, self.plan.rounds, awaiting)
+
+    def ask_willing(
+        self,
+        round_: Round,
+        question: Callable[[str], m.Question],
+        reply_type: type[m.R],
+        use: Callable[[str, m.R], None],
+        sites: Iterable[str] | None = None,
+    ) -> RoundResult[m.R]:
+        """One round of what a run can do without: whoever is there is asked, nobody is waited for to come back.
+
+        Raises
+        ------
+        QuorumError : no answer could be used
+        """
+        there = {site: self.roster.nodes[site] for site in (self.roster.nodes if sites is None else sites)}
+        nodes = {site: None if site in self.roster.away else node for site, node in there.items()}
+        settings = self.plan.rounds.model_copy(update={"quorum": ANY})
+        return self._hold(round_, nodes, question, reply_type, use, settings, self._awaiting(round_))
 
     def bring(self, round_: Round, question: Callable[[str], m.Question], reply_type: type[m.Message]) -> None:
         """Ask those sites that lack the deployed model, to bring it to them; whether they take it or not, the run goes on."""

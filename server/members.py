@@ -141,9 +141,7 @@ def admit(store: Store, site: str, fingerprint: str, by: str) -> None:
     ConfigError : it did not ask, or the fingerprint differs
     """
     with store.change() as change:
-        row = _found(change.session, site)
-        if row.state not in (SiteState.ASKING, SiteState.ADMITTED):
-            raise ConfigError(f"'{site}' is {row.state}: it has to join by its invite first")
+        row = _joined(change.session, site)
         if plain(fingerprint) != row.fingerprint:
             raise ConfigError(
                 "the fingerprint that you were told is not that of the keys which came: do not let this site in. Somebody may "
@@ -152,6 +150,17 @@ def admit(store: Store, site: str, fingerprint: str, by: str) -> None:
         if row.state == SiteState.ASKING:
             row.state, row.since = SiteState.ADMITTED, now()
             change.log("site admitted", site=site, fingerprint=row.fingerprint, by=by)
+
+
+def check_asks(store: Store, site: str) -> None:
+    """Let a site pass that joined by its invite.
+
+    Raises
+    ------
+    ConfigError : it did not, or there is none of this name
+    """
+    with store.reading() as session:
+        _joined(session, site)
 
 
 def revoke(store: Store, site: str, by: str, why: str = "") -> None:
@@ -196,9 +205,21 @@ def admitted(store: Store) -> dict[str, bytes]:
     return {site.name: site.node_key.encode() for site in members(store) if site.state == SiteState.ADMITTED}
 
 
+def signing_keys(store: Store) -> dict[str, str]:
+    """Public signing keys (64 hexadecimal digits) of the sites that are let in, by name: those that a person compared."""
+    return {site.name: site.signing_key for site in members(store) if site.state == SiteState.ADMITTED}
+
+
 def serial_of(certificate: x509.Certificate) -> str:
     """Serial number of a certificate, hexadecimal."""
     return f"{certificate.serial_number:x}"
+
+
+def _joined(session: Session, site: str) -> Site:
+    row = _found(session, site)
+    if row.state not in (SiteState.ASKING, SiteState.ADMITTED):
+        raise ConfigError(f"'{site}' is {row.state}: it has to join by its invite first")
+    return row
 
 
 def _found(session: Session, site: str) -> Site:

@@ -8,6 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from excise.common.embedding import MOST, POINTS
 from excise.common.errors import ConfigError
 from excise.common.models import ModelSpec
 from excise.common.request import ForgetRequest, RequestKind
@@ -58,6 +59,11 @@ class VerificationSettings(Settings):
     """Retain images in one step of it."""
     steps: int = Field(200, ge=1)
     """Most steps that a site takes in it."""
+    embeddings: bool = False
+    """Whether sites are asked where the deployed and the revised model put their images, in two dimensions: those that allow
+    it show a point for each of some hundreds (`server/embeddings.py`)."""
+    embedding_points: int = Field(POINTS, ge=1, le=MOST)
+    """Most points of one group (forget, retain, reference) at one site."""
 
 
 ONLY, ORIGINAL = "unlearned", "original"

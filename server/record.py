@@ -1,7 +1,7 @@
 """The folder of a run: its settings, its events, a checkpoint after every round, its results.
 
     runs/<id>/  config.toml  events.jsonl  checkpoints/<phase>.safetensors  checkpoints/<phase>.rounds.jsonl
-                candidates/<name>.safetensors  model.safetensors  metrics.json  report.html
+                candidates/<name>.safetensors  model.safetensors  metrics.json  embeddings.json  report.html
 
 A checkpoint holds the weights of its phase and all else that the next round depends on, in one file that is replaced at once,
 so a run that was killed at any moment goes on from the last whole round. The one before it is kept beside it, as
@@ -129,10 +129,10 @@ class RunFolder:
         self.event("checkpoint_damaged", phase=name, rounds=phase.rounds)
         return phase
 
-    def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file; what is not finite becomes null, which every reader understands."""
+    def write_json(self, name: str, value: Any, indent: int | None = 2) -> None:
+        """Write a JSON file, on one line without `indent`; what is not finite becomes null, which every reader understands."""
         self._may_write()
-        write_atomically(self.path / name, json.dumps(finite(value), indent=2) + "\n")
+        write_atomically(self.path / name, json.dumps(finite(value), indent=indent) + "\n")
 
     def _rounds(self, name: str) -> Path:
         return self.path / "checkpoints" / f"{name}.rounds.jsonl"

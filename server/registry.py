@@ -78,10 +78,14 @@ def bring_in(store: Store, folder: Path, weights: Path, spec: ModelSpec, by: str
     from excise.common.weights import digest, load_weights
 
     loaded = load_weights(weights)
+    built = build_model(spec)
     try:
-        build_model(spec).load_state_dict(loaded)
+        built.load_state_dict(loaded)
     except RuntimeError as error:
-        raise ConfigError(f"{weights} is not of the model '{spec.name}' as described: {error}") from error
+        raise ConfigError(
+            f"{weights} is not of the model '{spec.name}' as described: {_mismatch(built.state_dict(), loaded) or error}; "
+            "check --model, --classes, --size, --channels, --width"
+        ) from None
     _keep(folder, loaded)
     with store.change() as change:
         present = _current(change.session)
@@ -204,6 +208,16 @@ def version(store: Store, number: int | None = None) -> Version:
 def file_of(folder: Path, weights_digest: str) -> Path:
     """Where the weights of a model are."""
     return folder / "models" / f"{weights_digest}.safetensors"
+
+
+def _mismatch(wanted: Weights, given: Weights) -> str:
+    """The first tensor that is missing, of another shape, or too many; torch would name each."""
+    for name, tensor in wanted.items():
+        if name not in given:
+            return f"it has no tensor '{name}'"
+        if given[name].shape != tensor.shape:
+            return f"'{name}' is {tuple(given[name].shape)}, expected {tuple(tensor.shape)}"
+    return next((f"it has a tensor '{name}', which the model has not" for name in given.keys() - wanted.keys()), "")
 
 
 def _keep(folder: Path, weights: Weights) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from excise.common.errors import ConfigError
 from excise.common.files import write_atomically
 from excise.common.signing import make_key
+from excise.common.validation import explain
 from excise.server.authority import Authority
 from excise.server.config import ServerConfig, read_server_config, store_of
 
@@ -34,22 +38,19 @@ def init(
     toml = folder / "server.toml"
     if toml.exists():
         raise ConfigError(f"{toml} exists already: edit it, or choose another folder")
-    hosts = tuple(hosts)
-    write_atomically(
-        toml,
-        TEMPLATE.format(
-            name=json.dumps(name),
-            hosts=json.dumps(hosts, ensure_ascii=False),
-            fleet_port=fleet_port,
-            api_port=api_port,
-            link_port=link_port,
-        ),
+    text = TEMPLATE.format(
+        name=json.dumps(name),
+        hosts=json.dumps(tuple(hosts), ensure_ascii=False),
+        fleet_port=fleet_port,
+        api_port=api_port,
+        link_port=link_port,
     )
     try:
-        config = read_server_config(toml)
-    except ConfigError:
-        toml.unlink()
-        raise
+        ServerConfig.model_validate(tomllib.loads(text))
+    except ValidationError as error:
+        raise ConfigError(explain(error, ServerConfig, str(toml))) from error
+    write_atomically(toml, text)
+    config = read_server_config(toml)
     for authority, vouches in (
         (Authority(folder / AUTHORITY, folder / AUTHORITY_KEY), "its server"),
         (sites_authority(folder), "sites"),

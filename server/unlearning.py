@@ -63,7 +63,11 @@ class Reference:
         """
         if told := self._pooled("unseen", points):
             return _shifted(told, mix) if mix else told
-        raise DataError("no site has enough reference images to calibrate on; raise split.reference or use 'nearest'")
+        raise DataError(
+            "no site has enough reference images to calibrate on: of reference or of held-out images it needs at least its "
+            "policy.min_count, and policy.profiles. What helps: more images, or a smaller policy.min_count at the sites, "
+            "which needs no restart"
+        )
 
     def trained(self, points: int) -> m.Profiles:
         """The same of retain images.

@@ -15,6 +15,7 @@ from typing import Any
 from excise.common.errors import QuorumError, SiteError
 from excise.common.weights import Weights, digest
 from excise.server.admission import DIVERGED
+from excise.server.embeddings import embed
 from excise.server.federation import Federation
 from excise.server.intervals import LEVEL, accuracy_interval, membership_interval
 from excise.server.plan import ORIGINAL
@@ -42,7 +43,8 @@ def verify(
     -------
     ``level`` and ``resamples`` of the intervals; ``membership_auc`` by model: value, low, high; ``worst_site`` by score: site,
     value, low, high and, of held-out accuracy, its change; ``resurfacing`` by model (`resurfacing.resurfacing`), None when it
-    was not asked for, {} when it could not be measured; ``linear_probe`` the same (`probe`)
+    was not asked for, {} when it could not be measured; ``linear_probe`` the same (`probe`); ``embeddings`` the same, but not
+    by model (`embeddings.embed`)
     """
     wanted, plan = federation.plan.verification, federation.plan
     found: dict[str, Any] = {
@@ -57,6 +59,7 @@ def verify(
         "linear_probe": _tried(federation, "linear_probe", lambda: probe(federation, models))
         if plan.request.linear_probe
         else None,
+        "embeddings": embed(federation, models[ORIGINAL], models[UNLEARNED]) if wanted.embeddings else None,
     }
     federation.folder.event("verified", **_summary(found))
     return found

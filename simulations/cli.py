@@ -20,6 +20,7 @@ from rich.table import Table
 
 from excise.common.errors import ConfigError, ExciseError, Interrupted
 from excise.common.terminal import progress, tell, terminal
+from excise.simulations.live import dashboard
 
 if TYPE_CHECKING:
     from excise.common.request import ForgetRequest
@@ -62,6 +63,7 @@ def simulate(
     cache: Annotated[Path | None, typer.Option(help="Folder of simulated hospitals; ~/.cache/excise by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON on standard output.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the scenario, print it whole, and write nothing.")] = False,
+    live: Annotated[bool, typer.Option("--dashboard", help="Show the run live in a browser, and stay until Ctrl-C.")] = False,
 ) -> None:
     """Train a model over simulated hospitals, unlearn a request, compare with retraining, and write a report."""
     # Flower and Ray take seconds to import, so they are imported where a mistake in the scenario has been told already.
@@ -88,18 +90,21 @@ def simulate(
         return
     folder = resume or new_run_folder(out, chosen)
     home = cache or cache_folder()
-    try:
-        with progress(TITLES) as report:
-            done = run_simulation(chosen, folder, home, "flower" if backend is BackendName.FLOWER else "inprocess", report)
-    except Interrupted:
-        tell(f"Stopped. Every finished round is kept; go on with: {_resuming(folder)}")
-        raise
-    except ExciseError:
-        tell(f"The run folder is {folder}; once the cause is mended: {_resuming(folder)}")
-        raise
-    _print_results(done.results, done.plan.request, folder)
-    if as_json:
-        typer.echo(json.dumps(json.loads((folder / "metrics.json").read_text())))
+    with dashboard(folder.parent, live) as stays:
+        try:
+            with progress(TITLES) as report:
+                done = run_simulation(chosen, folder, home, "flower" if backend is BackendName.FLOWER else "inprocess", report)
+        except Interrupted:
+            tell(f"Stopped. Every finished round is kept; go on with: {_resuming(folder)}")
+            raise
+        except ExciseError:
+            tell(f"The run folder is {folder}; once the cause is mended: {_resuming(folder)}")
+            raise
+        _print_results(done.results, done.plan.request, folder)
+        if as_json:
+            typer.echo(json.dumps(json.loads((folder / "metrics.json").read_text())))
+        tell("The dashboard stays until Ctrl-C." if live else f"To see it as live pages: {_shown(folder.parent)}")
+        stays()
 
 
 @bench.command("demo")
@@ -261,8 +266,18 @@ def _status() -> Iterator[Callable[[str], None]]:
 
 
 def _resuming(folder: Path) -> str:
-    """The command that goes on with a run, as this program was called."""
-    return shlex.join(["excise" if shutil.which("excise") else sys.argv[0], "simulate", "--resume", str(folder)])
+    """The command that goes on with a run."""
+    return _command("simulate", "--resume", str(folder))
+
+
+def _shown(runs: Path) -> str:
+    """The command that shows the runs of a folder."""
+    return _command("dashboard", "--runs", str(runs))
+
+
+def _command(*words: str) -> str:
+    """A command of ours, as this program was called."""
+    return shlex.join(["excise" if shutil.which("excise") else sys.argv[0], *words])
 
 
 def _print_results(results: dict[str, Any], request: ForgetRequest, folder: Path) -> None:

@@ -83,6 +83,8 @@ class ScenarioPolicy(PrivacySettings):
     """What may leave each site; the rest of a simulated site's policy allows whatever a run asks for."""
 
     privacy: UpdatePrivacySettings = UpdatePrivacySettings()
+    embeddings: bool = True
+    """Whether sites show where models put single images, when `verification.embeddings` asks for it."""
 
 
 class Scenario(Settings):

@@ -196,6 +196,7 @@ def _write_site(home: Path, name: str, scenario: Scenario, data: DataSettings) -
         policy=PolicySettings(
             min_count=scenario.policy.min_count,
             privacy=scenario.policy.privacy,
+            embeddings=scenario.policy.embeddings,
             kinds=tuple(RequestKind),
             approval=False,  # nobody is there to ask
             training=True,

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 
 from excise.server.dashboard.access import by_password
 from excise.server.dashboard.app import create_app
+from excise.server.dashboard.serve import Place, Serving, configuration
 from excise.server.dashboard.source import Source
 from excise.server.roles import Role
 from excise.server.users import add
@@ -42,10 +42,11 @@ def app_of(made: Network) -> FastAPI:
 def serving(app: FastAPI, port: int = 0) -> Iterator[str]:
     """The address at which an application listens."""
     listener = socket.create_server(("127.0.0.1", port))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    server = Serving(configuration(app, Place("127.0.0.1", port)), app.state.hub)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:
+        assert thread.is_alive()
         time.sleep(0.01)
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -56,11 +57,11 @@ def serving(app: FastAPI, port: int = 0) -> Iterator[str]:
         assert not thread.is_alive()
 
 
-def signed_in(url: str, name: str = COORDINATOR) -> httpx.Client:
+@contextmanager
+def signed_in(url: str, name: str = COORDINATOR) -> Iterator[httpx.Client]:
     """Somebody who signed in, without a browser; changes carry the session's key."""
-    client = httpx.Client(base_url=url, timeout=20)
-    assert client.post("/login", data={"name": name, "password": PASSWORD}).status_code == 303
-    page = client.get("/").text
-    client.headers["X-CSRF"] = page.split('name="csrf" content="')[1].split('"')[0]
-    client.headers["HX-Request"] = "true"
-    return client
+    with httpx.Client(base_url=url, timeout=20) as client:
+        assert client.post("/login", data={"name": name, "password": PASSWORD}).status_code == 303
+        page = client.get("/").text
+        client.headers["X-CSRF"] = page.split('name="csrf" content="')[1].split('"')[0]
+        yield client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from enum import StrEnum
@@ -14,6 +15,7 @@ import typer
 from excise.client.cli.shared import AsJson, SiteToml, print_counts, say, site
 from excise.client.config import read_site_config
 from excise.common.errors import ConfigError
+from excise.common.invite import SITE_NAME
 from excise.common.terminal import progress, tell
 
 TITLES = {"scan": "Looking through the folder", "prepare": "Preparing images"}
@@ -29,27 +31,72 @@ class Source(StrEnum):
     NPZ = "npz"
 
 
+def _holds_no_site(folder: Path) -> Path:
+    """Before anything is asked."""
+    from excise.client.setup import check_is_new
+
+    check_is_new(folder)
+    return folder
+
+
+def _is_a_name(name: str) -> str:
+    """What is not accepted at a prompt is asked for again at once."""
+    if not re.fullmatch(SITE_NAME, name):
+        raise typer.BadParameter(f"'{name}' is no name of a site: small letters, digits and hyphens, at most 64")
+    return name
+
+
+def _is_there(context: typer.Context, path: str) -> str:
+    """Whether there are images there, where it is known by now of which kind they are."""
+    if context.params.get("source", Source.DICOMWEB) != Source.DICOMWEB and not Path(path).exists():
+        raise typer.BadParameter(f"there is no '{path}'")
+    return path
+
+
+def _is_a_file(labels: str) -> str:
+    if labels and not Path(labels).is_file():
+        raise typer.BadParameter(f"there is no file '{labels}'")
+    return labels
+
+
 @site.command()
 def init(
-    name: Annotated[str, typer.Option(help="Name of the site: letters, digits and hyphens.", prompt="Name of the site")],
+    name: Annotated[
+        str,
+        typer.Option(
+            help="Name of the site: small letters, digits and hyphens.", prompt="Name of the site", callback=_is_a_name
+        ),
+    ],
     source: Annotated[Source, typer.Option(help="Kind of the images' source.", prompt="Kind")] = Source.DICOM,
     path: Annotated[
         str,
-        typer.Option(help="Folder of the images, the npz file, or the address of the PACS' DICOMweb service.", prompt="Where"),
+        typer.Option(
+            help="Folder of the images, the npz file, or the address of the PACS' DICOMweb service.",
+            prompt="Where",
+            callback=_is_there,
+        ),
     ] = "images",
     labels: Annotated[
         str,
-        typer.Option(help="CSV of labels, for dicom, dicomweb and csv.", prompt="CSV of labels, for dicom, dicomweb and csv"),
+        typer.Option(
+            help="CSV of labels, for dicom, dicomweb and csv.",
+            prompt="CSV of labels, for dicom, dicomweb and csv",
+            callback=_is_a_file,
+        ),
     ] = "",
     classes: Annotated[
         str, typer.Option(help="Classes in the order that all sites share, parted by commas; read from the labels without.")
     ] = "",
     multi_label: Annotated[bool, typer.Option("--multi-label", help="An image has any number of labels.")] = False,
-    folder: Annotated[Path, typer.Option(help="Folder of the site, which is made.")] = Path(),
+    folder: Annotated[
+        Path, typer.Option(help="Folder of the site, which is made.", callback=_holds_no_site, is_eager=True)
+    ] = Path(),
 ) -> None:
     """Make a site: a commented site.toml, which is yours, and its keys, which never leave. Asks for what is not given."""
     from excise.client.setup import init as make_site
 
+    if source is not Source.DICOMWEB and not Path(path).exists():  # --path may have come before --source
+        raise ConfigError(f"there is no '{path}', where images should be")
     table = Path(labels).absolute() if labels else None
     where = path if source is Source.DICOMWEB else str(Path(path).absolute())
     named = [one.strip() for one in classes.split(",") if one.strip()] or _classes_of(source, Path(path), table, multi_label)
@@ -72,6 +119,19 @@ def _classes_of(source: Source, path: Path, labels: Path | None, multi_label: bo
         raise ConfigError("name the classes in the order that all sites share: --classes 'no tumour,tumour'")
     tell(f"classes, as your own labels name them: {', '.join(sorted(found))}. Every site needs the same, in the same order.")
     return sorted(found)
+
+
+@site.command()
+def keys(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> None:
+    """The public signing key of this site, to be told by telephone or letter: what --key of excise evidence verify takes."""
+    from excise.client.setup import SIGNING_KEY
+    from excise.common.signing import public_hex, read_key
+
+    name, key = read_site_config(site_toml).name, public_hex(read_key(site_toml.parent / "keys" / SIGNING_KEY))
+    if as_json:
+        typer.echo(json.dumps({name: key}, indent=2))
+        return
+    say(f"{name}={key}")
 
 
 @site.command()

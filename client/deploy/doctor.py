@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -43,6 +44,7 @@ from excise.client.joining import keys_of
 from excise.client.promoted import in_use
 from excise.client.setup import NODE_KEY, SIGNING_KEY
 from excise.client.sources import index_of, open_source
+from excise.client.table import Split
 from excise.common.bundle import bundle_digest
 from excise.common.errors import ConfigError, ExciseError, MessageError
 
@@ -220,6 +222,12 @@ def _images(folder: Path, config: SiteConfig) -> Iterator[Finding]:
         return
     told = f"{len(scan.rows):,} images, {len(scan.problems):,} skipped"
     yield Finding("images", bool(scan.rows), told, "excise site scan --problems says why each is skipped")
+    least, found = config.policy.min_count, Counter(row.split for row in scan.rows)
+    for split, use in ((Split.REFERENCE, "calibrates runs"), (Split.HELD_OUT, "judges results")):
+        if found[split] < least:
+            told = f"{found[split]:,}; of fewer than {least}, which is policy.min_count, no number leaves"
+            remedy = f"this site {use} with none: more images, or a smaller policy.min_count"
+            yield Finding(f"{split.value} images", None, told, remedy, required=False)
 
 
 def _device(config: SiteConfig) -> Iterator[Finding]:

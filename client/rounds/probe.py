@@ -13,18 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from excise.client import audit
 from excise.client.compute import device_of, to_device
-from excise.client.extent import watch
 from excise.client.probe import probe_auc
+from excise.client.rounds.features import features_of
 from excise.client.rounds.losses import evenly_spread
 from excise.client.rounds.model import check_model, load_model
 from excise.client.site import Site
-from excise.client.unlearning.inference import frozen, images_at_once
 from excise.common.messages import ProbeQuery, ProbeReply
-from excise.common.models import Classifier
 from excise.common.request import RequestKind
 
 MOST = 2000
@@ -51,7 +49,7 @@ def answer(site: Site, query: ProbeQuery) -> ProbeReply:
     patients = [site.scan.rows[i].patient for i in sides.rows.tolist()]
     for name, weights in query.candidates.items():
         model = load_model(site, query.model, weights)
-        features_NF = _features(model, to_device(site.x[sides.rows], device_of(site.config))).cpu().double().numpy()
+        features_NF = features_of(model, to_device(site.x[sides.rows], device_of(site.config))).cpu().double().numpy()
         auc = probe_auc(features_NF, sides.forget_N, patients, sides.weights_N, SEED)
         if math.isfinite(auc):
             metrics[f"{name}/probe_auc"] = auc
@@ -83,11 +81,3 @@ def _as_frequent(y_f: Tensor, y_o: Tensor) -> NDArray[np.float64]:
     most = int(torch.cat([y_f, y_o]).max()) + 1
     n_f, n_o = y_f.bincount(minlength=most), y_o.bincount(minlength=most)
     return (n_f[y_o] / n_o[y_o]).double().numpy()
-
-
-def _features(model: nn.Module, x: Tensor) -> Tensor:
-    """What the head sees of every image in evaluation mode, float32 (N, F)."""
-    assert isinstance(model, Classifier)  # as `build_model` makes every model
-    watch(model.backbone)  # the model itself, which looks at the clock, is not called
-    with frozen(model), torch.no_grad():
-        return torch.cat([model.features(batch).float() for batch in x.split(images_at_once(x))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import typer
 from excise.common.errors import ConfigError
 from excise.common.signing import write_secret
 from excise.common.terminal import tell
-from excise.server.cli.shared import By, ServerToml, SiteName, server
+from excise.server.cli.shared import AsJson, By, ServerToml, SiteName, say, server
 
 
 @server.command()
@@ -70,18 +71,44 @@ def invite(
 def admit(
     site: SiteName,
     fingerprint: Annotated[
-        str, typer.Option(help="Of the site's keys, as its engineer tells it by telephone.", prompt="Fingerprint, as told")
-    ],
-    by: By,
+        str, typer.Option(help="Of the site's keys, as its engineer tells it by telephone; asked for without.")
+    ] = "",
+    by: Annotated[str, typer.Option("--by", help="Who decides: a name that can be asked later; asked for without.")] = "",
     server_toml: ServerToml = Path("server.toml"),
 ) -> None:
     """Let a site in that joined by its invite, once its fingerprint was compared."""
     from excise.server.config import store_of
     from excise.server.members import admit as let_in
+    from excise.server.members import check_asks
 
     with store_of(server_toml) as store:
-        let_in(store, site, fingerprint, by)
+        check_asks(store, site)  # before anybody telephones
+        fingerprint = fingerprint or typer.prompt("Fingerprint, as told")
+        let_in(store, site, fingerprint, by or typer.prompt("Your name"))
     tell(f"'{site}' is let in")
+
+
+@server.command()
+def keys(server_toml: ServerToml = Path("server.toml"), as_json: AsJson = False) -> None:
+    """Public signing keys, the coordinator's and each site's that is let in: what --key of excise evidence verify takes.
+
+    Whoever checks evidence has them told by telephone or letter, each best by its owner: the coordinator by this command, a
+    site by excise site keys.
+    """
+    from excise.common.evidence import COORDINATOR
+    from excise.common.signing import public_hex, read_key
+    from excise.server.config import store_of
+    from excise.server.members import signing_keys
+    from excise.server.setup import SIGNING_KEY
+
+    with store_of(server_toml) as store:
+        sites = signing_keys(store)
+    found = {COORDINATOR: public_hex(read_key(server_toml.parent / SIGNING_KEY)), **sites}
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for name, key in found.items():
+        say(f"{name}={key}")
 
 
 @server.command()

@@ -7,11 +7,23 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from excise.common.errors import ConfigError
 from excise.common.terminal import tell
-from excise.server.cli.shared import AsJson, By, RunName, ServerToml, Why, results, say, server
+from excise.server.cli.shared import AsJson, By, RunName, ServerToml, Why, print_list, say, server
+
+ARCHITECTURES = (
+    "allcnn",
+    "densenet121",
+    "efficientnet_b0",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+    "resnet18",
+    "resnet50",
+    "vit_b_16",
+)
+"""`known_models()`, written out for the help, since that brings torch."""
 
 
 @server.command("model")
@@ -19,7 +31,9 @@ def bring_in(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Its weights: safetensors, or a torch state dict.")],
     classes: Annotated[int, typer.Option(min=1, help="Classes of the model; labels with --multi-label.")],
     by: By,
-    model: Annotated[str, typer.Option(help="Its architecture.")] = "allcnn",
+    model: Annotated[
+        str, typer.Option(help=f"Its architecture: {', '.join(ARCHITECTURES)}; or package.module:function, one of your own.")
+    ] = "allcnn",
     size: Annotated[int, typer.Option(min=16, help="Side of its images, pixels.")] = 32,
     channels: Annotated[int, typer.Option(min=1, max=3, help="1 grey, 3 colour.")] = 1,
     width: Annotated[float, typer.Option(help="Of allcnn: its width.")] = 1.0,
@@ -40,7 +54,7 @@ def bring_in(
 
 @server.command()
 def models(server_toml: ServerToml = Path("server.toml"), as_json: AsJson = False) -> None:
-    """Every model: which is in use, which it was made of, which requests it has forgotten."""
+    """Every model: which is in use, which it was made of, which requests it has forgotten; --json has the digests too."""
     from excise.server.config import store_of
     from excise.server.registry import versions
 
@@ -50,19 +64,25 @@ def models(server_toml: ServerToml = Path("server.toml"), as_json: AsJson = Fals
         told = [{"current": one.current, "state": one.state, **json.loads(one.manifest)} for one in found]
         typer.echo(json.dumps(told, indent=2))
         return
-    table = Table()
-    for column in ("model", "state", "made of", "run", "has forgotten", "digest"):
-        table.add_column(column)
-    for one in found:
-        state = "in use" if one.current else one.state
-        made_of = str(one.parent) if one.parent else "brought in"
-        table.add_row(str(one.version), state, made_of, one.run or "–", ", ".join(one.requests) or "–", one.digest[:16])
-    results.print(table)
+    rows = [
+        (
+            str(one.version),
+            "in use" if one.current else one.state,
+            str(one.parent) if one.parent else "brought in",
+            one.run or "–",
+            ", ".join(one.requests) or "–",
+        )
+        for one in found
+    ]
+    print_list(("model", "state", "made of", "run", "has forgotten"), rows, whole="run")
 
 
 @server.command()
 def candidates(run: RunName, server_toml: ServerToml = Path("server.toml"), as_json: AsJson = False) -> None:
-    """What a run tried, how each came out, and which was chosen."""
+    """What a run tried, how each came out, and which was chosen.
+
+    Accuracy on forget, retain and held-out images, and the membership AUC; --json has the digests too.
+    """
     from excise.server.config import read_server_config
 
     path = read_server_config(server_toml).runs / run / "metrics.json"
@@ -73,16 +93,13 @@ def candidates(run: RunName, server_toml: ServerToml = Path("server.toml"), as_j
     if as_json:
         typer.echo(json.dumps(tried, indent=2))
         return
-    table = Table()
     keys = ("forget_accuracy", "retain_accuracy", "held_out_accuracy", "membership_auc")
-    for column in ("candidate", "chosen", "on front", *(key.replace("_", " ") for key in keys), "digest"):
-        table.add_column(column)
-    before = [_three(measured["original"]["pooled"].get(key)) for key in keys]
-    table.add_row("the model before", "", "", *before, "")
+    columns = ("candidate", "chosen", "front", "forget", "retain", "held-out", "AUC")
+    rows = [("the model before", "", "", *(_three(measured["original"]["pooled"].get(key)) for key in keys))]
     for name, one in tried.items():
         marks = ["✓" if one.get(key) else "" for key in ("chosen", "on_front")]
-        table.add_row(name, *marks, *(_three(one["pooled"].get(key)) for key in keys), one["digest"][:16])
-    results.print(table)
+        rows.append((name, *marks, *(_three(one["pooled"].get(key)) for key in keys)))
+    print_list(columns, rows, whole="candidate")
 
 
 @server.command()

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from excise.common.errors import DataError
+from excise.common.errors import DataError, RequestError
 from excise.common.terminal import tell
-from excise.server.cli.shared import AsJson, By, RequestName, ServerToml, Why, results, say, server
+from excise.server.cli.shared import AsJson, By, RequestName, ServerToml, Why, local, print_list, say, server
 
 requests = typer.Typer(no_args_is_help=True, help="Forget requests: what is asked, and whom each waits for.")
 server.add_typer(requests, name="requests")
@@ -39,12 +37,14 @@ def draft(
     with store_of(server_toml) as store:
         take_in(store, request, sites or (), by)
         told = status(store, request.id)
+    if not told.waits_for:
+        raise RequestError(f"'{request.id}' is {told.state}, carried out or refused already: choose another id to ask anew")
     tell(f"'{request.id}' is {told.state}; it waits for {', '.join(told.waits_for)}")
 
 
 @requests.command("list")
 def list_requests(server_toml: ServerToml = Path("server.toml"), as_json: AsJson = False) -> None:
-    """Every request: where it stands, whom it waits for, since when."""
+    """Every request: where it stands, whom it waits for, since when. What it asks for: requests show."""
     from excise.server.config import read_server_config, store_of
     from excise.server.requests import statuses
     from excise.server.waiting import awaited
@@ -55,13 +55,8 @@ def list_requests(server_toml: ServerToml = Path("server.toml"), as_json: AsJson
     if as_json:
         typer.echo(json.dumps([described(one) for one in found], indent=2))
         return
-    table = Table()
-    for column in ("request", "kind", "state", "waits for", "since", "where"):
-        table.add_column(column)
-    for one in found:
-        waits = ", ".join(one.waits_for) or "–"
-        table.add_row(one.request.id, one.request.kind, one.state, escape(waits), one.since, escape(one.request.where))
-    results.print(table)
+    rows = [(one.request.id, one.request.kind, one.state, ", ".join(one.waits_for) or "–", local(one.since)) for one in found]
+    print_list(("request", "kind", "state", "waits for", "since"), rows, whole="request")
 
 
 @requests.command()
@@ -100,15 +95,14 @@ def reject(name: RequestName, by: By, why: Why, server_toml: ServerToml = Path("
 def verify_audit(server_toml: ServerToml = Path("server.toml")) -> None:
     """Check that no line of the log was altered, removed or moved, at its end neither."""
     from excise.server.config import AUDIT_LOG, store_of
+    from excise.server.store.opening import refuse_faults
 
     log = server_toml.parent / AUDIT_LOG
     with store_of(server_toml) as store:
         if not log.exists():
             raise DataError(f"no log at {log}: nothing was changed yet, or it was taken away")
         found, unmade = store.log_faults(), store.unmade()
-    if found:
-        listed = "; ".join(f"line {fault.line}: {fault.reason}" for fault in found)
-        raise DataError(f"{log} is not as it was written: {listed}")
+    refuse_faults(log, found)
     tell(f"{log}: every line is as it was written")
     if unmade:
         tell("Its last line tells of a change that was not made: its writer was ended, or somebody added the line")

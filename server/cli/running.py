@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from excise.common.errors import ConfigError
 from excise.common.terminal import tell
 from excise.server.cli.shared import AsJson, By, RunName, ServerToml, say, server
 
@@ -23,19 +22,13 @@ def up(
     dashboard: Annotated[bool, typer.Option("--dashboard", help="With the dashboard, where server.toml says.")] = False,
     server_toml: ServerToml = Path("server.toml"),
 ) -> None:
-    """Run the coordinator until stopped; what dies is started again."""
-    from excise.server.config import read_server_config, store_of
-    from excise.server.deploy import SERVER, supervisor_of
-    from excise.server.store.leases import held
-    from excise.server.users import users
+    """Run the coordinator until stopped; what dies is started again. Refused while the audit log is not as it was written."""
+    from excise.server.config import read_server_config
+    from excise.server.deploy import check_store, supervisor_of
 
     at = server_toml.absolute()
     supervisor = supervisor_of(at, read_server_config(at), tell, dashboard)
-    with store_of(at) as store, held(store, SERVER):
-        if dashboard and not users(store):
-            raise ConfigError("nobody could sign in at the dashboard: excise server user add NAME --role coordinator")
-    # The store was not held, so no other coordinator is up on it; from now on the API holds it.
-    supervisor.run()
+    supervisor.run(first=lambda: check_store(at, dashboard))
 
 
 @server.command()
@@ -77,7 +70,8 @@ def run(
     request: Annotated[list[str], typer.Argument(metavar="REQUEST...", help="Ids of one request, or of several at once.")],
     by: By,
     settings: Annotated[
-        Path | None, typer.Option(help="TOML with tables unlearning, composition or rounds, in place of the preset's.")
+        Path | None,
+        typer.Option(help="TOML with tables unlearning, composition, rounds or verification, in place of the preset's."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of every random number that the coordinator draws.")] = 0,
     server_toml: ServerToml = Path("server.toml"),

@@ -104,8 +104,6 @@ def do_approve(
     override: Text = "",
 ) -> Response:
     """Find the evidence complete, where nobody did yet, and use the revised model from now on."""
-    from excise.server.evidence import verify  # here, since it needs torch
-
     run = _still(request, name, state)
     _confirmed(request, session, password)
     store, folder, config = pages_of(request).source.coordinator()
@@ -114,6 +112,8 @@ def do_approve(
         raise RequestError(f"the revised model of '{run}' is another one than the page showed: load the page anew")
     reason = _reason(why)
     if state == "candidate":
+        from excise.server.evidence import verify  # here, since it needs torch
+
         verify(store, folder, config, run, session.user, override.strip())
     version = decisions.promote(store, folder, config, run, session.user, reason)
     return _done(request, f"Model {version} is in use: sites get it by excise site fetch.")

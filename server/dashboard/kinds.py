@@ -17,6 +17,7 @@
 | chosen | coordinator | one of several candidates was chosen | candidate, front |
 | not_measured | verification | sites refuse a measurement for good | what, codes |
 | verified | verification | the revised model was measured | membership_auc, worst_site, resurfacing?, linear_probe? |
+| embeddings | embeddings | sites told where images lie in what the models see | explained, sites, points |
 | checkpoint_damaged | record | the one before it is taken | phase, rounds |
 | failed | app | a run came to nothing | error, message, exit_code |
 | finished | coordinator | metrics.json is written | digest |
@@ -129,6 +130,7 @@ KINDS: Mapping[str, Mapping[str, Fits]] = {
     "chosen": {"candidate": is_text, "front": _texts},
     "not_measured": {"what": is_text, "codes": _texts},
     "verified": {"membership_auc": _interval, "worst_site": dict_of(_at_a_site)},
+    "embeddings": {},
     "checkpoint_damaged": {"phase": is_text, "rounds": is_count},
     "failed": {"error": is_text, "message": is_text, "exit_code": is_count},
     "finished": {"digest": is_text},

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from excise.server.buckets import Buckets
 
-PAGES_AT_ONCE, PAGES_A_SECOND = 120, 20.0
-"""Requests that show something. A page with its fragments is about ten, and browsers open several tabs at once."""
+PAGES_AT_ONCE, PAGES_A_SECOND = 600, 60.0
+"""Requests that show something. A page with its parts is about ten, each change fetches most of them anew, and people have
+several tabs open."""
 CHANGES_AT_ONCE, CHANGES_A_SECOND = 20, 1.0
 """Requests that change something: people press buttons."""
 

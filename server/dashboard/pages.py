@@ -88,7 +88,11 @@ class Pages:
 
     def fragment(self, template: str, code: int = 200, **values: Any) -> HTMLResponse:
         """A part of a page."""
-        return HTMLResponse(self._environment.get_template(template).render(**values), code)
+        return HTMLResponse(self.text(template, **values), code)
+
+    def text(self, template: str, **values: Any) -> str:
+        """What a template makes of values."""
+        return self._environment.get_template(template).render(**values)
 
     def kept(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         """What `make` made at this state of the run store, for whoever asks next."""
@@ -177,8 +181,8 @@ def panel(request: Request, session: Seen, name: str, run: str = "") -> Response
     if name not in ("headline", "sites", "requests", "gates", "audit"):
         raise ConfigError(f"no panel '{name}'")
     shown = pages_of(request)
-    found: HTMLResponse = shown.kept(("panel", name, run), lambda: shown.fragment(f"_{name}.html", **_overview(shown, run)))
-    return found
+    text: str = shown.kept(("panel", name, run), lambda: shown.text(f"_{name}.html", **_overview(shown, run)))
+    return HTMLResponse(text)
 
 
 @pages.get("/chart/{name}.json")

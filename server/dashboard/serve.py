@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from excise.common.errors import ConfigError
 from excise.server.dashboard.access import by_password, by_token
 from excise.server.dashboard.app import create_app
+from excise.server.dashboard.hub import Hub
 from excise.server.dashboard.source import Source, coordinator_at, runs_in
 from excise.server.setup import SERVER_CERTIFICATE, SERVER_KEY
 from excise.server.users import users
@@ -76,19 +78,39 @@ def serve(source: Source, place: Place, token: str = "", tell: Callable[[str], N
     ConfigError : nothing can listen there
     """
     access = by_password(source.store) if source.store else by_token(token)
-    config = uvicorn.Config(
-        create_app(source, access),
+    app = create_app(source, access)
+    config = configuration(app, place)
+    with _listening(place) as listener:
+        tell(replace(place, port=listener.getsockname()[1]).url)
+        Serving(config, app.state.hub).run([listener])
+
+
+class Serving(uvicorn.Server):
+    """Ends viewers' streams before it waits for calls to end: they never would by themselves."""
+
+    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+        super().__init__(config)
+        self._hub = hub
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End in order."""
+        self._hub.close()
+        await super().shutdown(sockets)
+
+
+def configuration(app: FastAPI, place: Place) -> uvicorn.Config:
+    """How the application is served."""
+    return uvicorn.Config(
+        app,
         log_level="warning",
         access_log=False,
         server_header=False,
+        ws="none",
         proxy_headers=False,  # whoever calls is who is connected
         timeout_graceful_shutdown=GRACE,
         ssl_certfile=place.certificate,
         ssl_keyfile=place.key,
     )
-    with _listening(place) as listener:
-        tell(replace(place, port=listener.getsockname()[1]).url)
-        uvicorn.Server(config).run([listener])
 
 
 def new_token() -> str:

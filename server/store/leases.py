@@ -30,6 +30,19 @@ DEAD = 15.0
 log = logging.getLogger("excise.store")
 
 
+class Taken(ConfigError):
+    """Somebody else holds the lease, and lives.
+
+    Attributes
+    ----------
+    by : name of the machine where the holder is, or "some machine"
+    """
+
+    def __init__(self, name: str, by: str) -> None:
+        super().__init__(f"'{name}' is held by a process on {by}, which lives: one at a time")
+        self.by = by
+
+
 def lease_of(run: str) -> str:
     """Name of the lease under which one process at a time carries out a run."""
     return f"run {run}"
@@ -51,7 +64,7 @@ def held(
 
     Raises
     ------
-    ConfigError : somebody else holds it, and lives
+    Taken : somebody else holds it, and lives
     StorageError : the database does not answer
     """
     holder = f"{_machine()}/{os.getpid()}/{secrets.token_hex(8)}"
@@ -93,7 +106,7 @@ def _take(store: Store, name: str, holder: str, dead: float) -> None:
             with store.engine.connect().execution_options(writes=True) as connection, connection.begin():
                 connection.execute(insert(Lease).values(name=name, holder=holder, beat=0))
         except IntegrityError:
-            raise _taken(name, "another process") from None
+            raise Taken(name, "some machine") from None
         return None
     seen = (before.holder, before.beat)
     began = time.monotonic()
@@ -104,12 +117,12 @@ def _take(store: Store, name: str, holder: str, dead: float) -> None:
         if now is None:
             return _take(store, name, holder, dead)
         if (now.holder, now.beat) != seen:
-            raise _taken(name, now.holder.partition(":")[0])
+            raise Taken(name, now.holder.partition(":")[0])
     same = (Lease.name == name, Lease.holder == seen[0], Lease.beat == seen[1])
     with store.engine.connect().execution_options(writes=True) as connection, connection.begin():
         taken = connection.execute(update(Lease).where(*same).values(holder=holder, beat=0)).rowcount
     if not taken:
-        raise _taken(name, "another process")
+        raise Taken(name, "some machine")
     return None
 
 
@@ -131,10 +144,6 @@ def _is_gone(holder: str) -> bool:
     except PermissionError:  # it runs, as somebody else
         pass
     return False
-
-
-def _taken(name: str, by: str) -> ConfigError:
-    return ConfigError(f"'{name}' is held by a process on {by}, which lives: one at a time")
 
 
 def _keep(

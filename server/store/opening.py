@@ -6,7 +6,7 @@ log, and commits both the change and the hash of the log's last line. So the sto
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 from sqlalchemy.orm import Session
 
 from excise.common import chain
-from excise.common.errors import ConfigError, StorageError
+from excise.common.errors import ConfigError, DataError, StorageError
 from excise.common.files import storage_errors
 from excise.server.store.migrating import migrate
 from excise.server.store.tables import Meta
@@ -66,13 +66,7 @@ class Store:
         ------
         StorageError : the database or the log cannot be written
         """
-        with (
-            _told(),
-            self.engine.connect().execution_options(writes=True) as connection,
-            Session(connection, expire_on_commit=False) as session,
-            session.begin(),
-        ):
-            head = session.execute(select(Meta).where(Meta.name == HEAD).with_for_update()).scalar_one()
+        with self._writing() as (session, head):
             made = Change(session)
             last, before = chain.last(self.log)
             if head.value not in (last, before):
@@ -87,6 +81,17 @@ class Store:
                 ended = {"interrupted": last} if last != head.value else {}
                 head.value = chain.append(self.log, **made.told, **ended)
 
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[Session, Meta]]:
+        """The only writer's place: a session in it, and the hash of the log's last line."""
+        with (
+            _told(),
+            self.engine.connect().execution_options(writes=True) as connection,
+            Session(connection, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session, session.execute(select(Meta).where(Meta.name == HEAD).with_for_update()).scalar_one()
+
     def log_faults(self) -> list[chain.Fault]:
         """What is wrong with the audit log, its end included.
 
@@ -94,9 +99,25 @@ class Store:
         ------
         StorageError : it cannot be read
         """
-        with self.reading() as session:
-            head = session.get_one(Meta, HEAD).value
-        return chain.faults(self.log, head)
+        with self._writing() as (_, head):  # nobody writes meanwhile: a line half written is no fault
+            return chain.faults(self.log, head.value)
+
+    def check_log(self) -> None:
+        """Check every line of the audit log, before what is grave; a change compares its end alone.
+
+        A log that was never begun passes, and one whose last line is not whole: its writer was ended, the next cuts it off.
+
+        Raises
+        ------
+        DataError : a line was altered, removed, added or moved, or the log was taken away
+        StorageError : it cannot be read
+        """
+        if not self.log.exists():
+            with self.reading() as session:
+                if session.get_one(Meta, HEAD).value == chain.BEGIN:
+                    return
+            raise DataError(f"no log at {self.log}: it was taken away. Put it back")
+        refuse_faults(self.log, [fault for fault in self.log_faults() if fault.reason != chain.NOT_WHOLE])
 
     def unmade(self) -> bool:
         """Whether the log's last line tells of a change that the store does not know.
@@ -140,6 +161,18 @@ def open_store(url: str, log: Path) -> Store:
         engine.dispose()
         raise
     return Store(engine, log)
+
+
+def refuse_faults(log: Path, found: Sequence[chain.Fault]) -> None:
+    """Say what is wrong with an audit log.
+
+    Raises
+    ------
+    DataError : something is
+    """
+    if found:
+        listed = "; ".join(f"line {fault.line}: {fault.reason}" for fault in found)
+        raise DataError(f"{log} is not as it was written: {listed}")
 
 
 def _engine(url: URL) -> Engine:

@@ -120,6 +120,15 @@ def test_a_site_that_is_right_passes(
     assert (code, json.loads(out)[0]["good"]) == (0, True)
 
 
+def test_too_few_images_to_calibrate_or_to_judge_are_warned_of(tmp_path: Path, excise: Callable[..., Any]) -> None:
+    site = healthy(tmp_path)  # a dozen patients, and a policy.min_count of ten
+    few = {name: one for name, one in found(site).items() if name in ("reference images", "held-out images")}
+    assert [(one.good, one.required, "policy.min_count" in one.remedy) for one in few.values()] == [(None, False, True)] * 2
+    assert "– reference images: " in excise("site", "doctor", "--site", site)[1]
+    site.write_text(site.read_text().replace("[policy]", "[policy]\nmin_count = 1"))
+    assert "reference images" not in found(site)  # a changed policy counts at once
+
+
 def test_a_site_that_has_not_joined_says_so(tmp_path: Path, excise: Callable[..., Any]) -> None:
     site = healthy(tmp_path)
     assert wrong(site) == {"coordinator": "not joined"}

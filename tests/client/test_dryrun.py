@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from excise.client.dryrun import dry_run
 from excise.client.requests import Requests
 from excise.client.site import open_site
-from excise.common.messages import AuditReply, ProbeReply, ReferenceReply, SiteStatus, SiteUpdate
+from excise.common.messages import AuditReply, EmbeddingReply, MomentsReply, ProbeReply, ReferenceReply, SiteStatus, SiteUpdate
 from excise.common.models import ModelSpec, build_model
 from excise.common.request import ForgetRequest, RequestKind
 from excise.common.weights import save_weights, snapshot
@@ -51,6 +52,18 @@ def test_a_linear_probe_is_shown_where_the_request_asks_for_it(tmp_path: Path) -
     found = dry_run(open_site(write_hospital(tmp_path)), request, SPEC, tell=lambda _: None)
     assert found.leaving[-1].kind == ProbeReply.KIND
     assert found.leaving[-1].fields["metrics"].keys() == {"deployed/probe_auc"}
+
+
+def test_points_are_shown_where_the_policy_lets_them_leave(tmp_path: Path) -> None:
+    site = open_site(write_hospital(tmp_path))
+    changed = site.config.policy.model_copy(update={"embeddings": True})
+    told: list[str] = []
+    found = dry_run(replace(site, config=site.config.model_copy(update={"policy": changed})), DEVICE, SPEC, tell=told.append)
+    assert told[-1] == "embedding"
+    moments, places = found.leaving[-2:]
+    assert (moments.kind, places.kind) == (MomentsReply.KIND, EmbeddingReply.KIND)
+    shown = places.fields["message"]
+    assert len(shown["before"]) == len(shown["after"]) == 2 * len(shown["groups"]) > 0
 
 
 def test_a_request_that_matches_nothing_ends_with_the_status(tmp_path: Path) -> None:

@@ -57,6 +57,20 @@ REFERENCE = m.ReferenceReply(
 ASKED_REFERENCE = m.ReferenceQuery(model=SPEC, teacher=WEIGHTS, request=REQUEST, points=4)
 PROBE = m.ProbeQuery(model=SPEC, candidates={"deployed": WEIGHTS}, request=REQUEST)
 PROBED = m.ProbeReply(metrics={"deployed/probe_auc": 0.6}, images=10)
+MOMENTS = m.MomentsQuery(model=SPEC, weights=WEIGHTS, request=REQUEST, points=1, dims=2)
+SPREAD = m.MomentsReply(images=10, mean=(0.5, 0.1), covariance=(1.0, 0.2, 1.0), passes=10)
+PLACES = m.EmbeddingQuery(
+    model=SPEC,
+    candidates={"before": WEIGHTS, "after": WEIGHTS},
+    request=REQUEST,
+    points=1,
+    mean=(0.0, 0.0),
+    axes=(1.0, 0.0, 0.0, 1.0),
+    unit=1.0,
+)
+PLACED = m.EmbeddingReply(
+    before=(1.0, -2.0, 3.0, 4.0), after=(0.0, 0.0, 255.0, -255.0), groups=(0.0, 1.0), labels=(1.0, 0.0), passes=20
+)
 FAILURE = m.Failure(code=SiteError.BAD_DATA, incident="0123456789abcdef")
 
 
@@ -69,10 +83,25 @@ FAILURE = m.Failure(code=SiteError.BAD_DATA, incident="0123456789abcdef")
         (replace(AUDITED, metrics={"deployed/forget_effective": 20.0, "deployed/held_out_effective": 10.0}), AUDIT),
         (PROBED, PROBE),
         (REFERENCE, ASKED_REFERENCE),
+        (SPREAD, MOMENTS),
+        (replace(SPREAD, images=0, mean=(), covariance=()), MOMENTS),
+        (PLACED, PLACES),
         (FAILURE, None),
         (FAILURE, FIT),
     ],
-    ids=["status", "update", "audit", "effective", "probe", "reference", "failure to read", "failure"],
+    ids=[
+        "status",
+        "update",
+        "audit",
+        "effective",
+        "probe",
+        "reference",
+        "moments",
+        "no moments",
+        "points",
+        "failure to read",
+        "failure",
+    ],
 )
 def test_an_honest_reply_leaves_as_it_is(reply: m.Message, question: m.Message | None) -> None:
     assert release(reply, question, PUBLIC) == reply.to_record()
@@ -106,8 +135,20 @@ def test_an_honest_reply_leaves_as_it_is(reply: m.Message, question: m.Message |
         (replace(PROBED, metrics={f"{CANARY}/probe_auc": 0.6}), PROBE),
         (replace(PROBED, metrics={"deployed/held_out_accuracy": 0.6}), PROBE),
         (replace(PROBED, metrics={"deployed/probe_auc": float("nan")}), PROBE),
+        (SPREAD, PLACES),
+        (PLACED, MOMENTS),  # points in answer to another question
+        (PLACED, None),
+        (replace(SPREAD, mean=(0.5, 0.1, 0.2)), MOMENTS),
+        (replace(SPREAD, covariance=(1.0, float("nan"), 1.0)), MOMENTS),
+        (replace(PLACED, before=(1.0, -2.0, 3.0, 4.5)), PLACES),  # finer than the grid
+        (replace(PLACED, after=(0.0, 0.0, 256.0, 0.0)), PLACES),
+        (replace(PLACED, after=(0.0, 0.0, float("nan"), 0.0)), PLACES),
+        (replace(PLACED, groups=(0.0, 0.0)), PLACES),  # more of a group than was asked for
+        (replace(PLACED, groups=(0.0, 3.0)), PLACES),
+        (replace(PLACED, labels=(0.0, 20250101.0)), PLACES),
+        (replace(PLACED, labels=(0.0,)), PLACES),
     ],
-    ids=range(25),
+    ids=range(37),
 )
 def test_what_is_not_on_the_list_stays(reply: m.Message, question: m.Message | None) -> None:
     with pytest.raises(Withheld) as withheld:
@@ -185,6 +226,14 @@ def test_the_policy_leaves_out_a_kind_of_numbers_and_nothing_else(left_out: Metr
     searched = permitted(update, policy)
     assert isinstance(searched, m.SiteUpdate)
     assert bool(searched.ascent) == (left_out is not Metric.SEARCH)
+
+
+def test_without_a_word_of_embeddings_no_point_leaves() -> None:
+    every = PolicySettings(metrics=tuple(Metric), profiles=True)
+    assert permitted(PLACED, every) == m.EmbeddingReply(before=(), after=(), groups=(), labels=(), passes=20)
+    assert permitted(SPREAD, every) == m.MomentsReply(images=0, mean=(), covariance=(), passes=10)
+    allowed = PolicySettings(embeddings=True)
+    assert (permitted(PLACED, allowed), permitted(SPREAD, allowed)) == (PLACED, SPREAD)
 
 
 def test_without_profiles_no_losses_of_groups_leave_in_an_audit() -> None:

@@ -17,8 +17,10 @@ from excise.client.policy import LimitSettings, PolicySettings
 from excise.common.errors import SiteError
 from excise.common.messages import (
     AuditQuery,
+    EmbeddingQuery,
     FitInstruction,
     Message,
+    MomentsQuery,
     ProbeQuery,
     ReferenceQuery,
     StatusQuery,
@@ -32,7 +34,7 @@ SPEC = ModelSpec(name="allcnn", classes=2, size=16, width=0.05)
 DEVICE = ForgetRequest(id="d", kind=RequestKind.DEVICE, where="StationName = MR7", reason="r")
 SAMPLES = ForgetRequest(id="s", kind=RequestKind.SAMPLES, where="StationName = MR7", reason="r")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-OPEN = PolicySettings(kinds=(RequestKind.DEVICE,), training=True, profiles=True)
+OPEN = PolicySettings(kinds=(RequestKind.DEVICE,), training=True, profiles=True, embeddings=True)
 WEIGHTS = {"w": torch.zeros(1)}
 
 
@@ -58,6 +60,16 @@ ASKED: list[Message] = [
     unlearn(),
     AuditQuery(model=SPEC, candidates={"a": WEIGHTS}, request=DEVICE),
     ProbeQuery(model=SPEC, candidates={"a": WEIGHTS}, request=DEVICE.model_copy(update={"linear_probe": True})),
+    MomentsQuery(model=SPEC, weights=WEIGHTS, request=DEVICE, points=4, dims=2),
+    EmbeddingQuery(
+        model=SPEC,
+        candidates={"before": WEIGHTS, "after": WEIGHTS},
+        request=DEVICE,
+        points=4,
+        mean=(0.0, 0.0),
+        axes=(1.0, 0.0, 0.0, 1.0),
+        unit=1.0,
+    ),
 ]
 
 
@@ -65,7 +77,7 @@ ASKED: list[Message] = [
 def test_what_is_allowed_passes_and_without_a_policy_nothing_does(message: Message) -> None:
     check(message, OPEN, LimitSettings(), NOON)
     with pytest.raises(Forbidden, match="requests of kind 'device' are not carried out here, only none") as refused:
-        check(message, PolicySettings(training=True, profiles=True), LimitSettings(), NOON)
+        check(message, PolicySettings(training=True, profiles=True, embeddings=True), LimitSettings(), NOON)
     assert refused.value.code is SiteError.FORBIDDEN
 
 
@@ -87,6 +99,8 @@ def test_every_request_that_a_message_names_has_to_be_allowed(message: Message) 
     [
         (ASKED[2], {"training": False}, {}, "ordinary training is not allowed"),
         (ASKED[1], {"profiles": False}, {}, "losses do not leave"),
+        (ASKED[6], {"embeddings": False}, {}, "where models put single images does not leave here"),
+        (ASKED[7], {"embeddings": False}, {}, "where models put single images does not leave here"),
         (ASKED[0], {"releases": ("9.9.9",)}, {}, f"excise {__version__} may not run here, only 9.9.9"),
         (ASKED[0], {"hours": (time(20), time(6))}, {}, "from 20:00 to 06:00, it is 12:00"),
         (unlearn(steps=11), {}, {"steps": 10}, "11 gradient steps in a round; at most 10"),

@@ -11,16 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+from typer.testing import CliRunner
 
+from excise.cli import app
 from excise.client.accountant import Accountant, epsilon
 from excise.client.config import read_site_config
 from excise.client.policy import UpdatePrivacySettings
 from excise.client.setup import init as make_site
 from excise.client.setup import make_node_key
 from excise.client.site import open_site
+from excise.common.errors import ConfigError
 from tests.dicoms import CLASSES, write_hospital, write_site_toml
 
 
@@ -114,9 +118,35 @@ def test_what_cannot_be_a_site_writes_nothing(tmp_path: Path, excise: Callable[.
     bad_name = ["--name", "St. Mary's", "--path", "x", "--source", "npz", "--classes", "a,b", "--labels", ""]
     code, _, err = excise("site", "init", *bad_name, "--folder", "a")
     assert (code, "name" in err) == (2, True)
+    (tmp_path / "x").touch()
     code, _, err = excise("site", "init", "--name", "m", "--path", "x", "--source", "npz", "--labels", "", "--folder", "a")
     assert (code, "name the classes" in err) == (2, True)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    with pytest.raises(ConfigError, match="classes"):  # what no prompt looks at
+        make_site(tmp_path / "a", "m", "csv", "x", None, ["a|b"], multi_label=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_what_is_wrong_at_a_prompt_is_asked_for_again_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_hospital(tmp_path / "pacs", patients=2)
+    typed = ["St. Mary's", "st-mary", "dicom", "", "pacs/imagse", "pacs/images", "labels.csv", "pacs/labels.csv"]
+    done = CliRunner().invoke(app, ["site", "init", "--folder", "site"], input="\n".join(typed) + "\n")
+    assert done.exit_code == 0, done.output
+    asked = ["'St. Mary's' is no name", "there is no 'images'", "there is no 'pacs/imagse'", "there is no file 'labels.csv'"]
+    places = [done.output.index(told) for told in asked]
+    assert places == sorted(places)
+    assert read_site_config(tmp_path / "site" / "site.toml").name == "st-mary"
+    done = CliRunner().invoke(app, ["site", "init", "--folder", "site"], input="m\n")
+    assert "exists already" in str(done.exception)
+    assert "Name of the site" not in done.output
+
+
+def test_a_pacs_is_no_folder_in_whatever_order_it_is_told(tmp_path: Path, excise: Callable[..., Any]) -> None:
+    given = ["--path", "https://pacs.example/dicom-web", "--source", "dicomweb", "--labels", "", "--classes", "a,b"]
+    code, _, err = excise("site", "init", *given, "--name", "m", "--folder", "a")
+    assert code == 0, err
+    code, _, err = excise("site", "init", "--path", "x", "--source", "dicom", *given[4:], "--name", "m", "--folder", "b")
+    assert (code, "there is no 'x'" in err, (tmp_path / "b").exists()) == (2, True, False)
 
 
 def test_what_is_purged_is_made_again(tmp_path: Path, excise: Callable[..., Any]) -> None:

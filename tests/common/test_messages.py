@@ -70,6 +70,10 @@ KINDS = [
     m.AuditReply,
     m.ProbeQuery,
     m.ProbeReply,
+    m.MomentsQuery,
+    m.MomentsReply,
+    m.EmbeddingQuery,
+    m.EmbeddingReply,
     m.Failure,
 ]
 
@@ -163,12 +167,14 @@ UPDATE = m.SiteUpdate(weights_in="d", delta={}, passes=1, seconds=1.0, ascent=(0
     [
         (m.Failure, RecordDict(), "expected a 'failure' message, got a record without one"),
         (m.Failure, RecordDict({"message": MetricRecord({"kind": 1})}), "got a record without one"),
-        (m.Failure, _edited(FAILURE, protocol=3), "expected protocol 2, got 3: install one release"),
-        (m.Failure, _edited(FAILURE, protocol=None), "expected protocol 2, got None"),
-        (m.Failure, _edited(FAILURE, protocol="2"), "expected protocol 2, got '2'"),
+        (m.Failure, _edited(FAILURE, protocol=4), "expected protocol 3, got 4: install one release"),
+        (m.Failure, _edited(FAILURE, protocol=None), "expected protocol 3, got None"),
+        (m.Failure, _edited(FAILURE, protocol="3"), "expected protocol 3, got '3'"),
         # A release that was before questions told of refusals, without the field and with it.
-        (m.StatusQuery, _edited(m.StatusQuery(), protocol=1, refused=None), "expected protocol 2, got 1: install one release"),
-        (m.StatusQuery, _edited(m.StatusQuery(), protocol=1), "expected protocol 2, got 1: install one release"),
+        (m.StatusQuery, _edited(m.StatusQuery(), protocol=1, refused=None), "expected protocol 3, got 1: install one release"),
+        (m.StatusQuery, _edited(m.StatusQuery(), protocol=1), "expected protocol 3, got 1: install one release"),
+        # One that knows no embeddings.
+        (m.StatusQuery, _edited(m.StatusQuery(), protocol=2), "expected protocol 3, got 2: install one release"),
         (m.StatusQuery, _edited(m.StatusQuery(), refused=None), "came without its field 'refused'"),
         (m.Failure, STATUS.to_record(), "expected a 'failure' message, got 'status'"),
         (m.Failure, _edited(FAILURE, code=None), "a 'failure' message came without its field 'code'"),

@@ -204,7 +204,7 @@ def public_key(made: Coordinated, name: str) -> str:
 def test_a_second_coordinator_on_the_same_store_does_not_come_up(made: Coordinated) -> None:
     other = made.folder / "second.toml"
     other.write_text(made.toml.read_text())
-    assert "is held by a process" in said("server", "up", "--server", other, code=2)
+    assert "it is up already" in said("server", "up", "--server", other, code=2)
 
 
 def test_a_site_that_is_revoked_is_out(made: Coordinated) -> None:

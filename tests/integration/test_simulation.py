@@ -61,10 +61,18 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
 
 def test_the_demo_leaves_everything_in_its_folder(demo: Simulation) -> None:
     names = {path.name for path in demo.folder.iterdir()}
-    assert names == {"config.toml", "events.jsonl", "checkpoints", "model.safetensors", "metrics.json", "report.html"}
+    assert names == {
+        "config.toml",
+        "events.jsonl",
+        "checkpoints",
+        "model.safetensors",
+        "metrics.json",
+        "report.html",
+        "embeddings.json",
+    }
     kinds = [event["event"] for event in events(demo.folder)]
     rounds = len(demo.results["unlearned"]["history"])
-    opened, ended = ["started", "status", "class_mix", "reference"], ["unlearned", "verified", "finished"]
+    opened, ended = ["started", "status", "class_mix", "reference"], ["unlearned", "embeddings", "verified", "finished"]
     assert kinds == [*opened, *["unlearned_round"] * rounds, *ended]
     assert digest(load_weights(demo.folder / "model.safetensors")) == demo.results["unlearned"]["digest"]
     metrics = json.loads((demo.folder / "metrics.json").read_text())

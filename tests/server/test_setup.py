@@ -36,10 +36,13 @@ def test_a_coordinator_is_made_once_with_keys_of_its_own(tmp_path: Path, excise:
     assert (code, "exists already" in err) == (2, True)
 
 
-@pytest.mark.parametrize("wrong", [{"name": "St Mary"}, {"hosts": []}, {"fleet_port": 18000}, {"link_port": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"name": "St Mary"}, {"hosts": []}, {"hosts": ["münchen"]}, {"hosts": ["a b"]}, {"fleet_port": 18000}, {"link_port": 0}],
+)
 def test_what_cannot_be_used_leaves_nothing(tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
-        init(tmp_path, **{"name": "network", "hosts": ["localhost"]} | wrong)
+        init(tmp_path / "co", **{"name": "network", "hosts": ["localhost"]} | wrong)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,6 +16,7 @@ let waiting = 0, was = "";
 
 function changed(found) {
   for (const topic of found) topics.add(topic);
+  if (document.hidden || !topics.size) return; // what nobody looks at is fetched when somebody does
   waiting ||= setTimeout(() => {
     waiting = 0;
     const now = [...topics];
@@ -27,18 +28,37 @@ function changed(found) {
   }, LATER);
 }
 
+// The stream is there again: the page shows what it missed, and after another sign-in it has another key.
+async function back(from) {
+  if (from === "signed out") {
+    const answer = await fetch("/me");
+    if (answer.ok) document.querySelector("meta[name=csrf]").content = (await answer.json()).csrf;
+    document.getElementById("said").replaceChildren();
+  }
+  changed(["*"]);
+}
+
+function say(text) {
+  const shown = document.createElement("p");
+  shown.className = "bad";
+  shown.textContent = `✗ ${text}`;
+  document.getElementById("said").replaceChildren(shown);
+}
+
 function follow() {
   const worker = new SharedWorker("/static/live.worker.js", "excise");
   worker.port.onmessage = ({ data }) => {
     if (data.kind === "change") changed(data.topics);
     if (data.kind === "state") {
       announce(data.state);
-      if (data.state === "live" && was && was !== "live") changed(["*"]); // whatever was missed meanwhile
-      if (data.state === "signed out") location.assign("/login");
+      if (data.state === "signed out") say("You are not signed in any more. Sign in in another tab: what you typed here is kept.");
+      if (data.state === "live" && was && was !== "live") back(was);
       was = data.state;
     }
   };
   worker.port.start();
+  addEventListener("focus", () => { if (was === "signed out") worker.port.postMessage("again"); });
+  document.addEventListener("visibilitychange", () => changed([]));
   addEventListener("pagehide", () => worker.port.postMessage("bye"));
   addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 }
@@ -51,9 +71,8 @@ document.addEventListener("htmx:configRequest", (event) => {
   if (event.detail.triggeringEvent?.type === "changed") event.detail.headers["X-Live"] = "1"; // the page asks, nobody else
 });
 document.addEventListener("htmx:sendError", () => announce("reconnecting"));
-document.addEventListener("htmx:beforeRequest", () => document.getElementById("said")?.replaceChildren());
-document.addEventListener("htmx:responseError", (event) => {
-  if (event.detail.xhr.status === 401) location.assign("/login");
+document.addEventListener("htmx:beforeRequest", (event) => {
+  if (event.detail.elt.matches("form")) document.getElementById("said")?.replaceChildren();
 });
 document.addEventListener("click", (event) => {
   const opener = event.target.closest("[data-opens]");

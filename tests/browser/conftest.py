@@ -1,0 +1,61 @@
+"""One Chromium for all tests with a browser, and pages that tell of whatever goes wrong in them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.dashboards import COORDINATOR, PASSWORD
+
+QUIET = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
+    *("--disable-sync", "--no-first-run"),
+)
+Open = Callable[..., AbstractContextManager[Page]]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    program = shutil.which("chromium")
+    assert program, "no chromium: make test installs it"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(QUIET))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium: Browser) -> Open:
+    """Opens a dashboard in a browser of its own, signed in.
+
+    At the end nothing may have been asked of another origin, and nothing may have failed, by script or policy, but what
+    `expected` names.
+    """
+
+    @contextmanager
+    def open_it(
+        url: str, name: str = COORDINATOR, expected: tuple[str, ...] = (), width: int = 1366, height: int = 768, **more: object
+    ) -> Iterator[Page]:
+        context: BrowserContext = chromium.new_context(viewport={"width": width, "height": height}, **more)  # type: ignore[arg-type]
+        wrong: list[str] = []
+        context.on("request", lambda asked: None if asked.url.startswith((url, "data:", "blob:")) else wrong.append(asked.url))
+        context.on("weberror", lambda error: wrong.append(str(error.error)))
+        context.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
+        page = context.new_page()
+        if name:
+            page.goto(f"{url}/login")
+            page.get_by_label("User name").fill(name)
+            page.get_by_label("Password").fill(PASSWORD)
+            page.get_by_role("button", name="Sign in").click()
+            page.wait_for_url(f"{url}/")
+        try:
+            yield page
+            assert [one for one in wrong if not any(text in one for text in expected)] == []
+        finally:
+            context.close()
+
+    return open_it

@@ -1,0 +1,261 @@
+"""The dashboard in a real browser: it is live, people act through it, it breaks no rule, and it finds back by itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import axe_playwright_python
+import pytest
+from playwright.sync_api import Page, expect
+
+from excise.server.evidence import seal
+from excise.server.life import State
+from excise.server.registry import version
+from excise.server.requests import draft, move, status
+from tests.browser.conftest import Open
+from tests.candidates import ran, signed
+from tests.coordinators import DEVICE, OTHER, Network, network
+from tests.dashboards import OTHER_COORDINATOR, PASSWORD, VIEWER, app_of, serving, with_users
+
+expect.set_options(timeout=30_000)  # how long things take is measured by excise bench, not here
+AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text()
+PAGES = ("/", "/requests", "/requests/mr7", "/sites", "/compare", "/embeddings", "/audit", "/reports")
+GONE = ("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE", "htmx:")
+"""What Chromium's console says while the server is away."""
+REFUSED = ("403 (Forbidden)", "409 (Conflict)", "401 (Unauthorized)", "Response Status Error Code")
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Network]:
+    with network(tmp_path) as one:
+        one.let_in("a", "b")
+        one.deployed()
+        run = ran(one, DEVICE)
+        seal(one.store, one.folder, one.config, run)
+        signed(one, run, "a", "b")
+        yield with_users(one)
+
+
+@pytest.fixture
+def url(made: Network) -> Iterator[str]:
+    with serving(app_of(made)) as address:
+        yield address
+
+
+def event(made: Network, kind: str, **details: object) -> None:
+    """What the run tells next."""
+    told = {"at": "2026-11-26T12:00:00.000+00:00", "event": kind, **details}
+    with (made.config.runs / "mr7" / "events.jsonl").open("a") as file:
+        file.write(json.dumps(told) + "\n")
+
+
+def live(page: Page) -> None:
+    expect(page.locator("#live")).to_have_text("live", timeout=30_000)
+
+
+def drawn(page: Page, kind: str) -> int:
+    """How often a chart was drawn."""
+    return int(page.locator(f"[data-chart={kind}]").get_attribute("data-drawn") or 0)
+
+
+def faults(page: Page) -> list[str]:
+    """What axe finds wrong with a page, by WCAG A and AA."""
+    page.evaluate(AXE)
+    found = page.evaluate("() => axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'] })")
+    return [f"{one['id']}: {node['html'][:200]}" for one in found["violations"] for node in one["nodes"]]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_page_is_for_everybody(url: str, opened: Open, theme: str) -> None:
+    with opened(url, color_scheme=theme) as page:
+        assert page.evaluate("() => document.documentElement.dataset.theme") == theme
+        for path in PAGES:
+            page.goto(url + path)
+            live(page)
+            assert faults(page) == [], path
+    with opened(url, name="", color_scheme=theme) as page:
+        page.goto(f"{url}/login")
+        assert faults(page) == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(1366, 768), (1024, 768)])
+def test_a_page_is_as_wide_as_the_window(url: str, opened: Open, width: int, height: int) -> None:
+    with opened(url, width=width, height=height) as page:
+        for path in PAGES:
+            page.goto(url + path)
+            live(page)
+            assert page.evaluate("() => document.documentElement.scrollWidth") <= width, path
+        page.goto(url)
+        live(page)
+        if width == 1366:  # one glance, without scrolling
+            assert page.evaluate("() => document.querySelector('.overview').getBoundingClientRect().bottom") <= height
+
+
+def test_the_keyboard_reaches_everything_and_skips_the_frame(url: str, opened: Open) -> None:
+    with opened(url) as page:
+        live(page)
+        page.keyboard.press("Tab")
+        assert page.evaluate("() => document.activeElement.textContent") == "Skip to the content"
+        page.keyboard.press("Enter")
+        assert page.evaluate("() => document.activeElement.id") == "main"
+        reached = set()
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            reached.add(page.evaluate("() => document.activeElement.textContent.trim()"))
+        assert {"Evidence", "Decide…", "mr7"} <= reached
+
+
+def test_a_run_that_goes_on_is_shown_in_every_tab(made: Network, url: str, opened: Open) -> None:
+    with opened(url) as page:
+        tabs = [page, *(page.context.new_page() for _ in range(7))]
+        for tab in tabs:
+            tab.goto(url)
+            live(tab)
+        before = drawn(page, "curve")
+        event(made, "awaiting", round="unlearned", number=1, sites=["b"], since="2026-11-26T11:59:00.000+00:00")
+        for tab in tabs:
+            expect(tab.locator(".headline")).to_contain_text("awaits b since", timeout=30_000)
+        page.wait_for_function(f"() => Number(document.querySelector('[data-chart=curve]').dataset.drawn) > {before}")
+
+
+def test_a_request_is_typed_checked_and_sent(made: Network, url: str, opened: Open) -> None:
+    with opened(url, expected=REFUSED) as page:
+        page.goto(f"{url}/requests")
+        live(page)
+        page.get_by_label("Id").fill("mr1")
+        page.get_by_label("Kind").select_option("device")
+        page.get_by_label("Forget where").press_sequentially("StationName = = MR1")
+        expect(page.locator("#checked")).to_contain_text("✗")
+        page.get_by_label("Forget where").fill("StationName = MR1")
+        expect(page.locator("#checked")).to_contain_text("✓")
+        page.get_by_label("Reason").fill("retired too")
+        page.get_by_label("a", exact=True).check()
+        page.get_by_role("button", name="Send for approval").click()
+        expect(page.locator("#said")).to_contain_text("'mr1' is drafted; it waits for a")
+        expect(page.locator("#all-requests")).to_contain_text("mr1")  # by itself
+    assert status(made.store, "mr1").sites == {"a": "pending"}
+
+
+def test_a_model_is_approved_with_reason_and_password(made: Network, url: str, opened: Open) -> None:
+    with opened(url, expected=REFUSED) as page:
+        live(page)
+        page.get_by_role("link", name="Decide…").click()
+        live(page)
+        page.get_by_role("button", name="Approve…").click()
+        dialog = page.get_by_role("dialog")
+        expect(dialog).to_contain_text(version(made.store).digest)
+        dialog.get_by_label("Reason").fill("it forgot")
+        dialog.get_by_label("Your password").fill("another password")
+        dialog.get_by_role("button", name="Approve").click()
+        expect(page.locator("#said")).to_contain_text("the name or the password is wrong")
+        assert dialog.get_by_label("Reason").input_value() == "it forgot"  # what was typed is kept
+        dialog.get_by_label("Your password").fill(PASSWORD)
+        dialog.get_by_role("button", name="Approve").click()
+        expect(page.locator("#said")).to_contain_text("Model 2 is in use", timeout=30_000)
+        expect(page.locator("#standing")).to_contain_text("promoted")
+        page.reload()
+        page.get_by_role("button", name="Roll back…").click()
+        dialog.get_by_label("Reason").fill("it was worse")
+        dialog.get_by_label("Your password").fill(PASSWORD)
+        dialog.get_by_role("button", name="Roll back").click()
+        expect(page.locator("#said")).to_contain_text("Model 1 is in use again")
+    assert status(made.store, "mr7").state is State.ROLLED_BACK
+
+
+def test_who_is_late_is_told_and_sees_how_it_is(made: Network, url: str, opened: Open) -> None:
+    with opened(url, expected=REFUSED) as page:
+        page.goto(f"{url}/requests/mr7")
+        live(page)
+        page.get_by_role("button", name="Reject…").click()
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_label("Reason").fill("no")
+        dialog.get_by_label("Your password").fill(PASSWORD)
+        move(made.store, ["mr7"], State.REJECTED, OTHER_COORDINATOR, "quicker")
+        expect(page.locator("#standing")).to_contain_text("rejected")
+        dialog.get_by_role("button", name="Reject").click()
+        expect(page.locator("#said")).to_contain_text(re.compile(f"rejected by now, since .* by {OTHER_COORDINATOR}"))
+
+
+def test_viewers_find_nothing_to_press(url: str, opened: Open) -> None:
+    with opened(url, VIEWER) as page:
+        for path in PAGES:
+            page.goto(url + path)
+            live(page)
+            assert page.locator("[hx-post^='/do/']").count() == 0
+            assert page.get_by_role("button", name="…").count() == 0
+
+
+def test_an_invite_is_shown_once(url: str, opened: Open) -> None:
+    with opened(url) as page:
+        page.goto(f"{url}/sites")
+        live(page)
+        page.get_by_label("Name").fill("c")
+        page.get_by_role("button", name="Make an invite").click()
+        expect(page.locator("#invite-text")).to_have_value(re.compile("BEGIN"))
+        expect(page.locator("#all-sites")).to_contain_text("invited")
+        page.reload()
+        assert page.locator("#invite-text").count() == 0
+
+
+def test_a_session_that_ended_keeps_what_was_typed(made: Network, opened: Open) -> None:
+    app = app_of(made)
+    with serving(app) as url, opened(url, expected=REFUSED) as page:
+        page.goto(f"{url}/requests")
+        live(page)
+        page.get_by_label("Reason").fill("a long reason")
+        app.state.access.sessions.end_all_of("ada")
+        page.get_by_label("Id").fill("mr1")
+        page.get_by_label("Forget where").fill("StationName = MR1")
+        page.get_by_role("button", name="Send for approval").click()
+        expect(page.locator("#said")).to_contain_text("You are not signed in")
+        assert page.get_by_label("Reason").input_value() == "a long reason"
+        other = page.context.new_page()
+        other.goto(f"{url}/login")
+        other.get_by_label("User name").fill("ada")
+        other.get_by_label("Password").fill(PASSWORD)
+        other.get_by_role("button", name="Sign in").click()
+        other.wait_for_url(f"{url}/")
+        live(page)  # it has the new session's key by itself
+        page.get_by_role("button", name="Send for approval").click()
+        expect(page.locator("#said")).to_contain_text("'mr1' is drafted")
+
+
+def test_a_server_that_is_started_again_is_found_again(made: Network, opened: Open) -> None:
+    app = app_of(made)
+    with serving(app) as url:
+        port = int(url.rpartition(":")[2])
+        context = opened(url, expected=(*GONE, *REFUSED))
+        page = context.__enter__()
+        live(page)
+    expect(page.locator("#live")).to_have_text("reconnecting", timeout=30_000)
+    draft(made.store, OTHER, (), "tests")  # unseen
+    again = app_of(made)
+    again.state.access.sessions = app.state.access.sessions  # else they would have to sign in anew
+    with serving(again, port):
+        live(page)
+        expect(page.get_by_role("region", name="Requests")).to_contain_text("mr1", timeout=30_000)
+        context.__exit__(None, None, None)
+
+
+def test_a_malformed_event_is_shown_and_the_page_lives(made: Network, url: str, opened: Open) -> None:
+    with opened(url) as page:
+        live(page)
+        event(made, "unlearned_round", round="<img src=x onerror=alert(1)>")
+        event(made, "awaiting", round="unlearned", number=2, sites=["a"], since="2026-11-26T11:59:00.000+00:00")
+        expect(page.locator(".headline")).to_contain_text("awaits a since", timeout=30_000)
+        page.reload()
+        expect(page.get_by_label("Problems")).to_contain_text("1 malformed line in events.jsonl")
+
+
+def test_hostile_text_runs_nowhere(made: Network, url: str, opened: Open) -> None:
+    hostile = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
+    draft(made.store, OTHER.model_copy(update={"reason": hostile}), (), hostile, hostile)
+    with opened(url) as page:
+        for path in (*PAGES, "/requests/mr1"):
+            page.goto(url + path)
+            live(page)
+            assert page.title() != "taken"
+        assert page.locator("img").count() == 0
