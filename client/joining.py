@@ -47,8 +47,8 @@ def join(site_toml: Path, invite: Invite, fingerprint: str) -> str:
     config, folder = read_site_config(site_toml), site_toml.parent
     if plain(fingerprint) != plain(invite.fingerprint):
         raise ConfigError(
-            f"the fingerprint that you were told is not the invite's ({invite.fingerprint}): do not join. Somebody may have "
-            "put another invite in its place; ask the coordinator again"
+            "the fingerprint that you were told is not the invite's: do not join. Somebody may have put another invite in its "
+            "place; ask the coordinator again"
         )
     if invite.site != config.name:
         raise ConfigError(f"the invite is for the site '{invite.site}', this is '{config.name}': ask for one of its own")

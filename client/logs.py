@@ -15,6 +15,8 @@ from typing import Any
 
 from excise.common.files import storage_errors
 
+ROUNDS = "rounds.jsonl"
+"""Name of the log of the process that runs the apps: what became of each round."""
 FILE, LEVEL = "EXCISE_LOG", "EXCISE_LOG_LEVEL"
 """Variables of the environment that name the log and its level for the process that runs the apps."""
 SIZE, KEPT = 10 * 2**20, 5

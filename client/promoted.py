@@ -58,7 +58,7 @@ def fetch(
     return chosen, path
 
 
-def use(folder: Path, coordinator: Coordinator, version: int) -> None:
+def use(folder: Path, coordinator: Coordinator, model: PromotedModel) -> None:
     """Tell the coordinator that this site runs a model, which it has fetched.
 
     Raises
@@ -66,16 +66,24 @@ def use(folder: Path, coordinator: Coordinator, version: int) -> None:
     ConfigError : it is not here
     StorageError : it cannot be noted
     """
-    if not (folder / MODELS / f"{version}.safetensors").exists():
-        raise ConfigError(f"model {version} is not here: excise site fetch --version {version}")
-    write_atomically(folder / MODELS / IN_USE, json.dumps({"version": version}) + "\n")
-    coordinator.report(version)
+    if not (folder / MODELS / f"{model.version}.safetensors").exists():
+        raise ConfigError(f"model {model.version} is not here: excise site fetch --version {model.version}")
+    told = {"version": model.version, "requests": model.manifest["requests"]}
+    write_atomically(folder / MODELS / IN_USE, json.dumps(told) + "\n")
+    coordinator.report(model.version)
 
 
 def in_use(folder: Path) -> int | None:
     """The model that this site says it runs; None before it said so."""
     path = folder / MODELS / IN_USE
     return int(json.loads(path.read_text())["version"]) if path.exists() else None
+
+
+def has_forgotten(folder: Path) -> frozenset[str] | None:
+    """Ids of the requests that the model in use here has forgotten, by its signed manifest; None where that is not known."""
+    path = folder / MODELS / IN_USE
+    told = json.loads(path.read_text()).get("requests") if path.exists() else None  # an earlier release did not keep them
+    return None if told is None else frozenset(map(str, told))
 
 
 def _receive(coordinator: Coordinator, model: PromotedModel, part: Path, progress: Progress) -> None:

@@ -16,18 +16,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from excise.client.database import exclusively
+from excise.client.forgotten import EVENT as FORGOTTEN
 from excise.common.chain import append
 from excise.common.decision import Decision, Standing
 from excise.common.errors import RequestError
 from excise.common.files import write_atomically
 from excise.common.request import ForgetRequest, joined
 from excise.common.signing import is_signed, public_hex, read_key, sign
+
+CANDIDATE, ROLLED_BACK = "candidate", "rolled back"
+"""The coordinator's words for a request whose evidence is signed, and for one whose model is in use no more."""
 
 
 def log_of(folder: Path) -> Path:
@@ -58,9 +63,7 @@ class Requests:
             raise RequestError(f"request '{request.id}' is not what its {len(parts)} parts make together")
         for part in parts:
             self.arrive(part)
-        known = self.get(request.id)
-        if known is not None and known != request:
-            raise RequestError(f"another request of the id '{request.id}' came before; one id is carried out once")
+        known = self.check_id(request)
         if known is None:
             append(self.log, "request arrived", request=request.id, digest=request.digest)
         if parts:
@@ -69,6 +72,18 @@ class Requests:
         if known is None:
             write_atomically(self.folder / request.id / "request.json", request.to_json() + "\n")
         return known is None
+
+    def check_id(self, request: ForgetRequest) -> ForgetRequest | None:
+        """The request as it came before; None when it is new.
+
+        Raises
+        ------
+        RequestError : another request has this id
+        """
+        known = self.get(request.id)
+        if known is not None and known != request:
+            raise RequestError(f"another request of the id '{request.id}' came before; one id is carried out once")
+        return known
 
     def get(self, request_id: str) -> ForgetRequest | None:
         """The request of this id.
@@ -140,6 +155,33 @@ class Requests:
         path = self.folder / request.id / "coordinator.json"
         told = json.loads(path.read_text()) if path.exists() else {}
         return dict(told) if told.get("digest") == request.digest else {}
+
+    def signed_evidence(self, request: ForgetRequest, name: str) -> None:
+        """The site, `name`, is awaited no more; the coordinator says so itself only when it is asked the next time.
+
+        Raises
+        ------
+        StorageError : it cannot be kept
+        """
+        noted = self.noted(request)
+        if noted and name in noted["waits_for"]:
+            rest = [site for site in noted["waits_for"] if site != name]
+            self.note(request, noted["state"], noted["since"], rest or ["the coordinator"])
+
+    def to_sign(self, name: str) -> list[str]:
+        """Ids of the requests whose evidence waits for the signature of this site, `name`, as the coordinator told last."""
+        told = ((request.id, self.noted(request)) for request in self)
+        return [id_ for id_, noted in told if noted and noted["state"] == CANDIDATE and name in noted["waits_for"]]
+
+    def forgotten(self) -> list[ForgetRequest]:
+        """Requests whose images were left out here for good, by the site's log."""
+        digests = set()
+        for line in self.log.read_text().splitlines() if self.log.exists() else ():
+            with suppress(ValueError, KeyError, TypeError):  # lines that were altered are for excise site audit verify
+                event = json.loads(line)
+                if event["event"] == FORGOTTEN:
+                    digests.add(event["digest"])
+        return [request for request in self if request.digest in digests]
 
     def commit(self, request: ForgetRequest, commitment: str) -> None:
         """Keep the commitment to the forget set that was told of a request, to compare evidence with it.

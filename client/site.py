@@ -15,10 +15,11 @@ from excise.client.crosswalk import Crosswalk
 from excise.client.forgotten import Register
 from excise.client.identities import UNKNOWN, Identities
 from excise.client.images import Images, load_images
+from excise.client.lists import read_lists
 from excise.client.selection import Selection, select
 from excise.client.sources import open_source
 from excise.client.table import Problem, Scan
-from excise.common.errors import ConfigError, DataError
+from excise.common.errors import ConfigError
 from excise.common.predicate_parser import parse
 from excise.common.request import ForgetRequest
 
@@ -83,7 +84,7 @@ def open_site(site_toml: Path) -> Site:
     config = read_site_config(site_toml)
     scan, x = load_images(config, forgotten=Register(site_toml.parent, config.split.key).holds)
     crosswalk = Crosswalk(site_toml.parent, config.split.key)
-    lists = {name: crosswalk.resolve(values) for name, values in _read_lists(site_toml.parent / "lists").items()}
+    lists = {name: crosswalk.resolve(values) for name, values in read_lists(site_toml.parent).items()}
     predicates = [parse(where) for where in config.forgotten]
     if grown := sorted({name for predicate in predicates for name in predicate.lists()}):
         raise ConfigError(
@@ -105,14 +106,3 @@ def _labels(scan: Scan, config: SiteConfig) -> Tensor:
         assert isinstance(row.label, tuple)  # as every source makes it when there are several labels
         y_L[list(row.label)] = 1
     return y_NL
-
-
-def _read_lists(folder: Path) -> dict[str, frozenset[str]]:
-    """``lists/NAME.txt``, one value a line, as the list ``@NAME``."""
-    try:
-        return {
-            path.stem: frozenset(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
-            for path in sorted(folder.glob("*.txt"))
-        }
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"a list in {folder} cannot be read: {error}") from error

@@ -18,7 +18,7 @@ site tells the coordinator is only a `SiteError` code and an incident number.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from enum import StrEnum
 
@@ -131,6 +131,26 @@ class SiteError(StrEnum):
     OUT_OF_TIME = "out_of_time"
     EGRESS = "egress"
     INTERNAL = "internal"
+
+
+REMEDIES: Mapping[SiteError, str] = {
+    SiteError.BAD_MESSAGE: "the message was of another release or of another kind of model: install the coordinator's release",
+    SiteError.BAD_REQUEST: "the request cannot be carried out here, such as for want of a list: excise site dry-run tells why",
+    SiteError.BAD_DATA: "the images or labels do not fit the model or the request: excise site doctor and dry-run tell why",
+    SiteError.BAD_CONFIG: "site.toml or a key cannot be used: excise site doctor tells which",
+    SiteError.UNKNOWN_MODEL: "nobody here knows the model: install the coordinator's release, or name it in site.toml",
+    SiteError.TEACHER_MISSING: "nothing: the deployed model is not here any more, and the coordinator brings it again",
+    SiteError.OUT_OF_MEMORY: "memory did not suffice: end what else runs there, or choose another device in site.toml",
+    SiteError.STORAGE: "a file could not be written or read: excise site doctor tells whether the disk is full",
+    SiteError.DIVERGED: "the numbers of the round are not finite: the coordinator runs it with other settings",
+    SiteError.FORBIDDEN: "the policy or the limits in site.toml do not allow it: excise site doctor tells what is allowed",
+    SiteError.NOT_APPROVED: "a person here decides first: excise site requests list, then approve or deny",
+    SiteError.DENIED: "nothing: it was denied here. The coordinator rejects it, or somebody here approves it after all",
+    SiteError.OUT_OF_TIME: "the round took longer than limits.seconds in site.toml: raise it, or use a faster device",
+    SiteError.EGRESS: "the gate kept the reply here: tell the coordinator, since it may be a fault of excise",
+    SiteError.INTERNAL: "a fault of excise: see its text in the log at the debug level, and report it",
+}
+"""What the site's engineer does about each; the same table is in docs/hospital.md and docs/coordinator.md."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

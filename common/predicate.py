@@ -28,7 +28,7 @@ Here is what a parsed predicate is and means; `predicate_parser.py` reads the te
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -97,12 +97,18 @@ class Predicate:
         ------
         RequestError : the site lacks a list in use, whether or not this image's answer hangs on it
         """
-        for name in sorted(self.lists() - lists.keys()):
-            raise RequestError(
+        if lacks := self.lacks(lists):
+            raise RequestError(lacks)
+        return _holds(self, fields, lists)
+
+    def lacks(self, lists: Iterable[str]) -> str:
+        """What to tell a site that has only these `lists`, by name; empty when it has all that the predicate needs."""
+        for name in sorted(self.lists().difference(lists)):
+            return (
                 f"this site has no list @{name}. Lists never travel with a request: the site keeps this one itself, as "
                 f"lists/{name}.txt beside its site.toml, one value a line. Write it there, then try again"
             )
-        return _holds(self, fields, lists)
+        return ""
 
     def fields(self) -> frozenset[str]:
         """Return the fields that the predicate names."""

@@ -5,16 +5,43 @@ Functions may be called again with the same arguments and change nothing then, a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from excise.common.errors import RequestError
 from excise.server.config import ServerConfig
 from excise.server.evidence_pack import write_pack
 from excise.server.life import State
 from excise.server.registry import promote as use
-from excise.server.registry import roll_back, version
+from excise.server.registry import roll_back, run_of, version
 from excise.server.requests import move, of_run, status
 from excise.server.store import Store
 from excise.server.store.leases import held, lease_of
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """A model that was left.
+
+    Attributes
+    ----------
+    version : the model that is in use again
+    requests : ids of those that it has not forgotten, and the one that was left had
+    """
+
+    version: int
+    requests: tuple[str, ...]
+
+    @property
+    def warning(self) -> str:
+        """What people have to know of it; empty when nothing was forgotten."""
+        if not self.requests:
+            return ""
+        return (
+            f"Model {self.version} has not forgotten {', '.join(self.requests)}. A site that ran excise site forget has left "
+            "those images out for good: they are in the model in use again and can no longer be unlearned. Ask the sites; "
+            "excise site status tells them. A request that was rolled back is drafted anew under another id"
+        )
 
 
 def reject(store: Store, name: str, by: str, why: str) -> None:
@@ -38,9 +65,13 @@ def promote(store: Store, folder: Path, config: ServerConfig, run: str, by: str,
 
     Raises
     ------
-    RequestError : it is not verified, or the model in use is another one by now
+    RequestError : it has no run yet, it is not verified, or the model in use is another one by now
     DataError : the audit log is not as it was written
     """
+    if not of_run(store, run):
+        raise RequestError(f"'{run}' has no run yet: excise server run begins one, excise server status tells of all")
+    if not run_of(store, run).document:
+        raise RequestError(f"the run '{run}' has no revised model yet: excise server resume {run}")
     from excise.server.record import REVISED  # here, since it needs torch
 
     store.check_log()
@@ -49,8 +80,8 @@ def promote(store: Store, folder: Path, config: ServerConfig, run: str, by: str,
     return promoted
 
 
-def leave(store: Store, folder: Path, config: ServerConfig, model: int, by: str, why: str) -> int:
-    """Use the model again that the present one, `model`, was made of; returns its version.
+def leave(store: Store, folder: Path, config: ServerConfig, model: int, by: str, why: str) -> RolledBack:
+    """Use the model again that the present one, `model`, was made of.
 
     Raises
     ------
@@ -60,4 +91,5 @@ def leave(store: Store, folder: Path, config: ServerConfig, model: int, by: str,
     back = roll_back(store, folder, model, by, why)
     if left.run:
         write_pack(store, config, left.run)
-    return back
+    has = version(store, back).requests
+    return RolledBack(back, tuple(request for request in left.requests if request not in has))

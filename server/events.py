@@ -12,6 +12,8 @@ from excise.common.canonical import finite
 from excise.common.files import private, storage_errors
 
 EVENTS = "events.jsonl"
+TAIL = 2**18
+"""Bytes of a run's file that are searched for its last event; the longest events have a few kilobytes."""
 FAILED = "failed"
 """The event that ends a run which came to nothing, with what the coordinator is told and the exit code of its command."""
 
@@ -37,6 +39,21 @@ def events_of(run: Path, after: int = 0) -> list[dict[str, Any]]:
     path = run / EVENTS
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return [event for line in lines if (event := _parsed(line)) is not None][after:]
+
+
+def last_event(run: Path) -> dict[str, Any] | None:
+    """The last event that is whole; None before the first. Of a long run only the end of its file is read."""
+    path = run / EVENTS
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+        lines = file.read().split(b"\n")[:-1]
+    for line in reversed(lines):
+        event = _parsed(line)
+        if event is not None and {"at", "event"} <= event.keys():
+            return event
+    return None
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -112,7 +112,9 @@ class Federation:
             with suppress(QuorumError):
                 self._hold(round_, nodes, question, reply_type, None, self.plan.rounds, self._awaiting(round_))
 
-    def _ask_status(self, nodes: Mapping[str, int], use: Callable[[str, m.SiteStatus], None], limit: float | None) -> None:
+    def _ask_status(
+        self, nodes: Mapping[str, int], use: Callable[[str, m.SiteStatus], None], limit: float | None
+    ) -> RoundResult[m.SiteStatus]:
         """Ask nodes, by a name for each, for their status, for at most `limit` seconds."""
         round_, query = Round("status"), m.StatusQuery(request=self.plan.request, parts=self.plan.parts)
         settings = self.plan.rounds
@@ -122,7 +124,7 @@ class Federation:
         def awaiting(silent: list[str], since: str) -> None:
             self._awaiting(round_)(self.roster.missing or silent, since)
 
-        self._hold(round_, nodes, lambda _: query, m.SiteStatus, use, settings, awaiting)
+        return self._hold(round_, nodes, lambda _: query, m.SiteStatus, use, settings, awaiting)
 
     def _hold(
         self,

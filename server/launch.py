@@ -18,7 +18,8 @@ import tomli_w
 from pydantic import ValidationError
 
 from excise.common.bundle import bundle
-from excise.common.errors import ConfigError, ExciseError, Interrupted, QuorumError
+from excise.common.decision import Standing
+from excise.common.errors import ConfigError, ExciseError, Interrupted, QuorumError, RequestError
 from excise.common.files import write_atomically
 from excise.common.request import ForgetRequest, RequestKind, joined
 from excise.common.settings import PRESETS
@@ -31,7 +32,7 @@ from excise.server.link import UNKNOWN, linked
 from excise.server.plan import Plan
 from excise.server.record import DEPLOYED
 from excise.server.registry import file_of, version
-from excise.server.requests import approvals, check_running, status, step
+from excise.server.requests import COORDINATOR, RequestStatus, approvals, check_running, status, step
 from excise.server.setup import AUTHORITY
 from excise.server.store import Store
 from excise.server.store.leases import held, lease_of
@@ -146,13 +147,33 @@ def _sites_of(store: Store, request_ids: Sequence[str]) -> list[str]:
     """
     asked = [status(store, request_id) for request_id in request_ids]
     for one in asked:
+        name = one.request.id
         if one.state is State.DRAFTED:
-            raise Waiting(f"'{one.request.id}' waits for {', '.join(one.waits_for)} since {one.since}: nobody runs it before")
+            raise Waiting(_undecided(one))
+        if one.state is State.RUNNING:
+            raise RequestError(
+                f"'{name}' is running: its run was begun at {one.since}. To go on with it: excise server resume {one.run}; to "
+                f"give it up: excise server requests reject {name}"
+            )
         check_move(one.request.id, one.state, State.RUNNING)
     sites = sorted(asked[0].sites)
     if any(sorted(one.sites) != sites for one in asked):
         raise ConfigError("the requests concern different sites: carry them out one after another")
     return sites
+
+
+def _undecided(one: RequestStatus) -> str:
+    """Why a request that is drafted is not run, yet or at all."""
+    name = one.request.id
+    denied = [site for site, standing in one.sites.items() if standing == Standing.DENIED]
+    pending = [site for site in one.waits_for if site != COORDINATOR]
+    if not denied:
+        return f"'{name}' waits for {', '.join(pending)} since {one.since}: nobody runs it before"
+    waits = f", and waits for {', '.join(pending)} since {one.since}" if pending else ""
+    return (
+        f"'{name}' was denied by {', '.join(denied)}{waits}: nobody runs it unless they approve after all. To give it up: "
+        f"excise server requests reject {name}"
+    )
 
 
 def _read_settings(path: Path | None) -> dict[str, Any]:
@@ -173,12 +194,19 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return {**base, **over, **both}
 
 
-def carry_out(server_toml: Path, run: Path, tell: Tell = lambda _: None, resumed_by: str = "") -> None:
+def carry_out(
+    server_toml: Path,
+    run: Path,
+    tell: Tell = lambda _: None,
+    resumed_by: str = "",
+    started: Callable[[], object] = lambda: None,
+) -> None:
     """Start the run in `run`, or let it go on, and follow it to its end.
 
     Parameters
     ----------
     resumed_by : who lets it go on, for the audit log; empty for one that begins
+    started : called once nothing stands against it and the SuperLink has it
 
     Raises
     ------
@@ -199,6 +227,7 @@ def carry_out(server_toml: Path, run: Path, tell: Tell = lambda _: None, resumed
     try:
         with linked(config.link_port, server_toml.parent / AUTHORITY) as link:
             number = link.start(bundle(), {"run": str(run.absolute()), "server": str(server_toml.absolute())})
+            started()
             try:
                 while True:
                     standing = link.standing(number)

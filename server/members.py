@@ -147,8 +147,8 @@ def admit(store: Store, site: str, fingerprint: str, by: str) -> None:
         row = _joined(change.session, site)
         if plain(fingerprint) != row.fingerprint:
             raise ConfigError(
-                f"the fingerprint that you were told is not that of the keys which came ({row.fingerprint}): do not let this "
-                f"site in. Somebody may have used its invite: excise server revoke {site}, and invite it again"
+                "the fingerprint that you were told is not that of the keys which came: do not let this site in. Somebody may "
+                f"have used its invite: excise server revoke {site}, and invite it again"
             )
         if row.state == SiteState.ASKING:
             row.state, row.since = SiteState.ADMITTED, now()

@@ -33,7 +33,8 @@ class RequestStatus:
 
     Attributes
     ----------
-    waits_for : who has to do something next: names of sites, or `COORDINATOR`; nobody at the end
+    waits_for : who has to do something next: names of sites, or `COORDINATOR`; nobody at the end. By the states alone: whose
+        signature is awaited, and how a run goes, `server/waiting.py` tells
     since : when it came to this state, or when the one that is awaited longest was asked
     sites : what each site decided
     moves : every step so far

@@ -8,6 +8,7 @@ for no status twice, and its sites and their weights stay what they were.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Protocol
@@ -17,6 +18,7 @@ from flwr.serverapp import Grid
 from excise.common import messages as m
 from excise.common.errors import DataError, Interrupted, NothingToForget, QuorumError, UpdateRefused
 from excise.server.plan import Plan
+from excise.server.rounds import NO_ANSWER, Refusal, RoundResult, advice
 from excise.server.vigil import Awaiting, Vigil
 
 HELLO = 30.0
@@ -32,7 +34,9 @@ NAME_TAKEN, NOT_IN_PLAN = "name_taken", "not_in_plan"
 class Ask(Protocol):
     """Asks nodes, by a name for each, for their status; see `Federation.ask_status`."""
 
-    def __call__(self, nodes: Mapping[str, int], use: Callable[[str, m.SiteStatus], None], limit: float | None) -> None: ...
+    def __call__(
+        self, nodes: Mapping[str, int], use: Callable[[str, m.SiteStatus], None], limit: float | None
+    ) -> RoundResult[m.SiteStatus]: ...
 
 
 class Roster:
@@ -80,7 +84,7 @@ class Roster:
         DataError : two sites have one name, the sites do not agree on the classes, or nothing would be retained
         Interrupted : Ctrl-C
         """
-        by_node = {f"node-{node}": node for node in self._wait_for_nodes()}
+        by_node = self._called(self._wait_for_nodes())
 
         def hear(node: str, status: m.SiteStatus) -> None:
             self._check_name(by_node[node], status)
@@ -92,14 +96,15 @@ class Roster:
 
         self._asked |= dict.fromkeys(by_node.values(), time.monotonic())
         try:
-            self._ask(by_node, hear, None)
-        except QuorumError as error:  # knows the missing sites by their node ids alone
-            silent = tuple(self.missing)
+            refused = self._ask(by_node, hear, None).refused
+        except QuorumError as error:  # may know missing sites by their node ids alone
+            answered = {name for name, code in zip(error.missing, error.codes, strict=True) if code != NO_ANSWER}
+            silent = tuple(site for site in self.missing if site not in answered)
             known = f"\nHeard from: {', '.join(self.nodes) or 'nobody'}." + (
                 f" Silent: {', '.join(silent)}." if silent else ""
             )
-            raise QuorumError(f"{error}{known}", silent or error.missing) from error
-        self._check_quorum()
+            raise QuorumError(f"{error}{known}", tuple(self.missing) or error.missing) from error
+        self._check_quorum(refused)
         classes = {s.classes for s in self.status.values()}
         if len(classes) > 1:
             raise DataError(f"the sites do not agree on the classes: {'; '.join(map(str, sorted(classes)))}")
@@ -133,6 +138,14 @@ class Roster:
             vigil.look((silent, len(nodes)))
             self._pause()
 
+    def _called(self, nodes: Iterable[int]) -> dict[str, int]:
+        """Nodes by what to call them before they were heard: the name that each was let in under, else its number."""
+        names = {node.node_id: node.name for node in self._grid.get_nodes()}
+        let_in = Counter(names.values())
+        return {
+            names[node] if names.get(node) and let_in[names[node]] == 1 else f"node-{node}": node for node in sorted(nodes)
+        }
+
     def _connected(self) -> dict[int, str]:
         """Nodes that are connected, with the name under which each was let in.
 
@@ -147,12 +160,14 @@ class Roster:
         there = {name for name in names if name}
         return sorted(set(self._plan.site_names) - there) if there else []
 
-    def _check_quorum(self) -> None:
+    def _check_quorum(self, refused: Iterable[Refusal]) -> None:
         """The quorum of all sites of the plan: those that answered may be one of those that are connected."""
         if len(self.nodes) < self._plan.rounds.quorum * self._plan.sites:
+            known = list(refused)
+            absent = [Refusal(site, NO_ANSWER) for site in self.missing if site not in {one.site for one in known}]
             raise QuorumError(
                 f"{len(self.nodes)} of {self._plan.sites} sites answered; the quorum is {self._plan.rounds.quorum:.0%}. "
-                f"Start the others and run again, or lower rounds.quorum.",
+                f"Missing: {', '.join(f'{one.site} ({one.code})' for one in [*known, *absent])}. {advice([*known, *absent])}",
                 tuple(self.missing),
             )
 
@@ -192,7 +207,8 @@ class Roster:
             if time.monotonic() > deadline:
                 raise QuorumError(
                     f"{len(sites) - len(away)} of {len(sites)} sites are connected; the quorum is "
-                    f"{self._plan.rounds.quorum:.0%}. Missing: {', '.join(away)}. Start those sites, or lower rounds.quorum.",
+                    f"{self._plan.rounds.quorum:.0%}. Missing: {', '.join(away)}. "
+                    + advice(Refusal(site, NO_ANSWER) for site in away),
                     tuple(away),
                 )
             vigil.look(away)
@@ -212,7 +228,7 @@ class Roster:
             now = time.monotonic()
             unknown = connected - set(self.nodes.values()) - self._turned_away
             if due := sorted(node for node in unknown if now - self._asked.get(node, -AGAIN) >= AGAIN):
-                self._meet({f"node-{node}": node for node in due})
+                self._meet(self._called(due))
 
     def _meet(self, nodes: Mapping[str, int]) -> None:
         self._asked |= dict.fromkeys(nodes.values(), time.monotonic())

@@ -7,13 +7,13 @@ they come, at most `window` are under way, and a round ends at its deadline with
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic
 
 from flwr.app import RecordDict
 
-from excise.common.errors import Interrupted, MessageError, QuorumError, UpdateRefused
+from excise.common.errors import Interrupted, MessageError, QuorumError, SiteError, UpdateRefused
 from excise.common.messages import Failure, Message, R
 from excise.common.settings import RoundSettings
 from excise.server.post import Post, Reply, Round, record_bytes
@@ -135,13 +135,29 @@ def _parsed(reply: Reply, reply_type: type[R]) -> R:
     return reply_type.from_record(content)
 
 
+def advice(refused: Iterable[Refusal]) -> str:
+    """What to do when these are missing for a quorum: some were silent, some refused, of some the answer was not used."""
+    silent, said = [], []
+    for one in refused:
+        if one.code == NO_ANSWER:
+            silent.append(one.site)
+        elif one.code in tuple(SiteError):
+            said.append(f"{one.site} refused ({one.code}): its engineer finds the reason by excise site status")
+        else:
+            said.append(f"the answer of {one.site} was not used ({one.code}): docs/coordinator.md tells what the code means")
+    if not said:
+        return "Start those sites, or lower rounds.quorum."
+    start = [f"{', '.join(silent)} gave no answer: start those"] if silent else []
+    return f"{'; '.join([*start, *said])}. Or lower rounds.quorum."
+
+
 def _check_quorum(nodes: Mapping[str, int | None], used: list[str], refused: list[Refusal], settings: RoundSettings) -> None:
     if len(used) >= settings.quorum * len(nodes) and used:
         return
     reasons = ", ".join(f"{refusal.site} ({refusal.code})" for refusal in refused)
     raise QuorumError(
         f"{len(used)} of {len(nodes)} sites gave a usable answer within {settings.deadline:g} s; the quorum is "
-        f"{settings.quorum:.0%}. Missing: {reasons}. Start those sites, or lower rounds.quorum.",
+        f"{settings.quorum:.0%}. Missing: {reasons}. {advice(refused)}",
         tuple(refusal.site for refusal in refused),
         tuple(refusal.code for refusal in refused),
         tuple(refusal.incident for refusal in refused),

@@ -10,8 +10,7 @@ from excise.common.decision import Standing
 from excise.common.errors import ConfigError
 from excise.common.supervisor import read_status
 from excise.server.config import ServerConfig, read_server_config, store_of
-from excise.server.events import events_of
-from excise.server.evidence_pack import unsigned
+from excise.server.events import last_event
 from excise.server.life import State
 from excise.server.members import members
 from excise.server.registrar import online
@@ -19,6 +18,7 @@ from excise.server.registry import version
 from excise.server.requests import RequestStatus, statuses
 from excise.server.store import Store
 from excise.server.store.tables import SiteState
+from excise.server.waiting import abandoned, awaited
 
 
 def standing(server_toml: Path) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def standing_of(store: Store, config: ServerConfig, there: dict[str, bool]) -> d
             {
                 "name": site.name,
                 "state": site.state,
-                "told": _told(site.name, site.state, there, site.fingerprint),
+                "told": _told(site.name, site.state, there),
                 "online": there.get(site.name, False),
                 "since": site.since,
                 "model": site.version,
@@ -63,23 +63,19 @@ def standing_of(store: Store, config: ServerConfig, there: dict[str, bool]) -> d
     }
 
 
-def _told(name: str, state: str, there: dict[str, bool], fingerprint: str) -> str:
-    if state == SiteState.ASKING:
-        return f"asks to be let in, with the fingerprint {fingerprint}: excise server admit {name}"
+def _told(name: str, state: str, there: dict[str, bool]) -> str:
+    if state == SiteState.ASKING:  # without its fingerprint, which has to come by telephone and is typed as it was heard
+        return f"asks to be let in: excise server admit {name}"
     if state == SiteState.ADMITTED:
         return "let in, online" if there.get(name) else "let in, not connected"
     return state
 
 
 def _request(store: Store, runs: Path, one: RequestStatus) -> dict[str, Any]:
-    waits, since, last = one.waits_for, one.since, ""
-    if one.state is State.CANDIDATE:
-        waits = unsigned(store, one.run) or waits
+    last, now = "", awaited(store, runs, one)
     if one.state is State.RUNNING:
-        events = events_of(runs / one.run)
-        last = f"{events[-1]['event'].replace('_', ' ')} at {events[-1]['at']}" if events else "not started yet"
-        if events and events[-1]["event"] == "awaiting":  # nothing came since
-            waits, since = tuple(events[-1]["sites"]), str(events[-1]["since"])
-    told = {"id": one.request.id, "state": one.state, "since": since, "waits_for": list(waits), "run": one.run, "last": last}
+        event = last_event(runs / one.run)
+        last = f"{event['event'].replace('_', ' ')} at {event['at']}" if event else "not started yet"
+    told = {"id": one.request.id, "state": one.state, "since": now.since, "waits_for": list(now.waits_for), "run": one.run}
     denied = [site for site, standing in one.sites.items() if standing == Standing.DENIED]
-    return told | {"denied_by": denied}
+    return told | {"last": last, "abandoned": bool(abandoned(store, runs, one)), "denied_by": denied}

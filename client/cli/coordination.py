@@ -44,10 +44,11 @@ def submit(
             f"Write them into a list that stays at the site, lists/NAME.txt, and in the request {named[0]} in @NAME; other "
             "sites keep a list of that name too. If they may be told to all sites: --names-patients"
         )
+    kept.check_id(request)
+    with connected(site_toml.parent, _joined(site_toml)) as coordinator:
+        told = coordinator.submit(request)  # before it is kept and logged: what was not sent must not be told as submitted
     kept.arrive(request)
     append(kept.log, "request submitted", request=request.id, digest=request.digest, by=by, names=named)
-    with connected(site_toml.parent, _joined(site_toml)) as coordinator:
-        told = coordinator.submit(request)
     kept.note(request, told.state, told.since, told.waits_for)
     tell(f"'{request.id}' is {told.state}; it waits for {', '.join(told.waits_for)}")
 
@@ -86,6 +87,8 @@ def sign(
         append(kept.log, "evidence signed", request=request, digest=digest_of(text), by=by)
         key = read_key(kept.key)
         coordinator.sign_evidence(request, digest_of(text), signature_of(key, text.encode()))
+    for one in document["description_of_modification"]["requests"]:
+        kept.signed_evidence(ForgetRequest.from_json(json.dumps(one["request"])), read_site_config(site_toml).name)
     tell(f"The evidence of '{request}' is signed")
 
 
@@ -109,7 +112,7 @@ def fetch(
             model, path = get(folder, coordinator, settings.key, version, lambda done, total: report("fetch", done, total, ""))
         if use:
             append(Requests(folder).log, "model in use", version=model.version, digest=model.manifest["digest"])
-            run_it(folder, coordinator, model.version)
+            run_it(folder, coordinator, model)
     if as_json:
         typer.echo(json.dumps({"path": str(path), "manifest": model.manifest}, indent=2))
         return

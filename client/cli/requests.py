@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from excise.client.cli.shared import AsJson, SiteToml, print_counts, results, say, site
 from excise.client.config import read_site_config
+from excise.client.lists import names_of
 from excise.client.requests import Requests
 from excise.common.chain import faults
 from excise.common.decision import Standing
@@ -36,22 +37,28 @@ Note = Annotated[str, typer.Option("--note", help=f"Why. {READ}: name no patient
 
 @requests.command("list")
 def list_requests(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> None:
-    """Every request that came, and what was decided of it."""
+    """Every request that came, what was decided of it here, and where it stands at the coordinator, as that told last."""
     kept = Requests(site_toml.parent)
     known = [(request, kept.standing(request)) for request in kept]
     if as_json:
         typer.echo(
-            json.dumps([{"id": one.id, "standing": standing, "digest": one.digest} for one, standing in known], indent=2)
+            json.dumps(
+                [
+                    {"id": one.id, "standing": standing, "digest": one.digest, "coordinator": kept.noted(one)}
+                    for one, standing in known
+                ],
+                indent=2,
+            )
         )
         return
     if not known:
         tell("No request came yet.")
         return
     table = Table()
-    for column in ("request", "kind", "standing", "where"):
+    for column in ("request", "kind", "decided here", "at the coordinator", "where"):
         table.add_column(column)
     for request, standing in known:
-        table.add_row(request.id, request.kind, standing, escape(request.where))
+        table.add_row(request.id, request.kind, standing, escape(_there(kept.noted(request))), escape(request.where))
     results.print(table)
 
 
@@ -72,8 +79,15 @@ def show_request(name: RequestName, site_toml: SiteToml = Path("site.toml"), as_
     if decision:
         say(f"decided  {decision.at} by {decision.by}: {decision.note}")
     if noted := kept.noted(request):
-        waits = ", ".join(noted["waits_for"]) or "nobody"
-        say(f"there     {noted['state']} since {noted['since']}, waits for {waits}")
+        say(f"there     {_there(noted)}, since {noted['since']}")
+        if request.id in kept.to_sign(read_site_config(site_toml).name):
+            say(f"sign it   excise site sign {request.id}")
+
+
+def _there(noted: dict[str, Any]) -> str:
+    """Where a request stands at the coordinator, and for whom it waits."""
+    waits = f", waits for {', '.join(noted['waits_for'])}" if noted and noted["waits_for"] else ""
+    return f"{noted['state']}{waits}" if noted else "–"
 
 
 @site.command()
@@ -164,10 +178,13 @@ def _decide(name: str, standing: Standing, by: str, note: str, site_toml: Path) 
         raise ConfigError(
             f"policy.kinds in {site_toml} does not allow requests of kind '{request.kind}'; add it there first, if it should"
         )
+    lacks = request.predicate.lacks(names_of(site_toml.parent)) if standing is Standing.APPROVED else ""
     decision = kept.decide(request, standing, by, note)
     tell(f"'{request.id}' is {standing}: signed at {decision.at}, digest {request.digest[:12]}")
     if config.coordinator is not None:
         _deliver(site_toml, kept, request)
+    if lacks:
+        tell(f"Warning: {lacks}; before that the rounds of '{request.id}' are refused here")
 
 
 def _deliver(site_toml: Path, kept: Requests, request: ForgetRequest) -> None:

@@ -12,12 +12,15 @@ import typer
 
 from excise.client.cli.shared import AsJson, SiteToml, say, site
 from excise.client.config import read_site_config
-from excise.client.requests import Requests
+from excise.client.requests import ROLLED_BACK, Requests
 from excise.common.chain import append
 from excise.common.decision import Standing
 from excise.common.errors import ConfigError
 from excise.common.files import write_atomically
 from excise.common.terminal import tell
+
+REMAINS = "Those images are in that model and cannot be unlearned any more: excise site fetch --use, or ask the coordinator"
+"""What there is to do about images that were left out before a model that has them came back into use."""
 
 
 @site.command()
@@ -101,10 +104,11 @@ def pause(
 
 @site.command()
 def status(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> None:
-    """Whether the site is up, which requests wait, what left it in updates, and which answers were not used."""
+    """Whether the site is up, what waits for its people, what left it in updates, and what went wrong last."""
     from excise.client.accountant import Accountant
     from excise.client.deploy.supervisor import node_status
-    from excise.client.promoted import in_use
+    from excise.client.incidents import last_incident
+    from excise.client.promoted import has_forgotten, in_use
     from excise.client.refusals import last_refusals
 
     config, kept = read_site_config(site_toml), Requests(site_toml.parent)
@@ -112,10 +116,17 @@ def status(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> 
     spent = Accountant(site_toml.parent).spent(privacy.delta)
     running, paused = told or (None, False)
     waiting = [request.id for request in kept if kept.standing(request) is Standing.PENDING]
+    to_sign, incident, unlearned = kept.to_sign(config.name), last_incident(config), has_forgotten(site_toml.parent)
+    forgotten = kept.forgotten()
+    still_known = [one.id for one in forgotten if unlearned is not None and one.id not in unlearned]
+    rolled_back = [one.id for one in forgotten if kept.noted(one).get("state") == ROLLED_BACK and one.id not in still_known]
     if as_json:
         node = asdict(running) | {"paused": paused} if running else None
         updates, refusals = asdict(spent) | {"max_epsilon": privacy.max_epsilon}, [asdict(one) for one in refused]
-        typer.echo(json.dumps({"node": node, "waiting": waiting, "updates": updates, "refused": refusals}, indent=2))
+        last = asdict(incident) | {"remedy": incident.remedy} if incident else None
+        shown = {"node": node, "waiting": waiting, "to_sign": to_sign, "updates": updates, "refused": refusals}
+        left = {"incident": last, "forgotten_but_known": sorted({*still_known, *rolled_back})}
+        typer.echo(json.dumps(shown | left, indent=2))
         return
     if running is None:
         say("The site was never up: excise site up")
@@ -127,12 +138,25 @@ def status(site_toml: SiteToml = Path("site.toml"), as_json: AsJson = False) -> 
     if running and running.reason and running.running:
         say(f"Last started again because {running.reason}")
     say(f"Requests that wait for a decision: {', '.join(waiting) or 'none'}")
+    for name in to_sign:
+        say(f"Evidence to sign: {name}: excise site sign {name}")
     noisy, bound = spent.updates - spent.bare, f", of {privacy.max_epsilon:g} allowed" if privacy.max_epsilon else ""
     told_of = f": ε = {spent.epsilon:.4g} at δ = {spent.delta:g}{bound}" if noisy or bound else ""
     say(f"Updates that left: {spent.bare:,} without noise, {noisy:,} with{told_of}")
     if model := in_use(site_toml.parent):
         say(f"Model in use: {model}")
+    if still_known:
+        say(f"Left out here for good, but model {model} has not forgotten: {', '.join(still_known)}. {REMAINS}")
+    if rolled_back:
+        say(f"Left out here for good, but rolled back at the coordinator: {', '.join(rolled_back)}. {REMAINS}")
+    if incident:
+        say(f"Last round that was not answered: {_local(incident.at)} {incident.round}: {incident.code}")
+        say(f"    → {incident.remedy}; incident {incident.number} in the log of rounds")
     if refused:
         say(f"The coordinator did not use {'an answer' if len(refused) == 1 else f'{len(refused)} answers'} of this site:")
     for one in refused:
-        say(f"  {datetime.fromisoformat(one.at).astimezone():%Y-%m-%d %H:%M:%S} {one.round}: {one.code}")
+        say(f"  {_local(one.at)} {one.round}: {one.code}")
+
+
+def _local(at: str) -> str:
+    return f"{datetime.fromisoformat(at).astimezone():%Y-%m-%d %H:%M:%S}"

@@ -36,16 +36,17 @@ from pydicom.uid import (
 
 from excise.client.compute import device_of
 from excise.client.config import SiteConfig, SplitSettings, read_site_config
-from excise.client.coordinator import IDENTITY, CoordinatorRefused, CoordinatorSilent, connected
+from excise.client.coordinator import IDENTITY, CoordinatorRefused, CoordinatorSilent, PromotedModel, connected
 from excise.client.dicom.pixels import Rules, decode
 from excise.client.dicom.web import Pacs
 from excise.client.forgotten import Register
+from excise.client.joining import keys_of
 from excise.client.promoted import in_use
 from excise.client.setup import NODE_KEY, SIGNING_KEY
 from excise.client.sources import index_of, open_source
 from excise.client.table import Split
 from excise.common.bundle import bundle_digest
-from excise.common.errors import ExciseError
+from excise.common.errors import ConfigError, ExciseError, MessageError
 
 FREE = 2 * 2**30
 """Bytes that have to be free beside the state: a model of half a gigabyte, twice, and room to work."""
@@ -305,12 +306,35 @@ def _service(folder: Path, config: SiteConfig) -> Iterator[Finding]:
     try:
         with connected(folder, config.coordinator) as coordinator:
             coordinator.report(in_use(folder))
+            models = coordinator.models(config.coordinator.key)
     except CoordinatorSilent as error:
         yield Finding(name, False, str(error), remedy, required=False)
     except CoordinatorRefused as error:
+        yield Finding(name, False, str(error), f"tell the coordinator {_fingerprint(folder, config)}", required=False)
+    except MessageError as error:
         yield Finding(name, False, str(error), "ask the coordinator", required=False)
     else:
         yield Finding(name, True, f"{config.coordinator.api} knows this site")
+        yield from (_fits(config, one) for one in models if one.current)
+
+
+def _fingerprint(folder: Path, config: SiteConfig) -> str:
+    """The fingerprint of the site's keys, in words: whoever is not let in yet has to tell it by telephone."""
+    try:
+        return f"by telephone; the fingerprint of this site's keys is {keys_of(folder, config.name).fingerprint}"
+    except (ConfigError, ValueError):
+        return "by telephone"
+
+
+def _fits(config: SiteConfig, model: PromotedModel) -> Finding:
+    """Whether the coordinator's model in use is for images as they are prepared here. Another may come, so it is no fault."""
+    data, spec = config.data, model.manifest.get("spec")
+    ours = {"size": data.size, "channels": data.channels, "dims": data.dims, "classes": len(data.classes)}
+    theirs = spec if isinstance(spec, dict) else {}
+    differ = [f"{key} {theirs[key]}, here {value}" for key, value in ours.items() if key in theirs and theirs[key] != value]
+    told = f"model {model.version} wants {'; '.join(differ)}" if differ else f"model {model.version} fits this site's images"
+    remedy = "correct [data] in site.toml and excise site scan, or ask the coordinator; until then rounds end with bad_data"
+    return Finding("coordinator's model", not differ, told, remedy, required=False)
 
 
 def _own_lasts(certificate: x509.Certificate) -> Finding:

@@ -58,7 +58,7 @@ def supervisor_of(site_toml: Path, config: SiteConfig, tell: Callable[[str], Non
         "FLWR_HOME": str(folder / "flower"),
         SITE: str(site_toml),
         HEARTBEAT: str(heartbeat),
-        logs.FILE: str(folder / "rounds.jsonl"),
+        logs.FILE: str(folder / logs.ROUNDS),
     }
     return Supervisor(units, folder, site_toml.with_name("up.lock"), environment, tell, paused=site_toml.with_name(PAUSED))
 

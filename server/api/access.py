@@ -125,7 +125,7 @@ def site_of(store: Store, caller: Caller) -> str:
     if site.state != SiteState.ADMITTED:
         raise Refused(
             grpc.StatusCode.PERMISSION_DENIED,
-            f"'{site.name}' is not let in yet: tell the coordinator its fingerprint, {site.fingerprint}"
+            f"'{site.name}' is not let in yet: tell the coordinator by telephone the fingerprint that excise site doctor shows"
             if site.state == SiteState.ASKING
             else f"'{site.name}' is let in no more",
         )

@@ -31,6 +31,7 @@ from excise.server.config import ServerConfig
 from excise.server.requests import RequestStatus
 from excise.server.setup import SIGNING_KEY, sites_authority
 from excise.server.store import Store
+from excise.server.waiting import awaited
 
 PAUSE = 1.0
 """Seconds between two looks of a watching call."""
@@ -125,7 +126,7 @@ class Service(CoordinatorServicer):
     async def Submit(self, message: pb.Document, caller: Caller) -> pb.Request:
         site, request = site_of(self.store, caller), ForgetRequest.from_json(message.text)
         await self._in_thread(requests.draft, self.store, request, (), f"site {site}", request.reason)
-        return _told(requests.status(self.store, request.id), site)
+        return await self._in_thread(self._now, request.id, site)
 
     @_answered
     async def Decide(self, message: pb.Decision, caller: Caller) -> pb.Request:
@@ -136,19 +137,25 @@ class Service(CoordinatorServicer):
             raise RequestError(f"that is no decision: {error}") from None
         given = (self.store, site, message.request, decision, message.signature)
         await self._in_thread(requests.decide, *given)
-        return _told(requests.status(self.store, message.request), site)
+        return await self._in_thread(self._now, message.request, site)
 
     @_streamed
     async def Watch(self, message: pb.Nothing, caller: Caller) -> AsyncIterator[pb.Request]:
         told: dict[str, str] = {}
         while True:
             site = site_of(self.store, caller)  # again each time: it may be let out meanwhile
-            for status in await self._in_thread(requests.concerned, self.store, site):
+            for status in await self._in_thread(self._concerned, site):
                 now = canonical([status.state, status.since, status.waits_for, status.sites])
                 if told.get(status.request.id) != now:
                     told[status.request.id] = now
                     yield _told(status, site)
             await asyncio.sleep(PAUSE)
+
+    def _now(self, request: str, site: str) -> pb.Request:
+        return _told(awaited(self.store, self.config.runs, requests.status(self.store, request)), site)
+
+    def _concerned(self, site: str) -> list[RequestStatus]:
+        return [awaited(self.store, self.config.runs, one) for one in requests.concerned(self.store, site)]
 
     # ---- evidence -----------------------------------------------------------------------------------------------------
 

@@ -146,7 +146,9 @@ def rollback(
     config = read_server_config(server_toml)
     with store_of(server_toml) as store:
         back = leave(store, server_toml.parent, config, model, by, why)
-    tell(f"model {back} is in use again")
+    tell(f"model {back.version} is in use again")
+    if back.warning:
+        tell(back.warning)
 
 
 @server.command()

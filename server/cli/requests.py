@@ -45,11 +45,13 @@ def draft(
 @requests.command("list")
 def list_requests(server_toml: ServerToml = Path("server.toml"), as_json: AsJson = False) -> None:
     """Every request: where it stands, whom it waits for, since when. What it asks for: requests show."""
-    from excise.server.config import store_of
+    from excise.server.config import read_server_config, store_of
     from excise.server.requests import statuses
+    from excise.server.waiting import awaited
 
+    runs = read_server_config(server_toml).runs
     with store_of(server_toml) as store:
-        found = statuses(store)
+        found = [awaited(store, runs, one) for one in statuses(store)]
     if as_json:
         typer.echo(json.dumps([described(one) for one in found], indent=2))
         return
@@ -60,11 +62,12 @@ def list_requests(server_toml: ServerToml = Path("server.toml"), as_json: AsJson
 @requests.command()
 def show(name: RequestName, server_toml: ServerToml = Path("server.toml"), as_json: AsJson = False) -> None:
     """One request: its text, every step so far, and what each site decided."""
-    from excise.server.config import store_of
+    from excise.server.config import read_server_config, store_of
     from excise.server.requests import status
+    from excise.server.waiting import awaited
 
     with store_of(server_toml) as store:
-        one = status(store, name)
+        one = awaited(store, read_server_config(server_toml).runs, status(store, name))
     if as_json:
         typer.echo(json.dumps(described(one), indent=2))
         return

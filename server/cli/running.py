@@ -48,13 +48,17 @@ def status(server_toml: ServerToml = Path("server.toml"), as_json: AsJson = Fals
         say(f"{name}: {how}, started again {unit['restarts']} times")
     for site in told["sites"]:
         runs = f"; runs model {site['model']}" if site["model"] else ""
-        say(f"site {site['name']}: {site['told']} since {site['since']}{runs}")
+        say(f"site {site['name']}: since {site['since']} {site['told']}{runs}")
     if not told["sites"]:
         say("No site was invited yet: excise server invite SITE")
     say(f"model in use: {told['model'] or 'none yet, excise server model FILE'}")
     for request in told["requests"]:
         waits = f"waits for {', '.join(request['waits_for'])}" if request["waits_for"] else "is at its end"
-        say(f"request {request['id']}: {request['state']}, {waits} since {request['since']}")
+        if request["abandoned"]:
+            resume = f"excise server resume {request['run']}"
+            say(f"request {request['id']}: running, nobody carries it out since {request['since']}: {resume}")
+        else:
+            say(f"request {request['id']}: {request['state']}, {waits} since {request['since']}")
         if request["denied_by"]:
             say(f"    denied by {', '.join(request['denied_by'])}")
         if request["last"]:
@@ -109,8 +113,7 @@ def _carry_out(server_toml: Path, folder: Path, resumed_by: str = "") -> None:
     def told(event: dict[str, Any]) -> None:
         tell(f"{event['at'][11:19]} {summary(event)}")
 
-    tell(f"run '{folder.name}': started")
-    carry_out(server_toml, folder, told, resumed_by)
+    carry_out(server_toml, folder, told, resumed_by, lambda: tell(f"run '{folder.name}': started"))
     tell(f"{folder / 'evidence.html'} tells what was done and measured; the sites are asked to sign it: excise site sign")
     tell(f"Then: excise server verify {folder.name}, excise server promote {folder.name}")
 

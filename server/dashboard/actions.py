@@ -144,7 +144,7 @@ def do_rollback(
     _confirmed(request, session, password)
     store, folder, config = pages_of(request).source.coordinator()
     back = decisions.leave(store, folder, config, version, session.user, _reason(why))
-    return _done(request, f"Model {back} is in use again.")
+    return _done(request, " ".join([f"Model {back.version} is in use again.", back.warning]).strip())
 
 
 @actions.post("/do/invite")

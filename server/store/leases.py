@@ -88,6 +88,16 @@ def held(
         _release(store, name, holder)
 
 
+def is_held(store: Store, name: str) -> bool | None:
+    """Whether whoever took a lease lives, without waiting; None when nobody has it.
+
+    Of a holder on another machine that is believed: only its beat could tell, to whoever watches it for a while (`held`).
+    """
+    with store.reading() as session:
+        found = session.get(Lease, name)
+    return None if found is None else not _is_gone(found.holder)
+
+
 def _take(store: Store, name: str, holder: str, dead: float) -> None:
     with store.reading() as session:
         before = session.get(Lease, name)

@@ -13,14 +13,19 @@ import pytest
 
 from excise.client import promoted
 from excise.client.config import CoordinatorSettings, read_site_config
-from excise.client.coordinator import Coordinator, CoordinatorSilent, connected
+from excise.client.coordinator import Coordinator, CoordinatorSilent, PromotedModel, connected
+from excise.client.deploy import doctor
+from excise.client.forgotten import EVENT
+from excise.client.joining import join
+from excise.client.requests import Requests
 from excise.common.api import coordinator_pb2 as pb
+from excise.common.chain import append
 from excise.common.errors import ConfigError, DataError, MessageError
 from excise.common.signing import make_key, public_hex, sign
 from excise.common.weights import digest, load_weights
 from excise.server import members
 from excise.server.registry import file_of, version
-from tests.coordinators import Network, listening, network
+from tests.coordinators import DEVICE, Network, listening, network
 
 
 @pytest.fixture
@@ -107,7 +112,7 @@ def test_what_there_is_not_is_told(made: Network) -> None:
         fetched(made, 7)
     folder = made.sites["a"].parent
     with connected(folder, settings_of(made)) as coordinator, pytest.raises(ConfigError, match="model 1 is not here"):
-        promoted.use(folder, coordinator, 1)
+        promoted.use(folder, coordinator, PromotedModel(1, {"requests": []}, 10, True))
 
 
 def test_what_is_there_is_believed_only_when_it_is_what_was_signed(made: Network) -> None:
@@ -194,3 +199,50 @@ def test_a_manifest_that_is_not_of_its_model_is_refused(
         monkeypatch.setattr(coordinator, "_call", lambda *_: told(manifest))
         with pytest.raises(MessageError, match=reason):
             coordinator.models(public_hex(key))
+
+
+def test_what_was_left_out_for_good_and_is_in_the_model_in_use_again_is_told(
+    made: Network, excise: Callable[..., Any]
+) -> None:
+    site = made.sites["a"]
+    made.deployed()
+    kept = Requests(site.parent)
+    kept.arrive(DEVICE)
+    append(kept.log, EVENT, request=DEVICE.id, digest=DEVICE.digest, registered=0)
+
+    def told() -> list[str]:
+        assert excise("site", "fetch", "--use", "--site", site)[0] == 0
+        out = excise("site", "status", "--site", site)[1]
+        assert json.loads(excise("site", "status", "--json", "--site", site)[1])["forgotten_but_known"] == (
+            ["mr7"] if "Left out" in out else []
+        )
+        return [line.partition(".")[0] for line in out.splitlines() if "Left out" in line]
+
+    known = "Left out here for good, but model 1 has not forgotten: mr7"
+    assert told() == [known]
+    use = site.parent / "models" / "in-use.json"
+    use.write_text('{"version": 1, "requests": ["mr7"]}')
+    assert promoted.has_forgotten(site.parent) == {"mr7"}
+    assert "Left out" not in excise("site", "status", "--site", site)[1]
+    kept.note(DEVICE, "rolled back", "2026-01-01", ())
+    assert "but rolled back at the coordinator: mr7" in excise("site", "status", "--site", site)[1]
+    use.write_text('{"version": 1}')  # as an earlier release wrote it
+    assert promoted.has_forgotten(site.parent) is None
+
+
+@pytest.mark.parametrize(("size", "good"), [(16, True), (32, False)])
+def test_the_doctor_compares_the_images_with_the_coordinators_model(made: Network, size: int, good: bool) -> None:
+    made.deployed()
+    config = read_site_config(made.sites["a"])
+    config = config.model_copy(update={"data": config.data.model_copy(update={"size": size})})
+    found = {one.name: one for one in doctor._service(made.sites["a"].parent, config)}["coordinator's model"]
+    assert (found.good, found.required) == (good, False)
+    assert found.told == ("model 1 fits this site's images" if good else "model 1 wants size 16, here 32")
+
+
+def test_the_doctor_shows_the_fingerprint_to_who_is_not_let_in_yet(made: Network) -> None:
+    toml = made.site("b")
+    sent = members.invite(made.store, made.folder, made.config, "b", "tests")
+    own = join(toml, sent, sent.fingerprint)
+    found = {one.name: one for one in doctor._service(toml.parent, read_site_config(toml))}["coordinator's service"]
+    assert (found.good, "not let in yet" in found.told, own in found.told, own in found.remedy) == (False, True, False, True)

@@ -13,7 +13,10 @@ from flwr.app import Message
 
 from excise.client import app
 from excise.client.config import read_site_config
+from excise.client.incidents import last_incident
+from excise.client.logs import ROUNDS, log_to
 from excise.client.refusals import KEPT, hear, last_refusals
+from excise.common.errors import REMEDIES, SiteError
 from excise.common.messages import Failure, SiteStatus, StatusQuery
 from excise.simulations.local_grid import LocalGrid
 from tests.dicoms import write_hospital, write_site_toml
@@ -89,3 +92,54 @@ def test_the_status_of_a_site_shows_them(tmp_path: Path, excise: Callable[..., A
     hear(REFUSED, read_site_config(site))
     told = json.loads(excise("site", "status", "--site", site, "--json")[1])
     assert [(one["round"], one["code"]) for one in told["refused"]] == [("unlearned 3", "not_finite")] * 2
+
+
+# ---- rounds that were not answered --------------------------------------------------------------------------------------
+
+
+def failed(code: str, at: str = "2026-01-02T03:04:05.000+00:00") -> str:
+    told = {"at": at, "level": "error", "event": "incident 00ff: DataError", "round": "query.status", "code": code}
+    return json.dumps(told | {"incident": "00ff", "kind": "DataError"}) + "\n"
+
+
+def test_the_status_tells_the_last_round_that_was_not_answered_and_what_to_do(
+    tmp_path: Path, excise: Callable[..., Any]
+) -> None:
+    site = write_site_toml(tmp_path)
+    assert last_incident(read_site_config(site)) is None
+    assert "not answered" not in excise("site", "status", "--site", site)[1]
+    log = tmp_path / "state" / "node" / ROUNDS
+    log.parent.mkdir(parents=True)
+    log.write_text(failed("internal") + failed("bad_data") + '{"event": "answered"}\n{"incident": \n' + failed("made_up"))
+    found = last_incident(read_site_config(site))
+    assert found is not None
+    assert (found.round, found.code, found.number) == ("query.status", "bad_data", "00ff")
+    _, out, _ = excise("site", "status", "--site", site)
+    assert "query.status: bad_data\n" in out
+    assert f"→ {REMEDIES[SiteError.BAD_DATA]}; incident 00ff" in out
+    assert json.loads(excise("site", "status", "--json", "--site", site)[1])["incident"]["code"] == "bad_data"
+    log.rename(log.with_name(f"{ROUNDS}.1"))  # the log began anew
+    log.write_text('{"event": "answered"}\n')
+    assert last_incident(read_site_config(site)) == found
+
+
+def test_what_the_app_logs_is_what_the_status_reads(tmp_path: Path) -> None:
+    site = write_site_toml(tmp_path, policy={"releases": ["0.0.0"]})
+    handler = log_to(tmp_path / "state" / "node" / ROUNDS)
+    try:
+        assert ask(site, StatusQuery()) == Failure.KIND
+    finally:
+        logging.getLogger("excise").removeHandler(handler)
+        logging.getLogger("excise").propagate = True
+        handler.close()
+    found = last_incident(read_site_config(site))
+    assert found is not None
+    assert (found.code, found.remedy) == ("forbidden", REMEDIES[SiteError.FORBIDDEN])
+
+
+@pytest.mark.parametrize("page", ["hospital.md", "coordinator.md"])
+def test_both_pages_have_the_table_of_codes(page: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / page).read_text()
+    assert set(REMEDIES) == set(SiteError)
+    for code, remedy in REMEDIES.items():
+        assert f"| `{code}` | {remedy} |" in text

@@ -72,6 +72,33 @@ def test_a_site_drafts_a_request_of_its_own(made: Network, tmp_path: Path, excis
     assert Requests(made.sites["a"].parent).standing(OTHER) is Standing.PENDING
 
 
+def test_what_could_not_be_sent_is_not_kept_as_submitted(made: Network, tmp_path: Path, excise: Callable[..., Any]) -> None:
+    (tmp_path / "mr1.toml").write_text(OTHER.to_toml())
+    command = ("site", "submit", tmp_path / "mr1.toml", "--by", "Dr. Noether", "--site", made.sites["a"])
+    kept = Requests(made.sites["a"].parent)
+    code, _, err = excise(*command)  # nobody listens
+    assert (code, "does not answer" in err) == (2, True), err
+    assert (kept.get("mr1"), kept.log.exists()) == (None, False)
+    kept.arrive(OTHER.model_copy(update={"reason": "another"}))
+    with listening(made):
+        code, _, err = excise(*command)
+    assert (code, "one id is carried out once" in err, statuses(made.store)) == (2, True, []), err
+
+
+def test_who_approves_is_told_of_a_list_that_is_missing(made: Network, excise: Callable[..., Any]) -> None:
+    site = made.sites["a"]
+    asked = OTHER.model_copy(update={"kind": RequestKind.PATIENTS, "where": "PatientID in @withdrawn"})
+    Requests(site.parent).arrive(asked)
+    words = "this site has no list @withdrawn. Lists never travel with a request"
+    assert words in asked.predicate.lacks([])
+    code, _, err = excise("site", "approve", "mr1", "--by", "Dr. Noether", "--site", site)
+    assert (code, "'mr1' is approved" in err, words in err) == (0, True, True), err
+    (site.parent / "lists").mkdir()
+    (site.parent / "lists" / "withdrawn.txt").write_text("1\n")
+    code, _, err = excise("site", "approve", "mr1", "--by", "Dr. Noether", "--site", site)
+    assert (code, "Warning" in err) == (0, False), err
+
+
 def test_a_request_that_names_patients_is_sent_only_when_it_is_said(
     made: Network, tmp_path: Path, excise: Callable[..., Any]
 ) -> None:

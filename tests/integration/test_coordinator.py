@@ -125,7 +125,7 @@ def test_a_site_that_joined_and_that_nobody_let_in_does_not_connect(made: Coordi
     end(process)
     with linked(made.config.link_port, made.folder / AUTHORITY) as link:
         assert len(link.nodes()) == len(NAMES)
-    assert "asks to be let in, with the fingerprint" in made.server("status")
+    assert "asks to be let in: excise server admit st-paul" in made.server("status")
     assert "is not let in yet" in said("site", "fetch", "--site", toml, code=2)
 
 

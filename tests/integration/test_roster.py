@@ -202,6 +202,19 @@ def test_a_site_that_the_run_does_not_concern_is_not_asked(tmp_path: Path) -> No
     assert (sorted(results["sites"]), grid.kinds(102)) == (["site-1", "site-2"], [])
 
 
+def test_a_site_that_refuses_is_called_by_its_name_and_is_not_to_be_started(tmp_path: Path) -> None:
+    plan, sites = prepared(tmp_path)
+    sites.configs[1].write_text(sites.configs[1].read_text().replace('name = "site-2"', 'name = "site-2"\nno_such_key = 1', 1))
+    grid = Moving(sites, {100: "site-1", 101: "site-2", 102: "site-3"})
+    with pytest.raises(QuorumError) as caught:
+        carry_out(plan, grid, tmp_path / "run")
+    assert "site-2 refused (bad_config): its engineer finds the reason by excise site status" in str(caught.value)
+    assert ("Silent" in str(caught.value), "start" in str(caught.value).lower()) == (False, False)
+    assert [(one["site"], one["code"]) for one in events(tmp_path / "run") if one["event"] == "refused"] == [
+        ("site-2", "bad_config")
+    ]
+
+
 def test_a_site_does_not_speak_under_another_name(tmp_path: Path) -> None:
     plan, sites = prepared(tmp_path, rounds=HALF)
     grid = Moving(sites, {100: "site-1", 101: "site-2", 102: "site-2"})  # the third, which calls itself site-3

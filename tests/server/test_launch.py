@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from excise.common.decision import Standing
 from excise.common.errors import ConfigError, RequestError
 from excise.common.request import ForgetRequest, RequestKind, joined
 from excise.common.settings import PRESETS
 from excise.common.weights import digest, load_weights
+from excise.server.dashboard.runner import STARTED
 from excise.server.launch import Waiting, carry_out, prepare
 from excise.server.life import State
 from excise.server.plan import Plan
@@ -113,6 +117,51 @@ def test_what_is_not_approved_waits_and_says_for_whom(made: Network) -> None:
     assert not made.config.runs.exists()
 
 
+def test_who_denied_is_named(made: Network) -> None:
+    draft(made.store, DEVICE, (), "Ada")
+    made.decide("a", DEVICE, Standing.DENIED)
+    with pytest.raises(Waiting, match="'mr7' was denied by a, and waits for b since 20"):
+        prepared(made, "mr7")
+    made.decide("b", DEVICE)
+    with pytest.raises(Waiting, match="'mr7' was denied by a: nobody runs it unless"):
+        prepared(made, "mr7")
+
+
+def test_a_run_is_told_as_started_only_when_it_is(made: Network, excise: Callable[..., Any]) -> None:
+    made.approved(DEVICE)
+    code, _, err = excise("server", "run", "mr7", "--by", "Ada", "--server", made.toml)  # nobody listens at the SuperLink
+    assert (code, "is excise server up running" in err, "started" in err) == (2, True, False), err
+    code, _, err = excise("server", "resume", "mr7", "--server", made.toml)
+    assert (code, "started" in err) == (2, False), err
+
+
+class Link:
+    """A SuperLink that has carried a run out before anybody looks."""
+
+    def start(self, *_: object) -> int:
+        return 1
+
+    def standing(self, _: int) -> str:
+        return "completed"
+
+
+def test_a_run_that_starts_says_so(made: Network, excise: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("excise.server.launch.linked", lambda *_: nullcontext(Link()))
+    made.approved(DEVICE)
+    code, _, err = excise("server", "run", "mr7", "--by", "Ada", "--server", made.toml)
+    assert (code, f"run 'mr7{STARTED}" in err) == (0, True), err  # which the dashboard waits for
+
+
+def test_what_has_no_run_or_no_model_yet_is_not_promoted(made: Network, excise: Callable[..., Any]) -> None:
+    asked = ("server", "promote", "mr7", "--by", "Ada", "--why", "it is good", "--server", made.toml)
+    made.approved(DEVICE)
+    code, _, err = excise(*asked)
+    assert (code, "'mr7' has no run yet: excise server run" in err, "Errno" in err) == (2, True, False), err
+    prepared(made, "mr7")
+    code, _, err = excise(*asked)
+    assert (code, "the run 'mr7' has no revised model yet: excise server resume mr7" in err) == (2, True), err
+
+
 def test_what_cannot_be_carried_out_leaves_nothing(tmp_path: Path) -> None:
     with network(tmp_path) as made:
         made.let_in("a", "b")
@@ -131,7 +180,7 @@ def test_what_cannot_be_carried_out_leaves_nothing(tmp_path: Path) -> None:
 def test_a_run_is_made_once(made: Network) -> None:
     made.approved(DEVICE)
     prepared(made, "mr7")
-    with pytest.raises(RequestError, match="is running and cannot become running"):
+    with pytest.raises(RequestError, match=r"'mr7' is running: its run was begun at 20.*server resume mr7; .*reject mr7"):
         prepared(made, "mr7")
 
 

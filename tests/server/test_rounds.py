@@ -25,7 +25,7 @@ from excise.common.models import ModelSpec
 from excise.common.request import ForgetRequest
 from excise.common.settings import RoundSettings
 from excise.server.post import Post, record_bytes
-from excise.server.rounds import RoundResult, run_round
+from excise.server.rounds import Refusal, RoundResult, advice, run_round
 from excise.simulations.local_grid import LocalGrid
 
 Reply = Callable[[], RecordDict]
@@ -304,3 +304,13 @@ def test_bytes_of_arrays_are_counted_both_ways() -> None:
     assert answer.bytes_down == 2 * record_bytes(query.to_record()) >= 2 * 103 * 4
     assert answer.bytes_up == 2 * record_bytes(update().to_record()) >= 2 * 10 * 4
     assert record_bytes(RecordDict()) == 0
+
+
+def test_the_advice_tells_the_silent_from_those_that_refused() -> None:
+    assert advice([Refusal("a", "no_answer")]) == "Start those sites, or lower rounds.quorum."
+    told = advice([Refusal("a", "no_answer"), Refusal("north", "bad_data"), Refusal("c", "norm")])
+    assert told == (
+        "a gave no answer: start those; north refused (bad_data): its engineer finds the reason by excise site status; the "
+        "answer of c was not used (norm): docs/coordinator.md tells what the code means. Or lower rounds.quorum."
+    )
+    assert "start" not in advice([Refusal("north", "bad_data")])

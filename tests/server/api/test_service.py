@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -15,6 +17,7 @@ from excise.client import coordinator as calls
 from excise.client.config import CoordinatorSettings, read_site_config
 from excise.client.coordinator import CoordinatorRefused, CoordinatorSilent, connected, secured
 from excise.client.joining import join, renew
+from excise.client.requests import Requests
 from excise.common.api import coordinator_pb2 as pb
 from excise.common.api.coordinator_pb2_grpc import CoordinatorStub
 from excise.common.decision import Decision, Standing
@@ -22,7 +25,12 @@ from excise.common.errors import ConfigError
 from excise.common.signing import read_key, sign
 from excise.server import members, requests
 from excise.server.api import access
+from excise.server.evidence import seal
+from excise.server.life import State
 from excise.server.setup import AUTHORITY, init
+from excise.server.standing import standing_of
+from tests.candidates import ran
+from tests.candidates import signed as signed_by
 from tests.coordinators import DEVICE, OTHER, Network, listening, network
 
 
@@ -50,11 +58,13 @@ def test_a_site_joins_by_its_invite_and_is_let_in_by_a_person(made: Network) -> 
     settings = settings_of(toml)
     with (
         connected(toml.parent, settings) as coordinator,
-        pytest.raises(CoordinatorRefused, match=f"not let in.*{fingerprint}"),
+        pytest.raises(CoordinatorRefused, match="not let in yet") as refused,
     ):
         coordinator.report(None)
-    with pytest.raises(ConfigError, match="is not that of the keys which came"):
+    with pytest.raises(ConfigError, match="is not that of the keys which came") as differs:
         members.admit(made.store, "a", "00" * 32, "tests")
+    told = f"{refused.value} {differs.value} {standing_of(made.store, made.config, {})}"
+    assert fingerprint not in told  # it comes by telephone
     members.admit(made.store, "a", fingerprint, "tests")
     with connected(toml.parent, settings) as coordinator:
         coordinator.report(None)
@@ -165,6 +175,44 @@ def test_requests_go_round(made: Network) -> None:
         assert next(seen).waits_for == ("b",)
         assert of_b.decide("mr7", *signed(b)).state == "approved"
         assert next(seen).state == "approved"
+
+
+def test_a_site_hears_that_its_signature_is_awaited(made: Network, excise: Callable[..., Any]) -> None:
+    a, _ = made.join("a"), made.join("b")
+    made.deployed()
+    run = ran(made, DEVICE)
+    seal(made.store, made.folder, made.config, run)
+
+    def heard() -> tuple[str, ...]:
+        kept = Requests(a.parent)
+        with connected(a.parent, settings_of(a)) as coordinator:
+            told = next(coordinator.watch())
+        kept.arrive(told.request)
+        kept.note(told.request, told.state, told.since, told.waits_for)
+        return told.waits_for
+
+    asked = ("--server", made.toml)
+    assert heard() == ("a", "b")
+    (one,) = standing_of(made.store, made.config, {})["requests"]
+    assert one["waits_for"] == ["a", "b"]
+    assert json.loads(excise("server", "requests", "show", "mr7", "--json", *asked)[1])["waits_for"] == ["a", "b"]
+    assert json.loads(excise("server", "requests", "list", "--json", *asked)[1])[0]["waits_for"] == ["a", "b"]
+    assert "Evidence to sign: mr7: excise site sign mr7" in excise("site", "status", "--site", a)[1]
+    assert json.loads(excise("site", "status", "--json", "--site", a)[1])["to_sign"] == ["mr7"]
+    assert "candidate, waits for a, b" in excise("site", "requests", "show", "mr7", "--site", a)[1]
+    Requests(a.parent).signed_evidence(DEVICE, "a")  # as excise site sign does
+    assert Requests(a.parent).noted(DEVICE)["waits_for"] == ["b"]
+    signed_by(made, run, "a")
+    assert heard() == ("b",)
+    assert "Evidence to sign" not in excise("site", "status", "--site", a)[1]
+    signed_by(made, run, "b")
+    assert heard() == (requests.COORDINATOR,)
+    requests.move(made.store, ["mr7"], State.REJECTED, "Ada", "")
+    assert heard() == ()
+    (told,) = json.loads(excise("site", "requests", "list", "--json", "--site", a)[1])
+    assert told["coordinator"]["state"] == "rejected"
+    shown = excise("site", "requests", "list", "--site", a)[1]
+    assert ("at the" in shown, "rejected" in shown) == (True, True)
 
 
 def test_a_site_speaks_for_itself_alone_and_hears_of_what_concerns_it(made: Network) -> None:

@@ -209,7 +209,9 @@ def test_the_revised_model_is_approved_and_left_again(made: Network, url: str) -
         assert (version(made.store).version, status(made.store, "mr7").state) == (2, State.PROMOTED)
         assert last_of_log(made)["by"] == COORDINATOR
         leaves = {"request": "mr7", "state": "promoted", "version": "2", "why": "it was worse", "password": PASSWORD}
-        assert "Model 1 is in use again" in client.post("/do/rollback", data=leaves).text
+        said = client.post("/do/rollback", data=leaves).text
+        assert "Model 1 is in use again" in said
+        assert "Model 1 has not forgotten mr7. A site that ran excise site forget" in said
     assert status(made.store, "mr7").state is State.ROLLED_BACK
     assert made.store.log_faults() == []
 
