@@ -59,7 +59,7 @@ def test_a_line_altered_in_the_middle_stops_what_is_grave_and_nothing_else(
     run = ran(made, DEVICE)
     seal(made.store, made.folder, made.config, run)
     signed(made, run, "a", "b")
-    monkeypatch.setattr("excise.common.supervisor.Supervisor.run", lambda self: None)
+    monkeypatch.setattr("excise.common.supervisor.Supervisor.run", lambda self, first: first())
     for command in (["up"], ["verify", run, "--by", "Ada"], ["promote", run, "--by", "Ada", "--why", "it forgot"]):
         replaced(made, "tests", "nobody")
         _, _, told = excise("server", "audit", "verify")
