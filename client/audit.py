@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor
 
 from excise.client.unlearning.labels import boundary_losses, has_crossed, place_of, scored_labels, strata
@@ -66,6 +65,8 @@ def effective_images(
     count, images = len(names), len(losses_N)
     if count < max(min_count, 2):
         return math.nan
+    from scipy.stats import rankdata  # takes a second to import, and a deployed site starts a process for every message
+
     rank_N, class_N = rankdata(losses_N), np.zeros(images, dtype=np.int64) if class_N is None else class_N
     rank_N -= (np.bincount(class_N, rank_N) / np.maximum(np.bincount(class_N), 1))[class_N]
     apart = (rank_N**2).sum() * images / (images - 1)

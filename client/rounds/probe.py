@@ -17,7 +17,6 @@ from torch import Tensor
 
 from excise.client import audit
 from excise.client.compute import device_of, to_device
-from excise.client.probe import probe_auc
 from excise.client.rounds.features import features_of
 from excise.client.rounds.losses import evenly_spread
 from excise.client.rounds.model import check_model, load_model
@@ -42,6 +41,8 @@ class Sides:
 
 def answer(site: Site, query: ProbeQuery) -> ProbeReply:
     """Probe each model; nothing is told of fewer than `min_count` images, or of fewer patients."""
+    from excise.client.probe import probe_auc  # scikit-learn takes seconds to import, and few requests ask for it
+
     check_model(site, query.model)
     sides, metrics = _sides(site, query), {}
     if sides is None:
