@@ -9,7 +9,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography import x509
 
+from excise.server import members
 from excise.server.dashboard.access import by_token
 from excise.server.dashboard.app import create_app
 from excise.server.dashboard.source import runs_in
@@ -17,6 +19,7 @@ from excise.server.evidence import seal
 from excise.server.life import State
 from excise.server.registry import run_of, version
 from excise.server.requests import draft, status
+from excise.server.setup import sites_authority
 from tests.candidates import ran, signed
 from tests.coordinators import DEVICE, OTHER, Network, network
 from tests.dashboards import COORDINATOR, OTHER_COORDINATOR, PASSWORD, VIEWER, app_of, serving, signed_in, with_users
@@ -265,6 +268,19 @@ def test_sites_are_invited_let_in_and_revoked(made: Network, url: str) -> None:
         assert client.post("/do/revoke", data={"site": "b", "password": "wrong wrong wrong"}).status_code == 403
         assert "is let in no more" in client.post("/do/revoke", data={"site": "b", "password": PASSWORD}).text
     assert last_of_log(made) | {"event": "site revoked", "site": "b", "by": COORDINATOR} == last_of_log(made)
+
+
+def test_a_fingerprint_is_shown_nowhere(made: Network, url: str) -> None:
+    made.site("c")
+    sent = members.invite(made.store, made.folder, made.config, "c", "tests")
+    keys, signature = made.keys("c")
+    serial = members.serial_of(x509.load_pem_x509_certificate(sent.certificate.encode()))
+    members.join(made.store, sites_authority(made.folder), "c", serial, keys, signature)
+    assert keys.fingerprint in (made.folder / "audit.jsonl").read_text()
+    with signed_in(url) as client:
+        assert not [path for path in PAGES if keys.fingerprint in client.get(path).text]
+        assert "asks to be let in" in client.get("/sites").text
+        assert "is let in" in client.post("/do/admit", data={"site": "c", "fingerprint": keys.fingerprint}).text
 
 
 def test_a_run_that_cannot_begin_says_why(made: Network, url: str) -> None:
