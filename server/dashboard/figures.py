@@ -74,7 +74,7 @@ def heat(view: Table | None, runs: Path) -> Table:
         for x, cell in enumerate(row["cells"])
     ]
     return {
-        "metrics": [one["label"].split(",")[0] for one in view["heat"]["metrics"]],
+        "metrics": [one["label"].split(",")[0].replace("membership", "MIA") for one in view["heat"]["metrics"]],
         "sites": [row["site"] for row in view["heat"]["sites"]],
         "cells": cells,
     }

@@ -47,7 +47,7 @@ const kinds = {
       itemStyle: { color: styles[line.name].color }, ...styles[line.name],
       markLine: line.retrained === null ? undefined : {
         symbol: "none", silent: true, lineStyle: { color: styles[line.name].color, type: "dotted" },
-        label: { show: line.name === "forget", formatter: "retrained", position: "insideStartBottom", color: css("--soft") }, data: [{ yAxis: line.retrained }],
+        label: { show: line.name === "forget", formatter: "retrained", position: "insideEndBottom", color: css("--soft") }, data: [{ yAxis: line.retrained }],
       },
     }));
     const points = told.lines.flatMap((line) => line.points.map(([, value]) => value)).filter((value) => value !== null);
