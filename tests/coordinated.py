@@ -17,17 +17,26 @@ from excise.client.site import open_site
 from excise.common.bundle import bundle_digest
 from excise.common.models import ModelSpec
 from excise.common.signing import make_key
-from excise.server.config import ServerConfig, store_of
-from excise.server.deploy import API, LINK, PROXY, REGISTRAR
+from excise.server.config import ServerConfig, read_server_config, store_of
+from excise.server.deploy import API, DASHBOARD, LINK, PROXY, REGISTRAR
 from excise.server.members import admit, invite
 from excise.server.registrar import online
+from excise.server.roles import Role
 from excise.server.setup import init
+from excise.server.users import add
 from tests.deployment import ROOT, eventually, free_port, listens
 from tests.dicoms import write_hospital, write_site_toml
 
+PASSWORD = "correct horse battery"
 SPEC = ModelSpec(name="allcnn", classes=2, size=16, width=0.05)
 DESCRIBED = ("--classes", 2, "--size", 16, "--width", 0.05)
-WORDS = {LINK: b"flower-superlink", PROXY: b"nginx", REGISTRAR: b"server.registrar", API: b"api.serve"}
+WORDS = {
+    LINK: b"flower-superlink",
+    PROXY: b"nginx",
+    REGISTRAR: b"server.registrar",
+    API: b"api.serve",
+    DASHBOARD: b"dashboard.serve",
+}
 """By which the command of each of the coordinator's processes is known."""
 
 
@@ -47,7 +56,8 @@ class Coordinated:
 
     @property
     def listens(self) -> bool:
-        return all(map(listens, (self.config.fleet_port, self.config.link_port, self.config.api_port)))
+        ports = self.config.fleet_port, self.config.link_port, self.config.api_port, self.config.dashboard_port
+        return all(map(listens, ports))
 
     def connected(self, *names: str) -> bool:
         """Whether these sites are connected; all without names."""
@@ -94,10 +104,12 @@ class Coordinated:
 @contextmanager
 def coordinated(folder: Path, names: Sequence[str]) -> Iterator[Coordinated]:
     """Everything that is up and connected; ended afterwards."""
-    config = init(folder / "coordinator", "network", ["localhost"], free_port(), free_port(), free_port())
-    made = Coordinated(
-        folder / "coordinator", config, start("server", "up", "--server", folder / "coordinator" / "server.toml")
-    )
+    toml = folder / "coordinator" / "server.toml"
+    init(toml.parent, "network", ["localhost"], free_port(), free_port(), free_port())
+    toml.write_text(f"{toml.read_text()}dashboard_port = {free_port()}\n")
+    with store_of(toml) as store:
+        add(store, "ada", Role.COORDINATOR, PASSWORD, "tests")
+    made = Coordinated(toml.parent, read_server_config(toml), start("server", "up", "--dashboard", "--server", toml))
     try:
         eventually(lambda: made.listens, 90, "the coordinator does not listen")
         for name in names:

@@ -17,9 +17,9 @@ from excise.server.dashboard.serve import Place, Serving, configuration
 from excise.server.dashboard.source import Source
 from excise.server.roles import Role
 from excise.server.users import add
+from tests.coordinated import PASSWORD
 from tests.coordinators import Network
 
-PASSWORD = "correct horse battery"
 COORDINATOR, OTHER_COORDINATOR, VIEWER = "ada", "emmy", "max"
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPSConnection
 from pathlib import Path
 
+import httpx
 import pytest
 
 from excise.client.config import read_site_config
@@ -24,11 +25,11 @@ from excise.common.signing import make_key, public_hex, read_key
 from excise.common.supervisor import read_status
 from excise.common.weights import digest, load_weights, save_weights, snapshot
 from excise.server.config import store_of
-from excise.server.deploy import API, LINK, PROXY, REGISTRAR
+from excise.server.deploy import API, DASHBOARD, LINK, PROXY, REGISTRAR
 from excise.server.link import linked
 from excise.server.members import invite
 from excise.server.setup import AUTHORITY, init
-from tests.coordinated import DESCRIBED, SPEC, Coordinated, coordinated, end, events_of, kill, said, start
+from tests.coordinated import DESCRIBED, PASSWORD, SPEC, Coordinated, coordinated, end, events_of, kill, said, start
 from tests.deployment import eventually, listens
 from tests.dicoms import write_hospital, write_site_toml
 
@@ -129,7 +130,7 @@ def test_a_site_that_joined_and_that_nobody_let_in_does_not_connect(made: Coordi
     assert "is not let in yet" in said("site", "fetch", "--site", toml, code=2)
 
 
-@pytest.mark.parametrize("part", [LINK, PROXY, REGISTRAR, API])
+@pytest.mark.parametrize("part", [LINK, PROXY, REGISTRAR, API, DASHBOARD])
 def test_what_is_killed_is_started_again_and_the_sites_come_back(made: Coordinated, part: str) -> None:
     eventually(made.connected, 60, "the sites do not connect")
     before = read_status(made.config.state)
@@ -143,6 +144,13 @@ def test_what_is_killed_is_started_again_and_the_sites_come_back(made: Coordinat
     eventually(again, 30, f"{part} is not started again")
     time.sleep(1)
     eventually(lambda: made.listens and made.connected(), 90, "the sites do not come back")
+
+
+def test_the_dashboard_is_up_and_people_sign_in(made: Coordinated) -> None:
+    with httpx.Client(base_url=f"http://127.0.0.1:{made.config.dashboard_port}", timeout=20) as client:
+        assert client.get("/").status_code == 401
+        assert client.post("/login", data={"name": "ada", "password": PASSWORD}).status_code == 303
+        eventually(lambda: client.get("/sites").text.count("let in, online") == len(NAMES), 60, "the sites are not shown")
 
 
 def test_from_a_request_to_a_model_in_use_at_the_sites(made: Coordinated, tmp_path: Path) -> None:
