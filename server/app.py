@@ -14,7 +14,7 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from excise.common.errors import ExciseError, StorageError
+from excise.common.errors import ExciseError, Interrupted, StorageError
 from excise.server.config import read_server_config, store_of
 from excise.server.coordinator import Coordinator
 from excise.server.events import FAILED
@@ -25,6 +25,10 @@ from excise.server.record import RunFolder
 from excise.server.requests import check_running
 from excise.server.store.leases import held, lease_of
 
+LOST = (
+    "the run is not this process's any more: the store could not be written for some seconds (is the disk full?), or another "
+    "process carries the run on"
+)
 PAUSE = 1.0
 """Seconds between two looks whether the parent process lives."""
 
@@ -89,7 +93,12 @@ def _carry_out(
 ) -> None:
     try:
         plan = Plan.model_validate(tomllib.loads((folder.path / "plan.toml").read_text()))
-        Coordinator(grid, plan, folder, stopped=stopped).run()
+        try:
+            Coordinator(grid, plan, folder, stopped=stopped).run()
+        except Interrupted:
+            if stopped():  # nobody pressed a key here
+                raise StorageError(LOST) from None
+            raise
         then()
     except Exception as error:
         told = (str(error), error.exit_code) if isinstance(error, ExciseError) else ("", ExciseError.exit_code)

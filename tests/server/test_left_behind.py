@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from excise.common.errors import ConfigError
+from excise.common.errors import ConfigError, Interrupted, StorageError
+from excise.server import app
 from excise.server.deploy import SERVER, check_store
+from excise.server.events import events_of
+from excise.server.record import RunFolder
 from excise.server.store.leases import held
 from tests.coordinators import network
 from tests.deployment import eventually
@@ -45,6 +48,25 @@ def _gone(process: int) -> bool:
         return "Z" in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]  # nobody waited for it
     except (ProcessLookupError, FileNotFoundError):
         return True
+
+
+def test_a_run_that_lost_its_lease_says_so_and_not_that_somebody_stopped_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def run(self) -> None:
+            raise Interrupted("stopped by Ctrl-C")
+
+    monkeypatch.setattr(app, "Coordinator", Stopped)
+    monkeypatch.setattr(app.Plan, "model_validate", lambda _: None)
+    (tmp_path / "plan.toml").write_text("")
+    with pytest.raises(StorageError, match="is the disk full"):
+        app._carry_out(None, RunFolder(tmp_path), lambda: True)  # type: ignore[arg-type]
+    assert events_of(tmp_path)[-1]["message"] == app.LOST
+    with pytest.raises(Interrupted):
+        app._carry_out(None, RunFolder(tmp_path), lambda: False)  # type: ignore[arg-type]
 
 
 def test_another_coordinator_waits_for_what_is_left_of_the_former(tmp_path: Path) -> None:
