@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from excise.server.events import EVENTS
 
 POLL = 0.25
 """Seconds between two looks."""
+AGES = 30.0
+"""Seconds after which what time alone changes is shown anew: a run that gives no sign, or that nobody carries out any more."""
 SITES, REQUESTS, RUNS, AUDIT = "sites", "requests", "runs", "audit"
 """Topics; a run's own is ``run:NAME``."""
 Mark = tuple[int, int, int]
@@ -40,6 +43,7 @@ class Watch:
         self.source, self.hub, self.version = source, hub, 0
         self._runs: dict[str, tuple[Mark | None, Mark | None]] = {}
         self._log: Mark | None = None
+        self._timed = time.monotonic()
         self.look()
 
     def look(self) -> list[str]:
@@ -71,14 +75,18 @@ class Watch:
             presence.cancel()
 
     async def _follow_sites(self) -> None:
-        def look() -> list[str]:
-            changed = self.source.look_for_sites()
-            self.version += changed
-            return [SITES] if changed else []
-
         while True:
-            await self._tell(look)
+            await self._tell(self.look_beside)
             await asyncio.sleep(1)
+
+    def look_beside(self) -> list[str]:
+        """Topics that changed though nothing was written: who is connected, and what only time tells."""
+        changed = [SITES] if self.source.look_for_sites() else []
+        if time.monotonic() - self._timed > AGES:
+            self._timed = time.monotonic()
+            changed.append(REQUESTS)
+        self.version += bool(changed)
+        return changed
 
     async def _tell(self, look: Any) -> None:
         try:
