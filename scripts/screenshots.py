@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
-
-QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-SIZE = {"width": 1366, "height": 768}
+from excise.simulations.bench.browser import SIZE, chromium
 
 
 def main(runs: Path, out: Path) -> None:
@@ -25,8 +21,7 @@ def main(runs: Path, out: Path) -> None:
         base = address[1].partition("/enter")[0]
         names = sorted((path.parent.name for path in runs.glob("*/metrics.json")), reverse=True)
         out.mkdir(parents=True, exist_ok=True)
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=QUIET)
+        with chromium() as browser:
             for theme, name, path in (
                 ("light", "overview", "/"),
                 ("light", "compare", f"/compare?a={names[0]}&b={names[min(1, len(names) - 1)]}"),
@@ -38,7 +33,6 @@ def main(runs: Path, out: Path) -> None:
                 page.wait_for_function("() => document.getElementById('live').textContent === 'live'")
                 page.wait_for_timeout(1500)  # charts
                 page.screenshot(path=out / f"dashboard-{name}.png")
-            browser.close()
     finally:
         shown.terminate()
         shown.wait()

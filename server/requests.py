@@ -6,10 +6,11 @@ Every function may be called again with the same arguments and changes nothing t
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Row, select
 from sqlalchemy.orm import Session
 
 from excise.common.decision import Decision, Standing
@@ -165,23 +166,21 @@ def status(store: Store, request_id: str) -> RequestStatus:
     RequestError : there is none of this id
     """
     with store.reading() as session:
-        return _status(session, _found(session, request_id))
+        _found(session, request_id)
+        return _statuses(session, Request.id == request_id)[0]
 
 
 def statuses(store: Store) -> list[RequestStatus]:
     """Where every request stands, the latest first."""
     with store.reading() as session:
-        return [_status(session, request) for request in session.scalars(select(Request).order_by(Request.since.desc()))]
+        return sorted(_statuses(session), key=lambda one: one.moves[-1].at, reverse=True)
 
 
 def concerned(store: Store, site: str) -> list[RequestStatus]:
     """Where those requests stand that concern a site, or that it drafted."""
     mine = select(Participant.request).where(Participant.site == site)
     with store.reading() as session:
-        found = session.scalars(
-            select(Request).where(Request.id.in_(mine) | (Request.drafted_by == f"site {site}")).order_by(Request.id)
-        )
-        return [_status(session, request) for request in found]
+        return _statuses(session, Request.id.in_(mine) | (Request.drafted_by == f"site {site}"))
 
 
 def withdraw(change: Change, site: str, by: str) -> list[str]:
@@ -253,11 +252,23 @@ def _asked(session: Session, site: str, request_id: str) -> tuple[Request, Parti
     return session.get_one(Request, request_id), asked
 
 
-def _status(session: Session, request: Request) -> RequestStatus:
-    asked = list(session.scalars(select(Participant).where(Participant.request == request.id).order_by(Participant.site)))
-    moves = tuple(session.scalars(select(Move).where(Move.request == request.id).order_by(Move.id)))
-    pending = [one for one in asked if one.standing == PENDING]
+def _statuses(session: Session, *where: ColumnElement[bool]) -> list[RequestStatus]:
+    """Where requests stand, by id. However many there are, the store is asked as often as for one."""
+    asked, moves = defaultdict[str, list[Row[str, str, str, str]]](list), defaultdict[str, list[Move]](list)
+    chosen = select(Participant.request, Participant.site, Participant.standing, Participant.since).join(Request)
+    for row in session.execute(chosen.where(*where).order_by(Participant.site)):
+        asked[row.request].append(row)
+    for move in session.scalars(select(Move).join(Request).where(*where).order_by(Move.id)):
+        moves[move.request].append(move)
     revoked = set(session.scalars(select(Site.name).where(Site.state == SiteState.REVOKED)))
+    found = session.scalars(select(Request).where(*where).order_by(Request.id))
+    return [_status(request, asked[request.id], moves[request.id], revoked) for request in found]
+
+
+def _status(
+    request: Request, asked: Sequence[Row[str, str, str, str]], moves: Sequence[Move], revoked: set[str]
+) -> RequestStatus:
+    pending = [one for one in asked if one.standing == PENDING]
     waits: tuple[str, ...] = (COORDINATOR,)
     since = request.since
     if request.state == State.DRAFTED and pending:
@@ -272,5 +283,5 @@ def _status(session: Session, request: Request) -> RequestStatus:
         request.run,
         waits,
         {one.site: one.standing for one in asked},
-        moves,
+        tuple(moves),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from excise.server.registrar import online
 from excise.server.registry import version
 from excise.server.requests import RequestStatus, statuses
 from excise.server.store import Store
-from excise.server.store.tables import SiteState
+from excise.server.store.tables import Site, SiteState
 from excise.server.waiting import abandoned, awaited
 
 
@@ -37,13 +37,39 @@ def standing(server_toml: Path) -> dict[str, Any]:
         return standing_of(store, config, online(store, server_toml.parent, config))
 
 
-def standing_of(store: Store, config: ServerConfig, there: dict[str, bool]) -> dict[str, Any]:
-    """As `standing`, of an open store; `there` tells which sites are online."""
-    running = read_status(config.state)
+@dataclass(frozen=True)
+class Stored:
+    """What the store alone tells; it changes when the audit log has another line.
+
+    Attributes
+    ----------
+    requests : the latest first, each with its line in `standing`, as far as the store tells
+    model : version in use; None before there is one
+    """
+
+    sites: list[Site]
+    requests: list[tuple[RequestStatus, dict[str, Any]]]
+    model: int | None
+
+
+def stored_of(store: Store) -> Stored:
+    """What a store tells of how its coordinator stands."""
     try:
         model = version(store).version
     except ConfigError:
         model = None
+    return Stored(members(store), [(one, _line(one)) for one in statuses(store)], model)
+
+
+def standing_of(store: Store, config: ServerConfig, there: dict[str, bool], stored: Stored | None = None) -> dict[str, Any]:
+    """As `standing`, of an open store.
+
+    Parameters
+    ----------
+    there : which sites are online
+    stored : what the store is known to tell; it is asked when that is None
+    """
+    running, stored = read_status(config.state), stored or stored_of(store)
     return {
         "processes": {name: asdict(unit) for name, unit in running.units.items()} if running else None,
         "sites": [
@@ -56,10 +82,10 @@ def standing_of(store: Store, config: ServerConfig, there: dict[str, bool]) -> d
                 "model": site.version,
                 "release": site.release,
             }
-            for site in members(store)
+            for site in stored.sites
         ],
-        "model": model,
-        "requests": [_request(store, config.runs, one) for one in statuses(store)],
+        "model": stored.model,
+        "requests": [_request(store, config.runs, one, line) for one, line in stored.requests],
     }
 
 
@@ -71,11 +97,19 @@ def _told(name: str, state: str, there: dict[str, bool]) -> str:
     return state
 
 
-def _request(store: Store, runs: Path, one: RequestStatus) -> dict[str, Any]:
-    last, now = "", awaited(store, runs, one)
-    if one.state is State.RUNNING:
-        event = last_event(runs / one.run)
-        last = f"{event['event'].replace('_', ' ')} at {event['at']}" if event else "not started yet"
-    told = {"id": one.request.id, "state": one.state, "since": now.since, "waits_for": list(now.waits_for), "run": one.run}
+def _line(one: RequestStatus) -> dict[str, Any]:
     denied = [site for site, standing in one.sites.items() if standing == Standing.DENIED]
-    return told | {"last": last, "abandoned": bool(abandoned(store, runs, one)), "denied_by": denied}
+    told = {"id": one.request.id, "state": one.state, "since": one.since, "waits_for": list(one.waits_for), "run": one.run}
+    return told | {"last": "", "abandoned": False, "denied_by": denied}
+
+
+def _request(store: Store, runs: Path, one: RequestStatus, line: dict[str, Any]) -> dict[str, Any]:
+    if one.state not in (State.RUNNING, State.CANDIDATE):  # the store tells everything of it
+        return line
+    now = awaited(store, runs, one)
+    line = line | {"since": now.since, "waits_for": list(now.waits_for)}
+    if one.state is not State.RUNNING:
+        return line
+    event = last_event(runs / one.run)
+    last = f"{event['event'].replace('_', ' ')} at {event['at']}" if event else "not started yet"
+    return line | {"last": last, "abandoned": bool(abandoned(store, runs, one))}

@@ -250,6 +250,24 @@ def bench_soak(
     terminal.print(f"Result page: {page}")
 
 
+@bench.command("dashboard")
+def bench_dashboard(
+    sites: Annotated[int, typer.Option(min=1, help="Sites of the coordinator.")] = 64,
+    runs: Annotated[int, typer.Option(min=2, help="Runs in its store, one of them under way.")] = 300,
+    viewers: Annotated[int, typer.Option(min=1, help="How many look at that one at once.")] = 50,
+    minutes: Annotated[float, typer.Option(min=0.1, help="For how long.")] = 10,
+    page: Annotated[Path, typer.Option(help="The result page to write.")] = Path("docs/results/dashboard.md"),
+) -> None:
+    """Measure how soon viewers see what happened, what that costs, and how quick a busy coordinator's pages are."""
+    from excise.simulations.bench.dashboard import measure
+    from excise.simulations.bench.dashboard_page import write_dashboard_page
+
+    with _status() as said, tempfile.TemporaryDirectory(prefix="excise-dashboard-") as folder:
+        measured = measure(Path(folder), sites, runs, viewers, 60 * minutes, said)
+    write_dashboard_page(page, measured)
+    terminal.print(f"Result page: {page}")
+
+
 def cache_folder() -> Path:
     """Where simulated hospitals are kept between runs."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "excise"

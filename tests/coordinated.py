@@ -109,7 +109,7 @@ def coordinated(folder: Path, names: Sequence[str]) -> Iterator[Coordinated]:
     toml.write_text(f"{toml.read_text()}dashboard_port = {free_port()}\n")
     with store_of(toml) as store:
         add(store, "ada", Role.COORDINATOR, PASSWORD, "tests")
-    made = Coordinated(toml.parent, read_server_config(toml), start("server", "up", "--dashboard", "--server", toml))
+    made = Coordinated(toml.parent, read_server_config(toml), come_up(toml))
     try:
         eventually(lambda: made.listens, 90, "the coordinator does not listen")
         for name in names:
@@ -121,6 +121,11 @@ def coordinated(folder: Path, names: Sequence[str]) -> Iterator[Coordinated]:
             process.terminate()
         for process in (*made.processes.values(), made.process):
             end(process)
+
+
+def come_up(toml: Path) -> subprocess.Popen[bytes]:
+    """What keeps a coordinator and its dashboard up."""
+    return start("server", "up", "--dashboard", "--server", toml)
 
 
 def start(*command: object) -> subprocess.Popen[bytes]:

@@ -16,9 +16,10 @@ from excise.common.errors import RequestError
 from excise.common.request import ForgetRequest
 from excise.server import decisions, members
 from excise.server.dashboard.access import Access, Acting
-from excise.server.dashboard.pages import pages_of
+from excise.server.dashboard.render import renderer_of
 from excise.server.dashboard.runner import Runner
 from excise.server.dashboard.sessions import Session
+from excise.server.dashboard.shown import shown_of
 from excise.server.requests import draft, status
 
 Text = Annotated[str, Form()]
@@ -29,7 +30,7 @@ actions = APIRouter()
 @actions.post("/check/request")
 def check_request(request: Request, session: Acting, kind: Text, where: Text = "") -> Response:
     """Whether a rule can be read, as it is typed; where it cannot, at which place and why."""
-    shown = pages_of(request)
+    shown = renderer_of(request)
     if not where.strip():
         return shown.fragment("said.html", text="a rule is missing")
     try:
@@ -52,7 +53,7 @@ def do_draft(
     probe: Annotated[bool, Form()] = False,
 ) -> Response:
     """Draft a request, and ask its sites."""
-    store, _, _ = pages_of(request).source.coordinator()
+    store, _, _ = shown_of(request).source.coordinator()
     made = _request(
         id=id, kind=kind, where=where, reason=reason, legal_basis=legal_basis, requested_by=session.user, linear_probe=probe
     )
@@ -85,7 +86,7 @@ def do_stop(request: Request, session: Acting, name: Name, state: Text) -> Respo
     from excise.server.launch import stop  # here, since it needs torch
 
     run = _still(request, name, state)
-    source = pages_of(request).source
+    source = shown_of(request).source
     source.coordinator()
     assert source.toml is not None
     stopped = stop(source.toml, run, session.user)
@@ -106,8 +107,8 @@ def do_approve(
     """Find the evidence complete, where nobody did yet, and use the revised model from now on."""
     run = _still(request, name, state)
     _confirmed(request, session, password)
-    store, folder, config = pages_of(request).source.coordinator()
-    view = pages_of(request).view(run)
+    store, folder, config = shown_of(request).source.coordinator()
+    view = shown_of(request).view(run)
     if view is None or view["digests"]["after"] != digest:
         raise RequestError(f"the revised model of '{run}' is another one than the page showed: load the page anew")
     reason = _reason(why)
@@ -124,7 +125,7 @@ def do_reject(request: Request, session: Acting, name: Name, state: Text, why: T
     """Carry a request out no more, or do not use what came of it."""
     _still(request, name, state)
     _confirmed(request, session, password)
-    store, _, _ = pages_of(request).source.coordinator()
+    store, _, _ = shown_of(request).source.coordinator()
     decisions.reject(store, name, session.user, _reason(why))
     return _done(request, f"'{name}' is rejected.")
 
@@ -142,7 +143,7 @@ def do_rollback(
     """Leave the model in use for the one that it was made of."""
     _still(request, name, state)
     _confirmed(request, session, password)
-    store, folder, config = pages_of(request).source.coordinator()
+    store, folder, config = shown_of(request).source.coordinator()
     back = decisions.leave(store, folder, config, version, session.user, _reason(why))
     return _done(request, " ".join([f"Model {back.version} is in use again.", back.warning]).strip())
 
@@ -150,16 +151,15 @@ def do_rollback(
 @actions.post("/do/invite")
 def do_invite(request: Request, session: Acting, site: Text) -> Response:
     """Make an invite, which is shown once."""
-    shown = pages_of(request)
-    store, folder, config = shown.source.coordinator()
+    store, folder, config = shown_of(request).source.coordinator()
     made = members.invite(store, folder, config, site, session.user)
-    return shown.fragment("_invite.html", site=site, invite=made, text=made.to_toml())
+    return renderer_of(request).fragment("_invite.html", site=site, invite=made, text=made.to_toml())
 
 
 @actions.post("/do/admit")
 def do_admit(request: Request, session: Acting, site: Text, fingerprint: Text) -> Response:
     """Let a site in whose fingerprint was compared."""
-    store, _, _ = pages_of(request).source.coordinator()
+    store, _, _ = shown_of(request).source.coordinator()
     members.admit(store, site, fingerprint.strip(), session.user)
     return _done(request, f"'{site}' is let in.")
 
@@ -168,7 +168,7 @@ def do_admit(request: Request, session: Acting, site: Text, fingerprint: Text) -
 def do_revoke(request: Request, session: Acting, site: Text, password: Text) -> Response:
     """Let a site in no more."""
     _confirmed(request, session, password)
-    store, _, _ = pages_of(request).source.coordinator()
+    store, _, _ = shown_of(request).source.coordinator()
     members.revoke(store, site, session.user)
     return _done(request, f"'{site}' is let in no more.")
 
@@ -180,7 +180,7 @@ def _still(request: Request, name: str, state: str) -> str:
     ------
     RequestError : it is not, by now; says how it is, since when and by whom
     """
-    store, _, _ = pages_of(request).source.coordinator()
+    store, _, _ = shown_of(request).source.coordinator()
     now = status(store, name)
     if now.state != state:
         last = now.moves[-1]
@@ -206,7 +206,7 @@ def _confirmed(request: Request, session: Session, password: str) -> None:
 def _runner(request: Request) -> Runner:
     made: Runner | None = request.app.state.runner
     if made is None:
-        source = pages_of(request).source
+        source = shown_of(request).source
         _, _, config = source.coordinator()
         assert source.toml is not None
         made = request.app.state.runner = Runner(source.toml, config)
@@ -214,4 +214,4 @@ def _runner(request: Request) -> Runner:
 
 
 def _done(request: Request, text: str) -> Response:
-    return pages_of(request).fragment("said.html", kind="good", text=text)
+    return renderer_of(request).fragment("said.html", kind="good", text=text)

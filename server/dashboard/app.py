@@ -5,25 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
-from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 
 from excise.common.errors import ExciseError
 from excise.server.dashboard.access import COOKIE, READER, Access, Changing, Refused, Seen
 from excise.server.dashboard.actions import actions
+from excise.server.dashboard.assets import ASSETS, answer, assets
 from excise.server.dashboard.guard import Guard
 from excise.server.dashboard.hub import Hub
-from excise.server.dashboard.pages import Pages, pages
+from excise.server.dashboard.pages import pages
+from excise.server.dashboard.parts import parts
+from excise.server.dashboard.render import Renderer, renderer_of
+from excise.server.dashboard.shown import Shown
 from excise.server.dashboard.source import Source
 from excise.server.dashboard.watch import Watch
 
-STATIC = Path(__file__).parent / "static"
 entrance = APIRouter()
 
 
@@ -50,15 +51,15 @@ def create_app(source: Source, access: Access) -> FastAPI:
 
     # FastAPI's own pages of documentation load scripts from elsewhere.
     app = FastAPI(lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.pages = Pages(source, access, watch)
+    app.state.renderer = Renderer(source.name, access.by_password, source.toml is not None)
+    app.state.shown = Shown(source, watch)
     app.state.access, app.state.source, app.state.hub, app.state.runner = access, source, hub, None
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_middleware(GZipMiddleware, minimum_size=1000)
     app.add_middleware(Guard)
     app.add_exception_handler(Refused, refused)
     app.add_exception_handler(ExciseError, told)
     app.add_exception_handler(HTTPException, missing)
-    for routes in (entrance, pages, actions):
+    for routes in (assets, entrance, pages, parts, actions):
         app.include_router(routes)
     return app
 
@@ -85,7 +86,7 @@ async def missing(request: Request, error: Exception) -> Response:
 
 def said(request: Request, text: str, status: int) -> Response:
     """A message as a fragment for the page that is there, or as a page of its own."""
-    shown: Pages = request.app.state.pages
+    shown = renderer_of(request)
     if "hx-request" in request.headers:
         return shown.fragment("said.html", status, text=text)
     return shown.page(request, "problem.html", None, status, text=text)
@@ -94,7 +95,7 @@ def said(request: Request, text: str, status: int) -> Response:
 @entrance.get("/login", response_class=HTMLResponse)
 def login_page(request: Request) -> Response:
     """Ask who it is."""
-    shown: Pages = request.app.state.pages
+    shown = renderer_of(request)
     return shown.page(request, "login.html", None, problem="")
 
 
@@ -102,7 +103,7 @@ def login_page(request: Request) -> Response:
 def login(request: Request, name: Annotated[str, Form()], password: Annotated[str, Form()]) -> Response:
     """Let somebody in by name and password."""
     access: Access = request.app.state.access
-    shown: Pages = request.app.state.pages
+    shown = renderer_of(request)
     try:
         session = access.sign_in(name, password, address_of(request))
     except Refused as error:
@@ -149,9 +150,9 @@ def me(session: Seen) -> dict[str, str]:
 
 
 @entrance.get("/favicon.ico")
-def favicon() -> Response:
+async def favicon(request: Request) -> Response:
     """The picture in the tab."""
-    return Response((STATIC / "favicon.svg").read_bytes(), media_type="image/svg+xml")
+    return answer(request, ASSETS["favicon.svg"])
 
 
 def address_of(request: Request) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from markupsafe import Markup, escape
 
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+FEW = 3
+"""Names that are told of many."""
 
 
 def three(value: float | None) -> str:
@@ -35,7 +37,16 @@ def age(time: str | None) -> Markup:
     if not time:
         return escape(DASH)
     shown = time[:19].replace("T", " ")
-    return Markup('<time datetime="{}" data-age title="{}">{}</time>').format(time, time, shown)
+    at = escape(time)
+    return Markup(f'<time datetime="{at}" data-age title="{at}">{escape(shown)}</time>')  # noqa: S704 - both are escaped
+
+
+def few(names: Sequence[str]) -> str:
+    """Some of many names; all of them stand on a page of their own."""
+    if not names:
+        return DASH
+    more = len(names) - FEW
+    return ", ".join(names[:FEW]) + (f" and {more} more" if more > 0 else "")
 
 
 def duration(seconds: float | None) -> str:
@@ -51,5 +62,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "share": share,
     "short": short,
     "age": age,
+    "few": few,
     "duration": duration,
 }

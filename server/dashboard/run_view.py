@@ -56,7 +56,7 @@ def _view(known: Known, now: float) -> Table:
     card = known.card(now)
     counts = {site: told.counts for site, told in story.sites.items() if told.counts is not None}
     return {
-        "run": asdict(card) | {"waits_for": list(card.waits_for)},
+        "run": asdict(card) | {"waits_for": list(card.waits_for), "candidates": list(card.candidates)},
         "request": _request(request, settings.scope),
         "headline": panels.headline(results, request, story),
         "gates": checks,

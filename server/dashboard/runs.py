@@ -41,6 +41,7 @@ class RunCard:
     stale : whether a run that is not at its end gave no sign for `QUIET` seconds; if it is stopped the folder does not tell
     phase : what it does now, in words (`story.py`)
     candidate : whose rounds those are; empty where one way alone is tried
+    candidates : names of all that are or were tried
     round, rounds : rounds done or under way in this phase, of how many; None when not told
     started_at, last_at : first and last event, ISO 8601; None before
     seed : None when not told
@@ -58,6 +59,7 @@ class RunCard:
     stale: bool
     phase: str
     candidate: str
+    candidates: tuple[str, ...]
     round: int | None
     rounds: int | None
     started_at: str | None
@@ -140,6 +142,7 @@ class Known:
             stale=self.stale(now),
             phase=self.phase or (SITES if story.state == "running" else ""),
             candidate=story.candidate if settings.candidates else "",
+            candidates=tuple(dict.fromkeys((*settings.candidates, *story.rounds, *story.done))),
             round=done,
             rounds=of,
             started_at=story.started_at,

@@ -11,7 +11,7 @@ from typing import Any
 from excise.common.errors import ConfigError
 from excise.server.config import AUDIT_LOG, ServerConfig, read_server_config
 from excise.server.registrar import online
-from excise.server.standing import standing_of
+from excise.server.standing import Stored, standing_of, stored_of
 from excise.server.store import Store, open_store
 
 PRESENCE = 5.0
@@ -57,11 +57,15 @@ class Source:
             raise ConfigError("runs are shown without their coordinator: excise dashboard --server server.toml")
         return self.store, self.toml.parent, self.config
 
-    def standing(self) -> dict[str, Any] | None:
-        """How the coordinator stands (`server/standing.py`); None where runs are shown alone."""
-        if self.store is None or self.toml is None or self.config is None:
+    def stored(self) -> Stored | None:
+        """What the store tells of how the coordinator stands; None where runs are shown alone."""
+        return stored_of(self.store) if self.store else None
+
+    def standing(self, stored: Stored | None) -> dict[str, Any] | None:
+        """How the coordinator stands (`server/standing.py`), by what its store tells; None where runs are shown alone."""
+        if self.store is None or self.config is None:
             return None
-        return standing_of(self.store, self.config, self.there)
+        return standing_of(self.store, self.config, self.there, stored)
 
     def look_for_sites(self) -> bool:
         """Look which sites are online, now and then; returns whether that changed. Takes a second or more."""

@@ -8,7 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,37 +35,43 @@ def topic_of(run: str) -> str:
 
 
 class Watch:
-    """Compares the run store with how it was.
-
-    Attributes
-    ----------
-    version : how often something changed; what was made at one version is good until the next
-    """
+    """Compares the run store with how it was, and counts how often each topic changed."""
 
     def __init__(self, source: Source, hub: Hub) -> None:
-        self.source, self.hub, self.version = source, hub, 0
+        self.source, self.hub = source, hub
+        self._counts: Counter[str] = Counter()
+        self._counting = threading.Lock()
         self._runs: dict[str, tuple[Mark | None, Mark | None]] = {}
         self._log: Mark | None = None
         self._timed = time.monotonic()
         self.look()
 
+    def at(self, topics: Sequence[str]) -> tuple[int, ...]:
+        """How often each of these topics changed: what was made of them is good until that is another."""
+        with self._counting:
+            return tuple(self._counts[topic] for topic in topics)
+
     def look(self) -> list[str]:
         """Topics that changed since the last look."""
         changed: list[str] = []
-        # Files are replaced by renaming, which its folder's time tells; events are appended to theirs.
-        folders = {name: self.source.runs / name for name in _folders(self.source.runs)}
-        runs = {name: (_mark(folder), _mark(folder / EVENTS)) for name, folder in folders.items()}
+        # Files are replaced by renaming, which its folder's time tells; events are appended to theirs. Hundreds of folders
+        # are looked at four times a second: paths are text here, since making a Path takes longer than looking at it.
+        folders = _folders(self.source.runs)
+        runs = {name: (_mark(folder), _mark(f"{folder}/{EVENTS}")) for name, folder in folders.items()}
         different = [name for name in runs.keys() | self._runs.keys() if runs.get(name) != self._runs.get(name)]
         if different:
             changed += [RUNS, *map(topic_of, sorted(different))]
         self._runs = runs
         if self.source.audit_log is not None:
-            before, self._log = self._log, _mark(self.source.audit_log)
+            before, self._log = self._log, _mark(str(self.source.audit_log))
             if before != self._log:  # each change in the store is one line there
                 changed += [SITES, REQUESTS, AUDIT]
-        if changed:
-            self.version += 1
+        self._count(changed)
         return changed
+
+    def _count(self, changed: list[str]) -> None:
+        with self._counting:  # two threads look
+            self._counts.update(changed)
 
     async def follow(self) -> None:
         """Look, and tell what changed, until cancelled."""
@@ -85,7 +94,7 @@ class Watch:
         if time.monotonic() - self._timed > AGES:
             self._timed = time.monotonic()
             changed.append(REQUESTS)
-        self.version += bool(changed)
+        self._count(changed)
         return changed
 
     async def _tell(self, look: Any) -> None:
@@ -98,17 +107,18 @@ class Watch:
             self.hub.tell("change", topics=changed)
 
 
-def _folders(runs: Path) -> list[str]:
+def _folders(runs: Path) -> dict[str, str]:
+    """Paths of the runs' folders, by name."""
     try:
         with os.scandir(runs) as found:
-            return [entry.name for entry in found if entry.is_dir() and not entry.name.startswith(".")]
+            return {entry.name: entry.path for entry in found if entry.is_dir() and not entry.name.startswith(".")}
     except FileNotFoundError:
-        return []
+        return {}
 
 
-def _mark(path: Path) -> Mark | None:
+def _mark(path: str) -> Mark | None:
     try:
-        found = path.stat()
+        found = os.stat(path)  # noqa: PTH116 - see `Watch.look`
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from excise.common.settings import (
 )
 from excise.server.coordinator import Coordinator
 from excise.server.record import RunFolder
+from excise.simulations.bench import processes
 from excise.simulations.engine import one_thread, simulated_client
 from excise.simulations.local_grid import LocalGrid
 from excise.simulations.run import plan_for
@@ -86,7 +87,15 @@ def soak(sites: int, rounds: int, home: Path, progress: Progress, deadline: floa
     ----------
     home : folder for the sites and the run
     """
-    scenario = _scenario(home, sites, rounds, deadline)
+    scenario = noise_scenario(
+        home,
+        sites,
+        training=TrainingSettings(rounds=1, learning_rate=0.05),
+        unlearning=UnlearningSettings(
+            search=SearchSettings(max_steps=5), local=LocalSettings(rounds=rounds, steps=1, learning_rate=1e-3)
+        ),
+        rounds=RoundSettings(quorum=0.5, deadline=deadline),
+    )
     made = make_sites(scenario, home / "cache")
     plan = plan_for(scenario, made).model_copy(update={"retrain": False})
     folder, megabytes = RunFolder(home / "run"), list[float]()
@@ -116,8 +125,7 @@ def slope(megabytes: Sequence[float]) -> Slope:
 def resident() -> float:
     """Memory of this process that is in use, MiB, without what the garbage collector has yet to take."""
     gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return processes.resident()
 
 
 class Flaky(LocalGrid):
@@ -157,8 +165,14 @@ def _diverged(reply: Message, asked: Message) -> Message:
     return Message(replace(update, delta=delta).to_record(), reply_to=asked)
 
 
-def _scenario(home: Path, sites: int, rounds: int, deadline: float) -> Scenario:
-    """Images of noise with a bright half, left or right; a fifth of the sites have something to forget."""
+def noise_scenario(home: Path, sites: int, **settings: Any) -> Scenario:
+    """Images of noise with a bright half, left or right; a fifth of the sites have something to forget.
+
+    Parameters
+    ----------
+    home : folder for the images
+    settings : of `Scenario`, beside data and request
+    """
     rng, labels = np.random.default_rng(SEED), np.arange(sites * IMAGES) % 2
     images = rng.integers(0, 120, (len(labels), SIDE, SIDE))
     for image, label in zip(images, labels, strict=True):
@@ -173,12 +187,8 @@ def _scenario(home: Path, sites: int, rounds: int, deadline: float) -> Scenario:
         partition=Partition(sites=sites),
         policy=ScenarioPolicy(min_count=2),
         model=ModelSpec(name="allcnn", size=SIDE, width=0.05),
-        training=TrainingSettings(rounds=1, learning_rate=0.05),
-        unlearning=UnlearningSettings(
-            search=SearchSettings(max_steps=5), local=LocalSettings(rounds=rounds, steps=1, learning_rate=1e-3)
-        ),
-        rounds=RoundSettings(quorum=0.5, deadline=deadline),
         request=ForgetRequest(
             id="soak", kind=RequestKind.SAMPLES, where=f"site in ({forgetting}) and class = 1", reason="a soak"
         ),
+        **settings,
     )

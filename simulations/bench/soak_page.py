@@ -42,7 +42,7 @@ def write_soak_page(page: Path, soaked: Soaked) -> None:
         "| goal | measured | reached |",
         "|---|---|---|",
         f"| memory is flat: over the second half of the rounds it grows by less than {LIMIT:g} MiB in 100 rounds, by the "
-        f"upper end of the slope's 95 % interval | {_told(grown)} | {'yes' if is_flat(grown) else '**no**'} |",
+        f"upper end of the slope's 95 % interval | {growth(grown, '100 rounds')} | {'yes' if is_flat(grown) else '**no**'} |",
         "",
         *paragraph(
             "The slope is the median of those between any two rounds (Theil and Sen), which single rounds do not move. "
@@ -86,9 +86,10 @@ def soak_picture(memory: Sequence[float], grown: Slope) -> str:
         axes.set_ylim(0, 1.2 * max(memory))
         axes.legend(loc="lower right")
 
-    return draw("soak", f"Resident memory after each round: {_told(grown)}", (8.4, 3.2), paint)
+    return draw("soak", f"Resident memory after each round: {growth(grown, '100 rounds')}", (8.4, 3.2), paint)
 
 
-def _told(grown: Slope) -> str:
-    told = f"{grown.value:+.2f} MiB in 100 rounds, {grown.low:+.2f} to {grown.high:+.2f}"
+def growth(grown: Slope, within: str) -> str:
+    """A slope of memory and its interval, with true minus signs; `within` is what it is told for."""
+    told = f"{grown.value:+.2f} MiB in {within}, {grown.low:+.2f} to {grown.high:+.2f}"
     return told.replace("-", "−")

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page
 
+from excise.simulations.bench.browser import SIZE
+from excise.simulations.bench.browser import chromium as started
 from tests.dashboards import COORDINATOR, PASSWORD
 
-QUIET = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
-    *("--disable-sync", "--no-first-run"),
-)
 Open = Callable[..., AbstractContextManager[Page]]
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    program = shutil.which("chromium")
-    assert program, "no chromium: make test installs it"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=list(QUIET))
+    with started() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -38,7 +31,12 @@ def opened(chromium: Browser) -> Open:
 
     @contextmanager
     def open_it(
-        url: str, name: str = COORDINATOR, expected: tuple[str, ...] = (), width: int = 1366, height: int = 768, **more: object
+        url: str,
+        name: str = COORDINATOR,
+        expected: tuple[str, ...] = (),
+        width: int = SIZE["width"],
+        height: int = SIZE["height"],
+        **more: object,
     ) -> Iterator[Page]:
         context: BrowserContext = chromium.new_context(viewport={"width": width, "height": height}, **more)  # type: ignore[arg-type]
         wrong: list[str] = []

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import axe_playwright_python
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -15,13 +14,13 @@ from excise.server.evidence import seal
 from excise.server.life import State
 from excise.server.registry import version
 from excise.server.requests import draft, move, status
+from excise.simulations.bench.browser import faults
 from tests.browser.conftest import Open
 from tests.candidates import ran, signed
 from tests.coordinators import DEVICE, OTHER, Network, network
 from tests.dashboards import OTHER_COORDINATOR, PASSWORD, VIEWER, app_of, serving, with_users
 
 expect.set_options(timeout=30_000)  # how long things take is measured by excise bench, not here
-AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text()
 PAGES = ("/", "/requests", "/requests/mr7", "/sites", "/compare", "/embeddings", "/audit", "/reports")
 GONE = ("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE", "htmx:")
 """What Chromium's console says while the server is away."""
@@ -59,13 +58,6 @@ def live(page: Page) -> None:
 def drawn(page: Page, kind: str) -> int:
     """How often a chart was drawn."""
     return int(page.locator(f"[data-part='chart:{kind}']").get_attribute("data-drawn") or 0)
-
-
-def faults(page: Page) -> list[str]:
-    """What axe finds wrong with a page, by WCAG A and AA."""
-    page.evaluate(AXE)
-    found = page.evaluate("() => axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'] })")
-    return [f"{one['id']}: {node['html'][:200]}" for one in found["violations"] for node in one["nodes"]]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

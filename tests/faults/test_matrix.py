@@ -27,7 +27,7 @@ from excise.common.weights import digest, load_weights, save_weights, snapshot
 from excise.server.config import store_of
 from excise.server.deploy import API, LINK, PROXY, REGISTRAR
 from excise.server.evidence_pack import pack_of
-from tests.coordinated import DESCRIBED, SPEC, Coordinated, children, command_of, coordinated, events_of, kill, start
+from tests.coordinated import DESCRIBED, SPEC, Coordinated, children, come_up, command_of, coordinated, events_of, kill
 from tests.deployment import eventually
 
 NAMES = ("st-joan", "st-luke", "st-mary")
@@ -163,7 +163,7 @@ def coordinator(made: Coordinated) -> None:
     """All of it: the supervisor, and with it whatever it keeps up."""
     kill(made.process.pid)
     made.process.wait()
-    made.process = start("server", "up", "--server", made.toml)
+    made.process = come_up(made.toml)
 
 
 def site(made: Coordinated) -> None:

@@ -18,13 +18,17 @@ def test_a_run_that_tells_something_is_a_change_and_nothing_is_none(tmp_path: Pa
     assert watch.look() == []
     add(tmp_path / "mr7", "started")
     assert watch.look() == [RUNS, "run:mr7"]
-    before = watch.version
-    assert (watch.look(), watch.version) == ([], before)
+    topics = [RUNS, "run:mr7", "run:mr8"]
+    before = watch.at(topics)
+    assert (watch.look(), watch.at(topics)) == ([], before)
+    add(tmp_path / "mr7", "failed")
+    assert watch.look() == [RUNS, "run:mr7"]
+    assert watch.at(topics) == (before[0] + 1, before[1] + 1, before[2])
 
 
 def test_what_only_time_tells_is_shown_anew_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Watch(runs_in(tmp_path), Hub())
-    before = watch.version
-    assert (watch.look_beside(), watch.version) == ([], before)
+    (before,) = watch.at([REQUESTS])
+    assert (watch.look_beside(), watch.at([REQUESTS])) == ([], (before,))
     monkeypatch.setattr(module, "AGES", -1.0)
-    assert (watch.look_beside(), watch.version) == ([REQUESTS], before + 1)
+    assert (watch.look_beside(), watch.at([REQUESTS])) == ([REQUESTS], (before + 1,))

@@ -1,0 +1,77 @@
+"""Parts of the Overview, fetched anew when something changed that they show: all that a page wants of them in one answer."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+
+from excise.common.errors import ConfigError
+from excise.server.dashboard import figures
+from excise.server.dashboard.access import Seen
+from excise.server.dashboard.render import Renderer, renderer_of
+from excise.server.dashboard.shown import Shown, shown_of
+from excise.server.dashboard.watch import AUDIT, REQUESTS, RUNS, SITES, topic_of
+
+RUN = topic_of("")
+"""Stands for the topic of the run that is shown."""
+TEXTS = {
+    "headline": (RUN, REQUESTS),
+    "sites": (RUN, SITES),
+    "requests": (RUNS, REQUESTS),
+    "gates": (RUN, REQUESTS),
+    "audit": (AUDIT,),
+}
+"""Parts that are text, and the topics that each depends on."""
+CHART = "chart:"
+parts = APIRouter()
+
+
+def topics_of(part: str, run: str) -> list[str]:
+    """Topics that a part of the Overview of this run depends on."""
+    own = topic_of(run) if run else RUNS  # the latest is another when a run begins
+    return [own if topic == RUN else topic for topic in TEXTS.get(part, (RUN,))]
+
+
+@parts.get("/parts")
+async def some_parts(request: Request, session: Seen, names: str, run: str = "") -> Response:
+    """Parts of a page, by name: text of panels, figures of charts (``chart:NAME``). JSON, compressed.
+
+    Parameters
+    ----------
+    names : with commas between
+
+    Raises
+    ------
+    ConfigError : there is no such part, or no such run
+    """
+    shown, wanted = shown_of(request), tuple(names.split(","))
+    topics = sorted({topic for name in wanted for topic in topics_of(name, run)})
+    key = ("parts", wanted, run)
+    packed = shown.kept.fresh(key, *topics)  # by far the most calls: those of all viewers but the first
+    if packed is None:
+        make = partial(_packed, shown, renderer_of(request), wanted, run)
+        packed = await run_in_threadpool(shown.kept.get, key, make, *topics)
+    return Response(packed, media_type="application/json", headers={"Content-Encoding": "gzip"})
+
+
+def _packed(shown: Shown, renderer: Renderer, names: tuple[str, ...], run: str) -> bytes:
+    each = {
+        name: shown.kept.get(("part", name, run), partial(_part, shown, renderer, name, run), *topics_of(name, run))
+        for name in names
+    }
+    return gzip.compress(json.dumps(each, allow_nan=False).encode(), 6, mtime=0)
+
+
+def _part(shown: Shown, renderer: Renderer, name: str, run: str) -> Any:
+    if name.startswith(CHART) and (chart := name.removeprefix(CHART)) in figures.CHARTS:
+        return figures.CHARTS[chart](shown.view(run), shown.source.runs)
+    if name in TEXTS:
+        values = shown.overview(run) if name == "requests" and shown.source.store is None else shown.panels(run)
+        return renderer.text(f"_{name}.html", **values)
+    raise ConfigError(f"no part '{name}'")

@@ -1,0 +1,149 @@
+"""Viewers of a dashboard without a browser: each holds the stream of changes open and fetches what changed, as a page does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from excise.common.errors import ConfigError
+from excise.server import events
+from excise.server.dashboard.access import COOKIE, LIVE
+from excise.server.dashboard.limits import CHANGES_A_SECOND
+from excise.server.dashboard.watch import topic_of
+from excise.simulations.bench.crowd import rounds_of
+from excise.simulations.bench.processes import processor_seconds, resident
+
+PARTS = "headline,sites,chart:curve,chart:pareto,gates,requests,chart:heat,chart:embedding"
+"""Parts of the Overview that are fetched anew when a run told something (static/app.js)."""
+LATER = 0.12
+"""Seconds that a page waits for further changes before it fetches them (static/app.js)."""
+SAMPLES = 100
+"""How often memory is looked at."""
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Load:
+    """What viewers saw, and what it cost.
+
+    Attributes
+    ----------
+    viewers, seconds, every : how many, for how long, and seconds between two events
+    told : milliseconds from an event's being written until a viewer heard of it, one for each viewer and event
+    shown : the same until the viewer had fetched the parts that changed
+    lost : how often a viewer was let go, or heard nothing of an event
+    share : processor time of the server, of one core
+    megabytes : its resident memory over the time, MiB
+    bytes_a_look : what a viewer fetched for an event, bytes on the wire without headers
+    """
+
+    viewers: int
+    seconds: float
+    every: float
+    told: list[float] = field(default_factory=list)
+    shown: list[float] = field(default_factory=list)
+    lost: int = 0
+    share: float = 0.0
+    megabytes: list[float] = field(default_factory=list)
+    bytes_a_look: int = 0
+
+
+def sign_in(url: str, names: Sequence[str], password: str, progress: Progress) -> list[str]:
+    """A session of each user; slowly, since the dashboard bounds how often one address may try."""
+    sessions = []
+    with httpx.Client(base_url=url, timeout=60) as client:
+        for number, name in enumerate(names, 1):
+            progress(f"signing viewer {number} of {len(names)} in")
+            while (answer := client.post("/login", data={"name": name, "password": password})).status_code == 429:
+                time.sleep(1 / CHANGES_A_SECOND)
+            if answer.status_code != 303:
+                raise ConfigError(f"viewer {number} was not let in: status {answer.status_code}")
+            sessions.append(answer.cookies[COOKIE])
+            client.cookies.clear()
+    return sessions
+
+
+async def load(
+    url: str, sessions: Sequence[str], process: int, run: Path, seconds: float, every: float, progress: Progress
+) -> Load:
+    """Let viewers follow a run to which an event is added now and then.
+
+    Parameters
+    ----------
+    sessions : one for each viewer
+    process : id of the server's process
+    """
+    found = Load(len(sessions), seconds, every)
+    heard = [asyncio.Event() for _ in sessions]
+    clock = _Clock()
+    viewers = [
+        asyncio.create_task(_view(url, session, run, clock, ready, found))
+        for session, ready in zip(sessions, heard, strict=True)
+    ]
+    try:
+        await asyncio.wait_for(asyncio.gather(*(ready.wait() for ready in heard)), 60)
+        sampling = asyncio.create_task(_sample(process, found))
+        last, number, began, used = rounds_of(run)[-1], 0, time.monotonic(), processor_seconds(process)
+        while (now := time.monotonic() - began) < seconds:
+            progress(f"{len(sessions)} viewers, {now:.0f} of {seconds:.0f} s")
+            number += 1
+            told = {key: value for key, value in last.items() if key not in ("at", "event")}
+            await asyncio.to_thread(events.add, run, "unlearned_round", **told | {"round": last["round"] + number})
+            clock.wrote = time.monotonic()
+            await asyncio.sleep(every)
+        found.share = (processor_seconds(process) - used) / (time.monotonic() - began)
+        found.lost += number * len(sessions) - len(found.told)
+        await sampling
+    finally:
+        for viewer in viewers:
+            viewer.cancel()
+        await asyncio.gather(*viewers, return_exceptions=True)
+    return found
+
+
+class _Clock:
+    """When an event was written last."""
+
+    wrote = 0.0
+
+
+async def _view(url: str, session: str, run: Path, clock: _Clock, ready: asyncio.Event, found: Load) -> None:
+    query = {"run": run.name, "names": PARTS}
+    async with httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(30, read=60), cookies={COOKIE: session}) as client:
+        while True:
+            async for topics in _changes(client, ready):
+                if topic_of(run.name) not in topics or not clock.wrote:
+                    continue
+                found.told.append(1000 * (time.monotonic() - clock.wrote))
+                await asyncio.sleep(LATER)
+                async with client.stream("GET", "/parts", params=query, headers={LIVE: "1"}) as answer:
+                    answer.raise_for_status()
+                    found.bytes_a_look = sum([len(chunk) async for chunk in answer.aiter_raw()])
+                found.shown.append(1000 * (time.monotonic() - clock.wrote))
+            found.lost += 1
+
+
+async def _changes(client: httpx.AsyncClient, ready: asyncio.Event) -> AsyncIterator[list[str]]:
+    """Topics of each event of the stream, until the server ends it."""
+    async with client.stream("GET", "/events") as stream:
+        stream.raise_for_status()
+        ready.set()
+        kind = ""
+        async for line in stream.aiter_lines():
+            name, _, value = line.partition(": ")
+            if name == "event":
+                kind = value
+            elif name == "data" and kind == "change":
+                yield json.loads(value)["topics"]
+
+
+async def _sample(process: int, found: Load) -> None:
+    for _ in range(SAMPLES):
+        found.megabytes.append(resident(process))
+        await asyncio.sleep(found.seconds / SAMPLES)
