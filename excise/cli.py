@@ -13,6 +13,7 @@ from excise.common.cli import evidence
 from excise.common.errors import ExciseError
 from excise.server.cli import server
 from excise.server.cli.dashboard import app as dashboard
+from excise.server.cli.pdf import app as pdf
 from excise.simulations.cli import app as simulations
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.registered_commands += simulations.registered_commands
 app.registered_commands += dashboard.registered_commands
+app.registered_commands += pdf.registered_commands
 app.registered_groups += simulations.registered_groups
 app.add_typer(site, name="site")
 app.add_typer(server, name="server")

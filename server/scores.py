@@ -39,6 +39,7 @@ class Audit:
     """Pooled scores in which the forget set is that of one of the requests that were joined."""
     told: Mapping[str, ModelAudit] = field(default_factory=dict)
     """What each site said, which intervals are drawn from."""
+    classes: int = 0
 
     @classmethod
     def of(cls, audits: Mapping[str, ModelAudit], classes: int, parts: int = 0) -> Self:
@@ -53,11 +54,17 @@ class Audit:
                 pooled_scores({site: on_part(audit, i) for site, audit in audits.items()}, classes) for i in range(parts)
             ),
             told=dict(audits),
+            classes=classes,
         )
 
     def as_json(self) -> dict[str, Any]:
-        """What goes into the results: everything but what choices were made on."""
-        return {"pooled": self.pooled, "sites": self.sites, "losses": {k: list(v) for k, v in self.losses.items()}}
+        """What goes into the results: everything but what choices were made on; and the membership AUC of each site alone."""
+        own = {site: membership({site: audit}, self.classes) for site, audit in self.told.items()}
+        sites = {
+            site: metrics | ({} if math.isnan(own.get(site, math.nan)) else {"membership_auc": own[site]})
+            for site, metrics in self.sites.items()
+        }
+        return {"pooled": self.pooled, "sites": sites, "losses": {k: list(v) for k, v in self.losses.items()}}
 
 
 def _by_site(audits: Mapping[str, ModelAudit]) -> dict[str, dict[str, float]]:

@@ -20,6 +20,7 @@ from excise.server.dashboard.render import renderer_of
 from excise.server.dashboard.runner import Runner
 from excise.server.dashboard.sessions import Session
 from excise.server.dashboard.shown import shown_of
+from excise.server.life import State
 from excise.server.requests import draft, status
 
 Text = Annotated[str, Form()]
@@ -64,12 +65,21 @@ def do_draft(
 
 @actions.post("/do/start")
 def do_start(
-    request: Request, session: Acting, name: Name, state: Text, seed: Annotated[int, Form(ge=0)] = 0, settings: Text = ""
+    request: Request,
+    session: Acting,
+    name: Name,
+    state: Text,
+    seed: Annotated[int, Form(ge=0)] = 0,
+    settings: Text = "",
+    together: Annotated[list[str] | None, Form()] = None,
 ) -> Response:
-    """Carry out an approved request."""
+    """Carry out an approved request, alone or together with others."""
     _still(request, name, state)
-    _runner(request).start([name], session.user, seed, settings)
-    return _done(request, f"'{name}' is being carried out.")
+    names = [name, *(together or [])]
+    for other in names[1:]:
+        _still(request, other, State.APPROVED)
+    _runner(request).start(names, session.user, seed, settings)
+    return _done(request, f"Being carried out: {', '.join(names)}.")
 
 
 @actions.post("/do/resume")

@@ -20,6 +20,7 @@ from excise.server.dashboard.guard import Guard
 from excise.server.dashboard.hub import Hub
 from excise.server.dashboard.pages import pages
 from excise.server.dashboard.parts import parts
+from excise.server.dashboard.printing import Printer, printing
 from excise.server.dashboard.render import Renderer, renderer_of
 from excise.server.dashboard.shown import Shown
 from excise.server.dashboard.source import Source
@@ -52,14 +53,14 @@ def create_app(source: Source, access: Access) -> FastAPI:
     # FastAPI's own pages of documentation load scripts from elsewhere.
     app = FastAPI(lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.renderer = Renderer(source.name, access.by_password, source.toml is not None)
-    app.state.shown = Shown(source, watch)
+    app.state.shown, app.state.printer = Shown(source, watch), Printer()
     app.state.access, app.state.source, app.state.hub, app.state.runner = access, source, hub, None
     app.add_middleware(GZipMiddleware, minimum_size=1000)
     app.add_middleware(Guard)
     app.add_exception_handler(Refused, refused)
     app.add_exception_handler(ExciseError, told)
     app.add_exception_handler(HTTPException, missing)
-    for routes in (assets, entrance, pages, parts, actions):
+    for routes in (assets, entrance, printing, pages, parts, actions):
         app.include_router(routes)
     return app
 

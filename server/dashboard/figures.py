@@ -61,7 +61,9 @@ def pareto(view: Table | None, runs: Path) -> Table:
     ]
     if not any(one["x"] is not None and one["y"] is not None for one in found):
         return {"missing": "no candidate was measured yet"}
-    return {"x": "forget gap (lower is better)", "y": "retain accuracy", "candidates": found, "original": None}
+    began = view["deployed"]
+    original = {"x": began["forget_gap"], "y": began["retain_accuracy"]} if began else None
+    return {"x": "forget gap (lower is better)", "y": "retain accuracy", "candidates": found, "original": original}
 
 
 def heat(view: Table | None, runs: Path) -> Table:

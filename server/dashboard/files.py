@@ -167,14 +167,14 @@ def _used(file: Path, size: int, changed: int) -> Mapping[str, int]:
     return last
 
 
-def digests(path: Path, after: str) -> Mapping[str, str | None]:
-    """SHA-256 of the model before and after, as the evidence names them; before there is evidence, what the run told."""
+def digests(path: Path, before: str, after: str) -> Mapping[str, str | None]:
+    """SHA-256 of the model before and after, as the evidence names them; where there is none, what the run told."""
     try:
         told = parsed((path / EVIDENCE).read_bytes())["document"]["description_of_modification"]
-        before, changed = told["model_before"], told["model_after"]
+        first, last = told["model_before"], told["model_after"]
     except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return {"before": None, "after": after or None}
-    return {"before": _digest(before), "after": _digest(changed) or after or None}
+        return {"before": before or None, "after": after or None}
+    return {"before": _digest(first) or before or None, "after": _digest(last) or after or None}
 
 
 def _digest(told: Any) -> str | None:

@@ -12,6 +12,7 @@ from excise.server.dashboard.compare import compare
 from excise.server.dashboard.render import renderer_of
 from excise.server.dashboard.runs import RunCard
 from excise.server.dashboard.shown import FILES, shown_of
+from excise.server.life import State
 from excise.server.registry import versions
 from excise.server.requests import status
 
@@ -56,7 +57,10 @@ def one_request(request: Request, session: Seen, name: str) -> Response:
     standing = shown.standing() or {"requests": []}
     told = next(found for found in standing["requests"] if found["id"] == name)
     version = next((found for found in versions(shown.source.store) if found.run == one.run), None) if one.run else None
-    return renderer_of(request).page(request, "request.html", session, one=one, told=told, view=view, version=version)
+    others = [found["id"] for found in standing["requests"] if found["state"] == State.APPROVED and found["id"] != name]
+    return renderer_of(request).page(
+        request, "request.html", session, one=one, told=told, view=view, version=version, others=others
+    )
 
 
 @pages.get("/sites")

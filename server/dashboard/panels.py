@@ -193,6 +193,13 @@ def candidates(
     return found
 
 
+def deployed(results: Mapping[str, Any] | None, request: ForgetRequest | None, target: float | None) -> Table | None:
+    """What `candidates` says of each way, of the model that they all began from; None where it was not measured."""
+    forget, retain = (pooled(results, "original", f"{name}_accuracy") for name in ("forget", "retain"))
+    gap = _gap(forget, target, request)
+    return None if gap is None or retain is None else {"forget_gap": gap, "retain_accuracy": retain}
+
+
 def _gap(forget: float | None, target: float | None, request: ForgetRequest | None) -> float | None:
     """Distance to the target; of a class, what is left."""
     if request and request.kind is RequestKind.CLASS:

@@ -29,6 +29,7 @@ def run_view(folder: Path | Runs, name: str, now: float | None = None) -> Table:
     ``headline`` : `panels.headline`
     ``gates`` : clauses of the acceptance rule, once there are results; ``latest`` is the last round of any
     ``accepted`` : whether all clauses hold; None before there are results
+    ``deployed`` : forget gap and retain accuracy of the deployed model, as of candidates; None before it was measured
     ``series`` : rounds of each candidate (`series`), with ``original`` and ``retrained``, the scores of those models
     ``candidates``, ``heat`` : `panels.candidates`, `panels.heat`
     ``parts`` : of joined requests, the scores on each, and whether its rule is met
@@ -62,6 +63,7 @@ def _view(known: Known, now: float) -> Table:
         "gates": checks,
         "accepted": all(check["passed"] for check in checks) if checks else None,
         "latest": panels.last_round(story) or None,
+        "deployed": panels.deployed(results, request, target),
         "series": {
             "candidates": series(story, request, target),
             "original": _line(results, "original"),
@@ -73,7 +75,7 @@ def _view(known: Known, now: float) -> Table:
         "parts": (results or {}).get("requests", {}),
         "sites": sites(known),
         "waits": story.waits if story.state == "running" else None,
-        "digests": dict(digests(path, (results or {}).get("unlearned", {}).get("digest") or story.digest)),
+        "digests": dict(digests(path, _digest(results, "original"), _digest(results, "unlearned") or story.digest)),
         "problems": problems(known, wrong),
     }
 
@@ -87,6 +89,10 @@ def _request(request: ForgetRequest | None, scope: str) -> Table | None:
 
 def _line(results: Mapping[str, Any] | None, model: str) -> Table | None:
     return {key: panels.pooled(results, model, key) for key in SCORES} if results and model in results else None
+
+
+def _digest(results: Mapping[str, Any] | None, model: str) -> str:
+    return (results or {}).get(model, {}).get("digest") or ""
 
 
 def series(story: Story, request: ForgetRequest | None, target: float | None) -> list[Table]:

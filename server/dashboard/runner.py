@@ -69,14 +69,14 @@ class Runner:
             if process.poll() is not None:
                 if process.returncode == 0:  # a run of no rounds is quick
                     return
-                raise ConfigError(_reason(said))
+                told = reason(said.read_text(errors="replace"))
+                raise ConfigError(told or f"the run did not begin; {said} says why")
             if STARTED in said.read_text(errors="replace"):
                 return
             time.sleep(0.2)
 
 
-def _reason(said: Path) -> str:
-    """What our own command said last; a mistake of the program is not told in its words."""
-    told = said.read_text(errors="replace")
-    _, found, reason = told.rpartition("excise: ")
-    return reason.strip() if found and "Traceback" not in told else f"the run did not begin; {said} says why"
+def reason(said: str) -> str:
+    """Why a command of ours refused, by what it said; empty where it failed: then its words may hold anything."""
+    _, found, told = said.rpartition("excise: ")
+    return told.strip() if found and "Traceback" not in said else ""

@@ -81,7 +81,10 @@ def first_look(browser: Browser, url: str, session: str, run: str) -> First:
             """() => [...document.querySelectorAll('.chart')].every((chart) => chart.childElementCount) && performance.now()"""
         ).json_value()
         painted, size = page.evaluate(
-            """() => [performance.getEntriesByName('first-contentful-paint')[0].startTime,
+            """async () => [await new Promise((paint) => new PerformanceObserver((list) => {
+                    const [first] = list.getEntriesByName('first-contentful-paint');
+                    if (first) paint(first.startTime);
+                }).observe({ type: 'paint', buffered: true })),
                 [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]
                     .reduce((all, one) => all + one.transferSize, 0)]"""
         )

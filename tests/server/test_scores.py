@@ -14,7 +14,7 @@ from excise.client.audit import loss_profile, measure, told_strata
 from excise.common.class_mix import ClassMix
 from excise.common.messages import ModelAudit
 from excise.common.metrics import accuracy, membership_auc
-from excise.server.scores import SETS, loss_points, membership, on_reference, pooled_scores, told_mix
+from excise.server.scores import SETS, Audit, loss_points, membership, on_reference, pooled_scores, told_mix
 
 CLASSES = 3
 Images = dict[str, tuple[Tensor, Tensor]]  # set → logits, labels
@@ -108,6 +108,13 @@ def test_membership_weighs_held_out_classes_like_forget_classes() -> None:
         sample_weight=np.r_[np.ones(len(y_f)), weight[y_h].numpy()],
     )
     assert membership(AUDITS, CLASSES) == pytest.approx(expected, abs=1e-6)
+
+
+def test_results_hold_the_membership_auc_of_each_site_that_has_both_sets() -> None:
+    sites = Audit.of(AUDITS, CLASSES).as_json()["sites"]
+    for name in ("site-0", "site-2"):
+        assert sites[name].pop("membership_auc") == membership({name: AUDITS[name]}, CLASSES)
+    assert sites == {name: audit.metrics for name, audit in AUDITS.items()}
 
 
 def test_another_mix_of_classes_is_no_membership() -> None:

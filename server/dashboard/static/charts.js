@@ -65,13 +65,14 @@ const kinds = {
       name, type: "scatter", symbolSize: 11, data: some.map((one) => ({ name: one.name, value: [one.x, one.y] })), ...style,
     });
     const known = told.candidates.filter((one) => one.x !== null && one.y !== null);
+    const all = told.original ? [...known, told.original] : known;
     const decimals = { axisLabel: { color: css("--soft"), hideOverlap: true, formatter: (value) => value.toFixed(2).replace("-", MINUS) } };
     const front = known.filter((one) => one.on_front).sort((a, b) => a.x - b.x);
     return {
       ...frame({ left: 60 }),
       tooltip: { ...frame().tooltip, formatter: ({ data }) => `${data.name}: ${three(data.value[0])}, ${three(data.value[1])}` },
-      xAxis: axis(told.x, { ...around(known.map((one) => one.x)), ...decimals }),
-      yAxis: axis(told.y, { ...around(known.map((one) => one.y)), ...decimals, nameGap: 42 }),
+      xAxis: axis(told.x, { ...around(all.map((one) => one.x)), ...decimals }),
+      yAxis: axis(told.y, { ...around(all.map((one) => one.y)), ...decimals, nameGap: 42 }),
       series: [
         dots("dominated", known.filter((one) => !one.on_front && !one.chosen), { itemStyle: { color: css("--soft") }, symbol: "rect" }),
         { ...dots("front", front, { symbol: "diamond" }), type: "line", itemStyle: { color: css("--retain") }, lineStyle: { width: 1 } },

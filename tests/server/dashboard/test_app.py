@@ -14,7 +14,9 @@ from cryptography import x509
 from excise.server import members
 from excise.server.dashboard.access import by_token
 from excise.server.dashboard.app import create_app
+from excise.server.dashboard.runner import Runner
 from excise.server.dashboard.source import runs_in
+from excise.server.decisions import reject
 from excise.server.evidence import seal
 from excise.server.life import State
 from excise.server.registry import run_of, version
@@ -371,6 +373,59 @@ def test_documents_of_a_run_are_given_out_sealed(made: Network, url: str) -> Non
         assert f'filename="{run}-evidence.json"' in kept.headers["content-disposition"]
         assert kept.json()["document"]["format"].startswith("excise evidence")
         assert client.get(f"/runs/{run}/report.html").status_code == 404
+
+
+def test_documents_are_given_out_as_pdf(made: Network, url: str) -> None:
+    run = candidate(made)
+    with signed_in(url, VIEWER) as client:
+        assert f"/runs/{run}/evidence.pdf" in client.get("/reports").text
+        one = client.get(f"/runs/{run}/evidence.pdf", timeout=120)
+        assert (one.status_code, one.headers["content-type"], one.content[:5]) == (200, "application/pdf", b"%PDF-")
+        again = client.get(f"/runs/{run}/evidence.pdf", params={"download": True}, timeout=120)
+        assert again.content == one.content
+        assert again.headers["content-disposition"] == f"attachment; filename*=UTF-8''{run}-evidence.pdf"
+        assert client.get(f"/runs/{run}/report.pdf").status_code == 404
+        assert client.get(f"/runs/{run}/events.pdf").status_code == 404
+        assert client.get("/runs/nowhere/evidence.pdf").status_code == 404
+        page = made.config.runs / run / "evidence.html"
+        page.write_bytes(b"\xff")
+        refused = client.get(f"/runs/{run}/evidence.pdf", timeout=120)
+        assert refused.status_code == 404
+        assert "is no HTML page" in refused.text
+
+
+def test_only_those_who_are_signed_in_get_a_pdf(made: Network, url: str) -> None:
+    run = candidate(made)
+    assert httpx.get(f"{url}/runs/{run}/evidence.pdf").status_code == 401
+
+
+def test_files_are_packed_and_known_again(url: str) -> None:
+    with httpx.Client(base_url=url) as client:
+        first = client.get("/static/vendor/echarts.min.js")
+        assert first.headers["content-encoding"] == "gzip"
+        assert int(first.headers["content-length"]) < len(first.content) / 2
+        plain = client.get("/static/vendor/echarts.min.js", headers={"Accept-Encoding": "identity"})
+        assert plain.content == first.content
+        again = client.get("/static/vendor/echarts.min.js", headers={"If-None-Match": first.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+
+
+def test_requests_are_begun_together(made: Network, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = list[tuple[object, ...]]()
+    monkeypatch.setattr(Runner, "start", lambda self, *told: begun.append(told))
+    made.approved(DEVICE, OTHER)
+    asked = {"request": "mr7", "state": "approved", "together": ["mr1"], "seed": 3}
+    with signed_in(url) as client:
+        assert 'name="together" value="mr1"' in client.get("/requests/mr7").text
+        assert "mr7, mr1" in client.post("/do/start", data=asked).text
+        assert begun == [(["mr7", "mr1"], COORDINATOR, 3, "")]
+        for other in ("--server=/elsewhere", "mr9"):
+            assert client.post("/do/start", data=asked | {"together": [other]}).status_code == 409
+        reject(made.store, "mr1", OTHER_COORDINATOR, "not needed")
+        late = client.post("/do/start", data=asked)
+        assert late.status_code == 409
+        assert "rejected by now, since" in late.text
+    assert len(begun) == 1
 
 
 def test_a_change_comes_over_the_stream(made: Network, url: str) -> None:

@@ -141,7 +141,7 @@ def test_sites_and_digests(made: Path) -> None:
     assert all(one["counts"] == told["sites"][one["site"]] for one in shown["sites"])
     assert {one["state"] for one in shown["sites"]} == {"answered"}
     assert shown["sites"][1]["last_round"] == {"candidate": "unlearned", "round": 2}
-    assert shown["digests"] == {"before": None, "after": told["unlearned"]["digest"]}
+    assert shown["digests"] == {"before": told["original"]["digest"], "after": told["unlearned"]["digest"]}
     assert shown["problems"] == []
     assert shown["waits"] is None
 
@@ -152,6 +152,8 @@ def test_digests_of_the_evidence(copy: Copy) -> None:
     (run / "evidence.json").write_text(json.dumps({"document": {"description_of_modification": described}}))
     assert view(run)["digests"] == {"before": "aa", "after": "bb"}
     (run / "evidence.json").write_text('{"document": []}')
+    assert view(run)["digests"]["before"] == results(run)["original"]["digest"]
+    rewrite(run, lambda told: told["original"].pop("digest"))
     assert view(run)["digests"]["before"] is None
 
 

@@ -1,0 +1,40 @@
+"""Figures of the drawn panels: what is drawn, and what is said where there is nothing to draw."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from excise.server.dashboard.figures import heat, pareto
+from excise.server.dashboard.panels import HEAT
+from excise.server.dashboard.run_view import run_view
+
+
+def test_the_deployed_model_stands_beside_what_was_tried(made: Path) -> None:
+    run, told = made / "two", json.loads((made / "two" / "metrics.json").read_text())
+    figure = pareto(run_view(run.parent, run.name), run.parent)
+    scores = told["original"]["pooled"]
+    target = told["retrained"]["pooled"]["forget_accuracy"] if "retrained" in told else scores["matched_held_out_accuracy"]
+    assert figure["original"] == {"x": abs(scores["forget_accuracy"] - target), "y": scores["retain_accuracy"]}
+    assert [one["name"] for one in figure["candidates"] if one["chosen"]] == [told["unlearned"]["candidate"]]
+
+
+def test_a_site_whose_membership_auc_was_measured_has_a_cell_of_it(copy: Callable[..., Path]) -> None:
+    run = copy()
+    told = json.loads((run / "metrics.json").read_text())
+    told["original"]["sites"]["site-2"]["membership_auc"] = 0.75
+    told["unlearned"]["sites"]["site-2"]["membership_auc"] = 0.45
+    (run / "metrics.json").write_text(json.dumps(told))
+    figure = heat(run_view(run.parent, run.name), run.parent)
+    column, row = [key for key, *_ in HEAT].index("membership_auc"), figure["sites"].index("site-2")
+    (cell,) = [cell for cell in figure["cells"] if cell[0] == column and cell[2] is not None]
+    assert cell[1] == row
+    assert cell[2:] == pytest.approx([-0.3, 1.0])
+
+
+def test_without_anything_measured_it_is_said(tmp_path: Path) -> None:
+    assert pareto(None, tmp_path) == {"missing": "nothing was tried yet"}
+    assert "missing" in heat(None, tmp_path)
