@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 from fastapi import FastAPI
@@ -39,17 +40,18 @@ def app_of(made: Network) -> FastAPI:
 
 
 @contextmanager
-def serving(app: FastAPI, port: int = 0) -> Iterator[str]:
-    """The address at which an application listens."""
+def serving(app: FastAPI, port: int = 0, certificate: Path | None = None, key: Path | None = None) -> Iterator[str]:
+    """The address at which an application listens; with TLS by the name that the coordinator's certificate is of."""
     listener = socket.create_server(("127.0.0.1", port))
-    server = Serving(configuration(app, Place("127.0.0.1", port)), app.state.hub)
+    place = Place("localhost" if certificate else "127.0.0.1", listener.getsockname()[1], certificate, key)
+    server = Serving(configuration(app, place), app.state.hub)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.01)
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield place.url
     finally:
         server.should_exit = True
         thread.join(20)

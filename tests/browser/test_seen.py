@@ -1,0 +1,147 @@
+"""What eyes make of the charts, whatever colours they tell apart; and the pages over TLS."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from excise.server.dashboard.access import COOKIE
+from excise.server.setup import AUTHORITY, SERVER_CERTIFICATE, SERVER_KEY
+from tests.browser.conftest import Open
+from tests.browser.test_dashboard import event, live
+from tests.candidates import ran
+from tests.coordinators import DEVICE, Network, network
+from tests.dashboards import COORDINATOR, PASSWORD, app_of, serving, with_users
+
+VISION = ("none", "protanopia", "deuteranopia", "tritanopia", "achromatopsia")
+LINES = ("--forget", "--retain", "--third", "--fourth")
+WORSE, BETTER = "#B2182B", "#2166AC"
+APART = 20.0
+"""Distance in CIELAB beyond which nobody takes two colours for one; 2.3 is what is just seen."""
+CONTRAST = 3.0
+"""Of graphics with what they lie on (WCAG 2.1, 1.4.11)."""
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Network]:
+    with network(tmp_path) as one:
+        one.let_in("a", "b")
+        one.deployed()
+        ran(one, DEVICE)
+        yield with_users(one)
+
+
+@pytest.fixture
+def url(made: Network) -> Iterator[str]:
+    with serving(app_of(made)) as address:
+        yield address
+
+
+def seen(page: Page, vision: str, colors: tuple[str, ...]) -> list[np.ndarray]:
+    """What somebody with this colour vision sees of colours, sRGB from 0 to 1."""
+    page.context.new_cdp_session(page).send("Emulation.setEmulatedVisionDeficiency", {"type": vision})
+    page.evaluate(
+        """(colors) => colors.forEach((color, number) => {
+            const patch = document.createElement("div");
+            Object.assign(patch.style, { position: "fixed", zIndex: 99, top: 0, left: `${20 * number}px`, width: "20px",
+                height: "20px", background: color.startsWith("--") ? `var(${color})` : color });
+            document.body.append(patch);
+        })""",
+        list(colors),
+    )
+    shot = page.screenshot(clip={"x": 0, "y": 0, "width": 20 * len(colors), "height": 20})
+    pixels = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")) / 255
+    return [pixels[10, 20 * number + 10] for number in range(len(colors))]
+
+
+def linear(color: np.ndarray) -> np.ndarray:
+    return np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(one: np.ndarray, other: np.ndarray) -> float:
+    """WCAG 2.1's contrast ratio."""
+    dark, bright = sorted(float(linear(color) @ (0.2126, 0.7152, 0.0722)) for color in (one, other))
+    return (bright + 0.05) / (dark + 0.05)
+
+
+def distance(one: np.ndarray, other: np.ndarray) -> float:
+    """Euclidean, in CIELAB under D65."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+    def lab(color: np.ndarray) -> np.ndarray:
+        t = to_xyz @ linear(color) / (0.9505, 1, 1.089)
+        f = np.where(t > (6 / 29) ** 3, np.cbrt(t), t * 841 / 108 + 4 / 29)
+        return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+    return float(np.linalg.norm(lab(one) - lab(other)))
+
+
+def test_the_measures_are_right() -> None:
+    black, white, red, green = (np.array(rgb, float) for rgb in ((0, 0, 0), (1, 1, 1), (1, 0, 0), (0, 1, 0)))
+    assert contrast(black, white) == pytest.approx(21)
+    assert distance(black, white) == pytest.approx(100, abs=0.1)
+    assert distance(red, green) == pytest.approx(170.6, abs=0.5)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("vision", VISION)
+def test_colours_are_told_apart(url: str, opened: Open, theme: str, vision: str) -> None:
+    with opened(url, color_scheme=theme) as page:
+        live(page)
+        *lines, worse, better, panel = seen(page, vision, (*LINES, WORSE, BETTER, "--panel"))
+        assert min(contrast(line, panel) for line in lines) >= CONTRAST
+        grey = vision == "achromatopsia"
+        if vision == "none":  # the emulation does what it says
+            assert max(np.ptp(line) for line in lines) > 0.3
+        elif grey:
+            assert max(np.ptp(line) for line in lines) < 0.02
+        if not grey:  # by whom lines are told apart by their dashes and markers, and cells by their signs
+            forget, retain = lines[:2]
+            assert distance(forget, retain) > APART
+            assert distance(worse, better) > APART
+
+
+def test_lines_differ_by_dash_and_marker_as_well(made: Network, url: str, opened: Open) -> None:
+    scores = dict.fromkeys(("forget_accuracy", "retain_accuracy", "held_out_accuracy", "membership_auc"), 0.5)
+    told = {"candidate": "unlearned", "excess": 0.1, "objective_gradient_norm": 1.0, "refused": [], "metrics": {}}
+    for number in (1, 2):
+        event(made, "unlearned_round", round=number, scores=scores, **told)
+    with opened(url) as page:
+        page.wait_for_function("() => document.querySelector(\"[data-part='chart:curve']\").dataset.drawn")
+        series = page.evaluate(
+            """() => echarts.getInstanceByDom(document.querySelector("[data-part='chart:curve']")).getOption().series
+                .map((one) => [one.symbol, JSON.stringify(one.lineStyle.type ?? "solid")])"""
+        )
+    assert len(series) == 4
+    for told_by in zip(*series, strict=True):
+        assert all(one != other for one, other in itertools.combinations(told_by, 2)), told_by
+
+
+def test_over_tls_the_pages_are_live_and_the_cookie_is_secure(made: Network, opened: Open) -> None:
+    files = made.folder / SERVER_CERTIFICATE, made.folder / SERVER_KEY
+    with serving(app_of(made), 0, *files) as url:
+        assert url.startswith("https://localhost:")
+        trusting = ssl.create_default_context(cafile=str(made.folder / AUTHORITY))
+        with httpx.Client(base_url=url, verify=trusting) as client:
+            answer = client.post("/login", data={"name": COORDINATOR, "password": PASSWORD})
+            assert "Secure" in answer.headers["set-cookie"]
+            assert "max-age" in answer.headers["strict-transport-security"]
+        with pytest.raises(httpx.ConnectError, match="certificate"):
+            httpx.get(url)  # by whoever does not know the coordinator's authority
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(url.replace("https", "http"))
+        with opened(url, ignore_https_errors=True) as page:  # Chromium has no other way to be told of an authority
+            live(page)
+            (cookie,) = [one for one in page.context.cookies() if one["name"] == COOKIE]
+            assert (cookie["secure"], cookie["httpOnly"], cookie["sameSite"]) == (True, True, "Strict")
+            event(made, "awaiting", round="unlearned", number=1, sites=["b"], since="2026-11-26T11:59:00.000+00:00")
+            expect(page.locator(".headline")).to_contain_text("awaits b since")
