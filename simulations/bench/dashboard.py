@@ -95,13 +95,14 @@ def _faults(browser: Browser, url: str, session: str, theme: str, progress: Prog
 def _served(toml: Path) -> Iterator[tuple[str, int]]:
     """Address and process id of a coordinator's dashboard, started by its command."""
     command = [sys.executable, "-m", "excise.cli", "dashboard", "--server", str(toml), "--port", "0"]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # noqa: S603 - our own
-    assert process.stderr is not None
+    log = toml.with_name("dashboard.log")
+    with log.open("wb") as said:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=said)  # noqa: S603 - our own
     try:
-        said = process.stderr.readline()
-        found = re.match(r"(http://\S+) shows", said)
-        if found is None:
-            raise ConfigError(f"the dashboard did not begin; it said: {said.strip() or 'nothing'}")
+        while (found := re.search(r"(http://\S+) shows", log.read_text())) is None:
+            if process.poll() is not None:
+                raise ConfigError(f"the dashboard did not begin; it said: {log.read_text().strip() or 'nothing'}")
+            time.sleep(0.01)
         yield found[1], process.pid
     finally:
         process.terminate()

@@ -179,7 +179,7 @@ def noise_scenario(home: Path, sites: int, **settings: Any) -> Scenario:
         image[:, label * SIDE // 2 : (label + 1) * SIDE // 2] += 100
     home.mkdir(parents=True, exist_ok=True)
     np.savez(home / "images.npz", images=images.astype(np.uint8), labels=labels)
-    forgetting = ", ".join(f'"site-{number}"' for number in range(1, sites // 5 + 1))
+    forgetting = ", ".join(f'"site-{number}"' for number in range(1, max(1, sites // 5) + 1))
     return Scenario(
         name="soak",
         seed=SEED,
