@@ -16,6 +16,8 @@ LINES = (
 )
 FULL = 0.05
 """A change by which a cell of the heat map has its full colour."""
+ROWS = 12
+"""Most sites of the heat map: more could not be read."""
 EMBEDDINGS = "embeddings.json"
 
 
@@ -70,16 +72,24 @@ def heat(view: Table | None, runs: Path) -> Table:
     """Change of each score at each site: column, row, the change, and how much better (−1 to 1) that is."""
     if view is None or not any(cell["change"] is not None for row in view["heat"]["sites"] for cell in row["cells"]):
         return {"missing": "the sites were not measured before and after yet"}
+    every = view["heat"]["sites"]
+    kept = sorted(sorted(every, key=_worst)[:ROWS], key=lambda row: str(row["site"]))
     cells = [
         [x, y, cell["change"], None if cell["gain"] is None else max(-1.0, min(1.0, cell["gain"] / FULL))]
-        for y, row in enumerate(view["heat"]["sites"])
+        for y, row in enumerate(kept)
         for x, cell in enumerate(row["cells"])
     ]
     return {
         "metrics": [one["label"].split(",")[0].replace("membership", "MIA") for one in view["heat"]["metrics"]],
-        "sites": [row["site"] for row in view["heat"]["sites"]],
+        "sites": [row["site"] for row in kept],
         "cells": cells,
+        "note": f"the {ROWS} of {len(every)} sites that lost most by any score" if len(every) > ROWS else "",
     }
+
+
+def _worst(row: Table) -> float:
+    """The greatest loss of a site, below 0; 0 where none is known."""
+    return min((cell["gain"] for cell in row["cells"] if cell["gain"] is not None), default=0.0)
 
 
 def embedding(view: Table | None, runs: Path) -> Table:

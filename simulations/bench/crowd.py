@@ -29,7 +29,7 @@ from excise.server.requests import decide, draft, move
 from excise.server.setup import init, sites_authority
 from excise.server.store import Store
 from excise.simulations.bench.soak import noise_scenario
-from excise.simulations.run import simulate
+from excise.simulations.run import new_run_folder, simulate
 
 WHO = "bench"
 WAITING = 8
@@ -108,7 +108,7 @@ def _ran(folder: Path, sites: int, progress: Progress) -> Path:
     def told(phase: str, done: int, total: int, _: str) -> None:
         progress(f"one run: {phase} {done} of {total}")
 
-    return simulate(scenario, folder, folder.parent / "cache", "inprocess", told).folder
+    return simulate(scenario, new_run_folder(folder, scenario), folder.parent / "cache", "inprocess", told).folder
 
 
 def _request(store: Store, number: int, runs: int, keys: dict[str, Ed25519PrivateKey]) -> None:

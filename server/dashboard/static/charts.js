@@ -97,7 +97,8 @@ const kinds = {
     const column = (width - 104) / told.metrics.length - 4;
     const above = names(told.metrics);
     return {
-      ...frame({ left: 86, top: 46, bottom: 6 }), legend: undefined,
+      ...frame({ left: 86, top: 46, bottom: told.note ? 22 : 6 }), legend: undefined,
+      title: { text: told.note, left: "center", bottom: 0, textStyle: { color: css("--soft"), fontSize: 11, fontWeight: "normal" } },
       tooltip: {
         ...frame().tooltip,
         formatter: ({ data }) => `${told.sites[data.value[1]]}, ${told.metrics[data.value[0]]}: ${signed(data.shown)}`,

@@ -35,6 +35,20 @@ def test_a_site_whose_membership_auc_was_measured_has_a_cell_of_it(copy: Callabl
     assert cell[2:] == pytest.approx([-0.3, 1.0])
 
 
+def test_of_many_sites_those_that_lost_most_are_drawn(made: Path) -> None:
+    view = run_view(made, "one")
+    (like, *_) = view["heat"]["sites"]
+    view["heat"]["sites"] = [
+        {"site": f"s{n:02}", "cells": [cell | {"change": 0.0, "gain": -n / 100} for cell in like["cells"]]} for n in range(30)
+    ]
+    figure = heat(view, made)
+    assert figure["sites"] == [f"s{n}" for n in range(18, 30)]
+    assert figure["note"] == "the 12 of 30 sites that lost most by any score"
+    assert len(figure["cells"]) == 12 * len(HEAT)
+    view["heat"]["sites"] = view["heat"]["sites"][:12]
+    assert heat(view, made)["note"] == ""
+
+
 def test_without_anything_measured_it_is_said(tmp_path: Path) -> None:
     assert pareto(None, tmp_path) == {"missing": "nothing was tried yet"}
     assert "missing" in heat(None, tmp_path)
