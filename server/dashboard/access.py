@@ -23,11 +23,11 @@ READER = User("reader", Role.VIEWER, "once")
 
 
 class Refused(Exception):
-    """A call that is refused: an HTTP status, and a text that may be shown."""
+    """A call that is refused: an HTTP status, a text that may be shown, and in how many seconds it may be tried again."""
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, seconds: int | None = None) -> None:
         super().__init__(text)
-        self.status = status
+        self.status, self.seconds = status, seconds
 
 
 class Access:
@@ -72,7 +72,7 @@ class Access:
         try:
             self._limits.count(who, changes)
         except TooMany as error:
-            raise Refused(429, str(error)) from None
+            raise Refused(429, str(error), error.seconds) from None
 
 
 def by_password(store: Store) -> Access:
@@ -104,12 +104,26 @@ def seen(request: Request) -> Session:
     ------
     Refused : nobody is, or asks too often
     """
+    return _session(request, in_use=LIVE not in request.headers)
+
+
+def _session(request: Request, in_use: bool) -> Session:
     access: Access = request.app.state.access
-    session = access.sessions.find(request.cookies.get(COOKIE, ""), in_use=LIVE not in request.headers)
+    session = access.sessions.find(request.cookies.get(COOKIE, ""), in_use)
     if session is None:
         raise Refused(401, "You are not signed in, or no longer: sign in again. What you typed is still in the page.")
     access.count(session.user)
     return session
+
+
+def looked(request: Request) -> Session:
+    """Whoever is signed in, of what a page asks by itself and cannot say so; it keeps nobody signed in.
+
+    Raises
+    ------
+    Refused : as `seen`
+    """
+    return _session(request, in_use=False)
 
 
 def changing(request: Request, session: Annotated[Session, Depends(seen)]) -> Session:
@@ -139,5 +153,6 @@ def acting(session: Annotated[Session, Depends(changing)]) -> Session:
 
 
 Seen = Annotated[Session, Depends(seen)]
+Looked = Annotated[Session, Depends(looked)]
 Changing = Annotated[Session, Depends(changing)]
 Acting = Annotated[Session, Depends(acting)]

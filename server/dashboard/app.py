@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -12,8 +14,8 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response, Streamin
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 
-from excise.common.errors import ExciseError
-from excise.server.dashboard.access import COOKIE, READER, Access, Changing, Refused, Seen
+from excise.common.errors import ExciseError, StorageError
+from excise.server.dashboard.access import COOKIE, READER, Access, Changing, Looked, Refused
 from excise.server.dashboard.actions import actions
 from excise.server.dashboard.assets import ASSETS, answer, assets
 from excise.server.dashboard.guard import Guard
@@ -26,7 +28,10 @@ from excise.server.dashboard.shown import Shown
 from excise.server.dashboard.source import Source
 from excise.server.dashboard.watch import Watch
 
+STREAMS = 12
+"""Most streams of changes of one session: a browser has one for all its tabs."""
 entrance = APIRouter()
+log = logging.getLogger("excise.dashboard")
 
 
 def create_app(source: Source, access: Access) -> FastAPI:
@@ -55,6 +60,7 @@ def create_app(source: Source, access: Access) -> FastAPI:
     app.state.renderer = Renderer(source.name, access.by_password, source.toml is not None)
     app.state.shown, app.state.printer = Shown(source, watch), Printer()
     app.state.access, app.state.source, app.state.hub, app.state.runner = access, source, hub, None
+    app.state.streams = Counter()
     app.add_middleware(GZipMiddleware, minimum_size=1000)
     app.add_middleware(Guard)
     app.add_exception_handler(Refused, refused)
@@ -71,11 +77,17 @@ async def refused(request: Request, error: Exception) -> Response:
     is_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
     if error.status == 401 and is_page and "hx-request" not in request.headers:
         return RedirectResponse("/login", 303)
-    return said(request, str(error), error.status)
+    answer = said(request, str(error), error.status)
+    if error.seconds is not None:
+        answer.headers["Retry-After"] = str(error.seconds)
+    return answer
 
 
 async def told(request: Request, error: Exception) -> Response:
     """A mistake that can be told: what was expected, what came, what to do."""
+    if isinstance(error, StorageError):  # whose text names places on the coordinator's disk
+        log.error("%s %s: %s", request.method, request.url.path, error)
+        return said(request, "The coordinator's store or disk does not answer; its own log says why. Try again.", 503)
     return said(request, str(error), 409 if request.method == "POST" else 404)
 
 
@@ -130,22 +142,36 @@ def logout(request: Request, session: Changing) -> Response:
 
 
 @entrance.get("/events")
-async def events(request: Request, session: Seen) -> Response:
-    """The stream of changes."""
+async def events(request: Request, session: Looked) -> Response:
+    """The stream of changes.
+
+    Raises
+    ------
+    Refused : the session has too many
+    """
     hub: Hub = request.app.state.hub
     access: Access = request.app.state.access
+    streams: Counter[str] = request.app.state.streams
+    if streams[session.id] >= STREAMS:
+        raise Refused(429, "too many streams of one session: close a browser", 10)
 
     async def frames() -> AsyncIterator[bytes]:
-        async for frame in hub.stream():
-            if access.sessions.find(session.id, in_use=False) is None:  # signed out, or removed, meanwhile
-                return
-            yield frame
+        streams[session.id] += 1
+        try:
+            async for frame in hub.stream():
+                if access.sessions.find(session.id, in_use=False) is None:  # signed out, or removed, meanwhile
+                    return
+                yield frame
+        finally:
+            streams[session.id] -= 1
+            if not streams[session.id]:
+                del streams[session.id]
 
     return StreamingResponse(frames(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
 @entrance.get("/me")
-def me(session: Seen) -> dict[str, str]:
+def me(session: Looked) -> dict[str, str]:
     """The key of who is signed in, for a page that outlived a session."""
     return {"csrf": session.csrf}
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from excise.server.dashboard.formats import three
+
 Table = dict[str, Any]
 LINES = (
     ("forget", "forget_accuracy"),
@@ -38,7 +40,17 @@ def curve(view: Table | None, runs: Path) -> Table:
             lines.append({"name": name, "points": known, "retrained": retrained.get(key)})
     if not lines:
         return {"missing": "the rounds of this run were not scored one by one"}
-    return {"lines": lines, "rounds": max(view["run"]["rounds"] or 0, *shown["rounds"])}
+    return {"lines": lines, "rounds": max(view["run"]["rounds"] or 0, *shown["rounds"]), "note": _best_and_last(shown)}
+
+
+def _best_and_last(shown: Table) -> str:
+    """The best and the last value of what is to be decided on; empty where nobody watched the rounds."""
+    told = [
+        f"{name}: best {three(best['value'])} (round {best['round']}), last {three(last['value'])}"
+        for name, key in LINES[:2]
+        if (best := shown["best"].get(key)) and (last := shown["last"].get(key))
+    ]
+    return " · ".join(told)
 
 
 def _ended(view: Table, shown: Table) -> Table | None:
@@ -69,13 +81,16 @@ def pareto(view: Table | None, runs: Path) -> Table:
 
 
 def heat(view: Table | None, runs: Path) -> Table:
-    """Change of each score at each site: column, row, the change, and how much better (−1 to 1) that is."""
+    """Change of each score at each site.
+
+    A cell is its column, row, change, how much better (−1 to 1) that is, and where there were fewer images the least number.
+    """
     if view is None or not any(cell["change"] is not None for row in view["heat"]["sites"] for cell in row["cells"]):
         return {"missing": "the sites were not measured before and after yet"}
     every = view["heat"]["sites"]
     kept = sorted(sorted(every, key=_worst)[:ROWS], key=lambda row: str(row["site"]))
     cells = [
-        [x, y, cell["change"], None if cell["gain"] is None else max(-1.0, min(1.0, cell["gain"] / FULL))]
+        [x, y, cell["change"], None if cell["gain"] is None else max(-1.0, min(1.0, cell["gain"] / FULL)), cell["below"]]
         for y, row in enumerate(kept)
         for x, cell in enumerate(row["cells"])
     ]

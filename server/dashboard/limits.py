@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
 
@@ -29,10 +30,11 @@ class TooMany(Exception):
 
 
 class Limits:
-    """Counts what each user asks. For one event loop."""
+    """Counts what each user asks. Threads may use it at once."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._pages = Buckets(PAGES_AT_ONCE, PAGES_A_SECOND, clock)
+        self._lock = threading.Lock()
         self._changes = Buckets(CHANGES_AT_ONCE, CHANGES_A_SECOND, clock)
 
     def count(self, user: str, changes: bool = False) -> None:
@@ -43,5 +45,6 @@ class Limits:
         TooMany : it is one too many
         """
         buckets = self._changes if changes else self._pages
-        if not buckets.take(user):
-            raise TooMany(buckets.wait(user))
+        with self._lock:
+            if not buckets.take(user):
+                raise TooMany(buckets.wait(user))

@@ -12,6 +12,7 @@ from excise.server.dashboard.compare import compare
 from excise.server.dashboard.render import renderer_of
 from excise.server.dashboard.runs import RunCard
 from excise.server.dashboard.shown import FILES, shown_of
+from excise.server.dashboard.watch import topic_of
 from excise.server.life import State
 from excise.server.registry import versions
 from excise.server.requests import status
@@ -34,11 +35,8 @@ def overview(request: Request, session: Seen, run: str = "") -> Response:
 def requests(request: Request, session: Seen) -> Response:
     """Every request, and a form for a new one."""
     shown = shown_of(request)
-    standing = shown.standing()
-    asked = standing["requests"] if standing else []
-    return renderer_of(request).page(
-        request, "requests.html", session, standing=standing, requests=asked, cards=shown.cards(), kinds=list(RequestKind)
-    )
+    values = shown.requests() | {"kinds": list(RequestKind)}
+    return renderer_of(request).page(request, "requests.html", session, **values)
 
 
 @pages.get("/requests/{name}")
@@ -55,7 +53,10 @@ def one_request(request: Request, session: Seen, name: str) -> Response:
     one = status(shown.source.store, name)
     view = shown.view(one.run) if one.run and any(card.name == one.run for card in shown.cards()) else None
     standing = shown.standing() or {"requests": []}
-    told = next(found for found in standing["requests"] if found["id"] == name)
+    told = next((found for found in standing["requests"] if found["id"] == name), None)
+    if told is None or told["state"] != one.state:  # it moved just now, and nobody looked yet
+        standing = shown.source.standing(shown.source.stored()) or standing
+        told = next(found for found in standing["requests"] if found["id"] == name)
     version = next((found for found in versions(shown.source.store) if found.run == one.run), None) if one.run else None
     others = [found["id"] for found in standing["requests"] if found["state"] == State.APPROVED and found["id"] != name]
     return renderer_of(request).page(
@@ -76,7 +77,8 @@ def compared(request: Request, session: Seen, a: str = "", b: str = "") -> Respo
     shown = shown_of(request)
     names = [name for card in shown.cards() for name in (card.name, *_candidates(card))]
     found = compare(shown.runs, a, b) if a in names and b in names else None
-    return renderer_of(request).page(request, "compare.html", session, names=names, a=a, b=b, found=found)
+    topics = " ".join(topic_of(one.partition("/")[0]) for one in (a, b)) if found else "runs"
+    return renderer_of(request).page(request, "compare.html", session, names=names, a=a, b=b, found=found, topics=topics)
 
 
 def _candidates(card: RunCard) -> list[str]:
@@ -108,15 +110,14 @@ def audit(request: Request, session: Seen, before: int | None = None) -> Respons
         faults=shown.faults(),
         earlier=earlier,
         known=shown.source.store,
+        here=f"/audit?before={before}" if before else "/audit",
     )
 
 
 @pages.get("/reports")
 def reports(request: Request, session: Seen) -> Response:
     """Documents of every run."""
-    shown = shown_of(request)
-    rows = [(card, shown.documents(card.name)) for card in shown.cards()]
-    return renderer_of(request).page(request, "reports.html", session, rows=rows)
+    return renderer_of(request).page(request, "reports.html", session, **shown_of(request).reports())
 
 
 @pages.get("/runs/{run}/{file}")

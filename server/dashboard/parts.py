@@ -1,4 +1,4 @@
-"""Parts of the Overview, fetched anew when something changed that they show: all that a page wants of them in one answer."""
+"""Parts of pages, fetched anew when something changed that they show: all that a page wants of them in one answer."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ TEXTS = {
     "requests": (RUNS, REQUESTS),
     "gates": (RUN, REQUESTS),
     "audit": (AUDIT,),
+    "problems": (RUN,),
+    "all-requests": (RUNS, REQUESTS),
+    "reports": (RUNS,),
 }
 """Parts that are text, and the topics that each depends on."""
 CHART = "chart:"
@@ -33,7 +36,7 @@ parts = APIRouter()
 
 
 def topics_of(part: str, run: str) -> list[str]:
-    """Topics that a part of the Overview of this run depends on."""
+    """Topics that a part depends on, where it is of this run."""
     own = topic_of(run) if run else RUNS  # the latest is another when a run begins
     return [own if topic == RUN else topic for topic in TEXTS.get(part, (RUN,))]
 
@@ -71,6 +74,10 @@ def _packed(shown: Shown, renderer: Renderer, names: tuple[str, ...], run: str) 
 def _part(shown: Shown, renderer: Renderer, name: str, run: str) -> Any:
     if name.startswith(CHART) and (chart := name.removeprefix(CHART)) in figures.CHARTS:
         return figures.CHARTS[chart](shown.view(run), shown.source.runs)
+    if name == "all-requests":
+        return renderer.text("_requests.html", **shown.requests())
+    if name == "reports":
+        return renderer.text("_reports.html", **shown.reports())
     if name in TEXTS:
         values = shown.overview(run) if name == "requests" and shown.source.store is None else shown.panels(run)
         return renderer.text(f"_{name}.html", **values)

@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 from excise.common.errors import ConfigError
-from excise.server.dashboard.access import Seen
+from excise.server.dashboard.access import Refused, Seen
 from excise.server.dashboard.runner import reason
 from excise.server.dashboard.shown import shown_of
 
@@ -22,6 +22,8 @@ PATIENCE = 120.0
 """Most seconds that one takes."""
 MOST = 16
 """Most PDFs that are kept."""
+QUEUE = 4
+"""Most who wait for one."""
 printing = APIRouter()
 
 
@@ -29,7 +31,7 @@ class Printer:
     """Makes one PDF at a time, and keeps the last ones. For one event loop."""
 
     def __init__(self) -> None:
-        self._one = asyncio.Semaphore()
+        self._one, self._waiting = asyncio.Semaphore(), 0
         self._made: dict[tuple[Path, int, int], bytes] = {}
 
     async def print(self, page: Path) -> bytes:
@@ -38,16 +40,25 @@ class Printer:
         Raises
         ------
         ConfigError : it cannot be made; says why, and what to do
+        Refused : too many wait
         """
         told = page.stat()
         key = (page, told.st_size, told.st_mtime_ns)
-        async with self._one:
-            if key not in self._made:
-                made = await _made(page)
-                if len(self._made) >= MOST:
-                    self._made.pop(next(iter(self._made)))
-                self._made[key] = made
+        if key in self._made:
             return self._made[key]
+        if self._waiting >= QUEUE:
+            raise Refused(429, "several PDFs are being made just now: try again in a minute", 60)
+        self._waiting += 1
+        try:
+            async with self._one:
+                if key not in self._made:
+                    made = await _made(page)
+                    if len(self._made) >= MOST:
+                        self._made.pop(next(iter(self._made)))
+                    self._made[key] = made
+                return self._made[key]
+        finally:
+            self._waiting -= 1
 
 
 async def _made(page: Path) -> bytes:
@@ -66,7 +77,7 @@ async def _made(page: Path) -> bytes:
         except TimeoutError:
             raise ConfigError(f"the PDF was not made within {PATIENCE:.0f} s: excise pdf {page} makes it") from None
         finally:
-            if process.returncode is None:  # it took too long, or whoever asked went away
+            if process.returncode is None:  # it took too long, or the dashboard ends
                 process.kill()
                 await process.wait()
         if process.returncode != 0:

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from excise.server.dashboard import formats
 from excise.server.dashboard.sessions import Session
+from excise.server.dashboard.watch import topic_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 PLACES = (
@@ -54,7 +55,7 @@ class Renderer:
         self._environment = Environment(
             loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(default=True), undefined=StrictUndefined
         )
-        self._environment.filters |= formats.FILTERS
+        self._environment.filters |= {**formats.FILTERS, "topic": topic_of}
 
     def page(self, request: Request, template: str, session: Session | None, code: int = 200, **values: Any) -> HTMLResponse:
         """A whole page."""

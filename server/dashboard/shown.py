@@ -7,7 +7,8 @@ from typing import Any
 
 from fastapi import Request
 
-from excise.common.errors import ConfigError
+from excise.common.chain import Fault
+from excise.common.errors import ConfigError, StorageError
 from excise.server.dashboard.kept import Kept
 from excise.server.dashboard.run_view import run_view
 from excise.server.dashboard.runs import RunCard, Runs
@@ -77,11 +78,16 @@ class Shown:
             raise ConfigError(f"no '{file}' of a run '{run}' yet")
         return path
 
-    def faults(self) -> list[Any]:
+    def faults(self) -> list[Fault]:
         """What is wrong with the audit log; empty when its chain is whole, or there is none."""
-        store = self.source.store
-        found: list[Any] = self.kept.get("faults", store.log_faults, AUDIT) if store else []
+        found: list[Fault] = self.kept.get("faults", self._faults, AUDIT)
         return found
+
+    def _faults(self) -> list[Fault]:
+        try:
+            return self.source.store.seen_faults() if self.source.store else []
+        except StorageError:
+            return [Fault(0, "the log cannot be read: it was taken away, or its disk does not answer")]
 
     def overview(self, run: str) -> dict[str, Any]:
         """Everything on the Overview, with the run of this name, or the latest.
@@ -91,6 +97,15 @@ class Shown:
         RequestError : there is no run of this name
         """
         return self.panels(run) | {"cards": self.cards()}
+
+    def requests(self) -> dict[str, Any]:
+        """Every request, and every run."""
+        standing = self.standing()
+        return {"standing": standing, "requests": standing["requests"] if standing else [], "cards": self.cards()}
+
+    def reports(self) -> dict[str, Any]:
+        """Every run with the names of its documents."""
+        return {"rows": [(card, self.documents(card.name)) for card in self.cards()]}
 
     def panels(self, run: str) -> dict[str, Any]:
         """As `overview`, without the list of all runs, which an event of one run does not change.

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from excise.server.dashboard.hub import Hub
 from excise.server.dashboard.source import Source
@@ -30,8 +31,8 @@ log = logging.getLogger("excise.dashboard")
 
 
 def topic_of(run: str) -> str:
-    """The topic of a run."""
-    return f"run:{run}"
+    """The topic of a run, without spaces: pages name several topics with spaces between."""
+    return f"run:{quote(run, safe='')}"
 
 
 class Watch:
@@ -43,6 +44,7 @@ class Watch:
         self._counting = threading.Lock()
         self._runs: dict[str, tuple[Mark | None, Mark | None]] = {}
         self._log: Mark | None = None
+        self._again = False
         self._timed = time.monotonic()
         self.look()
 
@@ -64,8 +66,11 @@ class Watch:
         self._runs = runs
         if self.source.audit_log is not None:
             before, self._log = self._log, _mark(str(self.source.audit_log))
-            if before != self._log:  # each change in the store is one line there
+            written = before != self._log  # each change in the store is one line there
+            if written or self._again:
                 changed += [SITES, REQUESTS, AUDIT]
+            # A line is written a moment before its change is made: whoever asked the store in between has what was before.
+            self._again = written
         self._count(changed)
         return changed
 

@@ -102,6 +102,17 @@ class Store:
         with self._writing() as (_, head):  # nobody writes meanwhile: a line half written is no fault
             return chain.faults(self.log, head.value)
 
+    def seen_faults(self) -> list[chain.Fault]:
+        """As `log_faults`, while others may write: for whoever only looks, and may look again.
+
+        Raises
+        ------
+        StorageError : as `log_faults`
+        """
+        with self.reading() as session:
+            head = session.get_one(Meta, HEAD).value
+        return [fault for fault in chain.faults(self.log, head) if fault.reason != chain.NOT_WHOLE]
+
     def check_log(self) -> None:
         """Check every line of the audit log, before what is grave; a change compares its end alone.
 

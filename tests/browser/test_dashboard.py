@@ -149,7 +149,6 @@ def test_a_model_is_approved_with_reason_and_password(made: Network, url: str, o
         dialog.get_by_role("button", name="Approve").click()
         expect(page.locator("#said")).to_contain_text("Model 2 is in use", timeout=30_000)
         expect(page.locator("#standing")).to_contain_text("promoted")
-        page.reload()
         page.get_by_role("button", name="Roll back…").click()
         dialog.get_by_label("Reason").fill("it was worse")
         dialog.get_by_label("Your password").fill(PASSWORD)
@@ -239,8 +238,37 @@ def test_a_malformed_event_is_shown_and_the_page_lives(made: Network, url: str, 
         event(made, "unlearned_round", round="<img src=x onerror=alert(1)>")
         event(made, "awaiting", round="unlearned", number=2, sites=["a"], since="2026-11-26T11:59:00.000+00:00")
         expect(page.locator(".headline")).to_contain_text("awaits a since", timeout=30_000)
-        page.reload()
         expect(page.get_by_label("Problems")).to_contain_text("1 malformed line in events.jsonl")
+
+
+def test_who_reads_a_list_stays_where_they_are(made: Network, url: str, opened: Open) -> None:
+    for number in range(40):
+        draft(made.store, OTHER.model_copy(update={"id": f"other-{number:02}"}), (), "tests")
+    with opened(url) as page:
+        live(page)
+        page.get_by_role("region", name="Requests").get_by_role("link", name="other-00").focus()
+        page.evaluate("() => { document.querySelector('[data-part=requests] .scroll').scrollTop = 200 }")
+        draft(made.store, OTHER.model_copy(update={"id": "another"}), (), "tests")
+        expect(page.get_by_role("region", name="Requests")).to_contain_text("another")
+        assert page.evaluate("() => document.querySelector('[data-part=requests] .scroll').scrollTop") == 200
+        assert page.evaluate("() => document.activeElement.textContent") == "other-00"
+
+
+def test_what_can_be_done_follows_and_an_open_dialog_is_left_alone(made: Network, url: str, opened: Open) -> None:
+    draft(made.store, OTHER, (), "tests")
+    with opened(url) as page:
+        page.goto(f"{url}/requests/mr1")
+        live(page)
+        expect(page.get_by_role("button", name="Start…")).to_have_count(0)
+        for site in ("a", "b"):
+            made.decide(site, OTHER)
+        expect(page.get_by_role("button", name="Start…")).to_be_visible()
+        expect(page.locator("#steps")).to_contain_text("every site approved")
+        page.get_by_role("button", name="Start…").click()
+        page.get_by_role("dialog").get_by_label("Settings").fill("[rounds]")
+        move(made.store, ["mr1"], State.REJECTED, OTHER_COORDINATOR, "not needed")
+        expect(page.locator("#steps")).to_contain_text("not needed")
+        assert page.get_by_role("dialog").get_by_label("Settings").input_value() == "[rounds]"
 
 
 def test_hostile_text_runs_nowhere(made: Network, url: str, opened: Open) -> None:

@@ -2,6 +2,7 @@
 "use strict";
 
 const LATER = 120; // milliseconds: changes that come together are fetched together
+const AGAIN = 3000; // milliseconds after which what could not be fetched is asked for again
 const page = document.documentElement;
 
 function announce(state) {
@@ -24,15 +25,22 @@ function changed(found) {
     const due = [...document.querySelectorAll("[data-live]")].filter(
       (panel) => panel.dataset.live.split(" ").some((topic) => now.includes(topic) || now.includes("*")),
     );
-    fetchParts(due.filter((panel) => panel.dataset.part), true);
+    fetchParts(due.filter((panel) => panel.dataset.part), true).then((done) => {
+      if (!done) setTimeout(() => changed(now), AGAIN);
+    });
     for (const panel of due) if (!panel.dataset.part) htmx.trigger(panel, "changed");
   }, LATER);
 }
 
 // --- parts of the page, all in one call -----------------------------------------------------------------------------------
 
+const asked = new WeakMap(), shownText = new WeakMap();
+let asking = 0;
+
+// Returns whether it need not be asked again.
 async function fetchParts(panels, byItself) {
-  if (!panels.length) return;
+  if (!panels.length) return true;
+  const number = ++asking;
   const query = new URLSearchParams({
     run: panels[0].closest("[data-run]").dataset.run,
     names: panels.map((panel) => panel.dataset.part).join(","),
@@ -40,17 +48,31 @@ async function fetchParts(panels, byItself) {
   let told;
   try {
     const answer = await fetch(`/parts?${query}`, { headers: byItself ? { "X-Live": "1" } : {} });
-    if (!answer.ok) return; // signed out, or the run is gone: what is shown stays
+    if (!answer.ok) return [401, 404].includes(answer.status); // signed out, or the run is gone: what is shown stays
     told = await answer.json();
   } catch {
-    return; // the connection is gone, which the page tells; everything is fetched when it is back
+    return true; // the connection is gone, which the page tells; everything is fetched when it is back
   }
   for (const panel of panels) {
+    if ((asked.get(panel) ?? 0) > number) continue; // a later answer was quicker
+    asked.set(panel, number);
     const part = told[panel.dataset.part];
-    if (typeof part === "string") panel.innerHTML = part; // the server's own template, escaped there
+    if (typeof part === "string") replace(panel, part);
     else panel.dispatchEvent(new CustomEvent("excise:part", { detail: part, bubbles: true }));
   }
   ages();
+  return true;
+}
+
+// Text of a panel, from the server's own template and escaped there; who reads or steps through a list stays where they are.
+function replace(panel, text) {
+  if (shownText.get(panel) === text) return;
+  shownText.set(panel, text);
+  const scrolled = [...panel.querySelectorAll(".scroll")].map((list) => list.scrollTop);
+  const focused = panel.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+  panel.innerHTML = text;
+  panel.querySelectorAll(".scroll").forEach((list, at) => { list.scrollTop = scrolled[at] ?? 0; });
+  if (focused) panel.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 
 // The stream is there again: the page shows what it missed, and after another sign-in it has another key.
@@ -94,7 +116,7 @@ function follow() {
     if (data.kind === "state") {
       announce(data.state);
       if (data.state === "signed out") say("You are not signed in any more. Sign in in another tab: what you typed here is kept.");
-      if (data.state === "live" && was && was !== "live") back(was);
+      if (data.state === "live" && was !== "live") back(was); // the first time too: something may have changed meanwhile
       was = data.state;
     }
   };
@@ -115,6 +137,11 @@ document.addEventListener("htmx:configRequest", (event) => {
 // A part that could not be fetched anew stays as it is: what its panel would do with the answer is not for a refusal.
 document.addEventListener("htmx:beforeSwap", (event) => {
   if (event.detail.xhr.status >= 400 && event.detail.requestConfig.triggeringEvent?.type === "changed") event.detail.shouldSwap = false;
+});
+// What a coordinator can do is shown anew when it is something else by now, and never while a dialog is open.
+document.addEventListener("htmx:oobBeforeSwap", (event) => {
+  const now = event.detail.target, next = event.detail.fragment.querySelector?.(`#${now.id}`) ?? event.detail.fragment;
+  if (now.id === "act" && (now.querySelector("dialog[open]") || now.dataset.as === next.dataset?.as)) event.detail.shouldSwap = false;
 });
 document.addEventListener("htmx:sendError", () => announce("reconnecting"));
 document.addEventListener("htmx:beforeRequest", (event) => {

@@ -7,6 +7,9 @@ const css = (name) => getComputedStyle(document.documentElement).getPropertyValu
 const three = (value) => (value === null || value === undefined ? DASH : value.toFixed(3).replace("-", MINUS));
 const signed = (value) => (value > 0 ? "+" : "") + three(value);
 
+// What is said below a chart.
+const note = (text) => ({ text, left: "center", bottom: 0, textStyle: { color: css("--soft"), fontSize: 11, fontWeight: "normal" } });
+
 function frame(axes = {}) {
   return {
     animation: false,
@@ -52,7 +55,7 @@ const kinds = {
     }));
     const points = told.lines.flatMap((line) => line.points.map(([, value]) => value)).filter((value) => value !== null);
     return {
-      ...frame(), series: lines,
+      ...frame({ bottom: told.note ? 56 : 40 }), series: lines, title: note(told.note),
       tooltip: { ...frame().tooltip, trigger: "axis", valueFormatter: three },
       xAxis: axis("round", { minInterval: 1, min: 0, max: Math.max(1, told.rounds ?? 1) }),
       yAxis: axis("", { min: Math.min(0, ...points), max: 1 }),
@@ -85,9 +88,9 @@ const kinds = {
 
   // E: change after − before, site by metric; colour tells better or worse, the sign the direction.
   heat(told, width) {
-    const cells = told.cells.map(([column, row, value, better]) => ({
-      value: [column, row, better === null ? 0 : better], shown: value,
-      label: { show: true, formatter: signed(value), color: Math.abs(better ?? 0) > 0.6 ? "#fff" : "#111" },
+    const cells = told.cells.map(([column, row, value, better, below]) => ({
+      value: [column, row, better === null ? 0 : better], shown: below === null ? signed(value) : `< ${below}`,
+      label: { show: true, formatter: below === null ? signed(value) : `< ${below}`, color: Math.abs(better ?? 0) > 0.6 ? "#fff" : "#111" },
       itemStyle: better === null ? { color: css("--line") } : undefined,
     }));
     const names = (data) => ({
@@ -98,10 +101,10 @@ const kinds = {
     const above = names(told.metrics);
     return {
       ...frame({ left: 86, top: 46, bottom: told.note ? 22 : 6 }), legend: undefined,
-      title: { text: told.note, left: "center", bottom: 0, textStyle: { color: css("--soft"), fontSize: 11, fontWeight: "normal" } },
+      title: note(told.note),
       tooltip: {
         ...frame().tooltip,
-        formatter: ({ data }) => `${told.sites[data.value[1]]}, ${told.metrics[data.value[0]]}: ${signed(data.shown)}`,
+        formatter: ({ data }) => `${told.sites[data.value[1]]}, ${told.metrics[data.value[0]]}: ${data.shown}`,
       },
       xAxis: { ...above, position: "top", axisLabel: { ...above.axisLabel, width: column, lineHeight: 13 } }, yAxis: { ...names(told.sites), inverse: true },
       visualMap: { show: false, min: -1, max: 1, dimension: 2, inRange: { color: ["#B2182B", "#F7F7F7", "#2166AC"] } },

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -13,7 +15,8 @@ from cryptography import x509
 
 from excise.server import members
 from excise.server.dashboard.access import by_token
-from excise.server.dashboard.app import create_app
+from excise.server.dashboard.app import STREAMS, create_app
+from excise.server.dashboard.printing import QUEUE, Printer
 from excise.server.dashboard.runner import Runner
 from excise.server.dashboard.source import runs_in
 from excise.server.decisions import reject
@@ -25,6 +28,7 @@ from excise.server.setup import sites_authority
 from tests.candidates import ran, signed
 from tests.coordinators import DEVICE, OTHER, Network, network
 from tests.dashboards import COORDINATOR, OTHER_COORDINATOR, PASSWORD, VIEWER, app_of, serving, signed_in, with_users
+from tests.deployment import eventually
 
 CHARTS = "chart:curve,chart:pareto,chart:heat,chart:embedding"
 PAGES = ("/", "/requests", "/sites", "/compare", "/embeddings", "/audit", "/reports")
@@ -397,6 +401,60 @@ def test_documents_are_given_out_as_pdf(made: Network, url: str) -> None:
 def test_only_those_who_are_signed_in_get_a_pdf(made: Network, url: str) -> None:
     run = candidate(made)
     assert httpx.get(f"{url}/runs/{run}/evidence.pdf").status_code == 401
+
+
+def test_a_log_that_was_taken_away_is_shown_as_that(made: Network, url: str) -> None:
+    candidate(made)
+    with signed_in(url) as client:
+        (made.folder / "audit.jsonl").rename(made.folder / "elsewhere")
+        eventually(lambda: "it was taken away" in client.get("/audit").text, 20, "the page does not notice")
+        page = client.get("/")
+        assert page.status_code == 200
+        assert str(made.folder) not in page.text
+        late = client.post("/do/invite", data={"site": "c"})
+        assert late.status_code == 503
+        assert str(made.folder) not in late.text
+        (made.folder / "elsewhere").rename(made.folder / "audit.jsonl")
+        assert client.post("/do/invite", data={"site": "c"}).status_code == 200
+
+
+def test_a_session_has_so_many_streams(url: str) -> None:
+    with signed_in(url) as client, ExitStack() as streams:
+        for _ in range(STREAMS):
+            stream = streams.enter_context(client.stream("GET", "/events"))
+            assert next(stream.iter_lines())
+        refused = client.get("/events")
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "10")
+
+
+def test_an_open_page_keeps_nobody_signed_in(made: Network) -> None:
+    app = app_of(made)
+    with serving(app) as url, signed_in(url) as client:
+        (before,) = [one.seen for one in app.state.access.sessions._sessions.values()]
+        with client.stream("GET", "/events") as stream:
+            assert next(stream.iter_lines())
+        assert client.get("/me").status_code == 200
+        assert [one.seen for one in app.state.access.sessions._sessions.values()] == [before]
+        client.get("/requests")
+        assert [one.seen for one in app.state.access.sessions._sessions.values()] > [before]
+
+
+def test_of_many_who_want_a_pdf_the_last_are_asked_to_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow(page: Path) -> bytes:
+        await asyncio.sleep(0.2)
+        return page.read_bytes()
+
+    async def many() -> list[object]:
+        printer = Printer()
+        return await asyncio.gather(*(printer.print(page) for page in pages), return_exceptions=True)
+
+    monkeypatch.setattr("excise.server.dashboard.printing._made", slow)
+    pages = [tmp_path / f"{number}.html" for number in range(QUEUE + 2)]
+    for page in pages:
+        page.write_text(page.name)
+    made = asyncio.run(many())
+    assert made[:QUEUE] == [page.name.encode() for page in pages[:QUEUE]]
+    assert [getattr(one, "status", None) for one in made[QUEUE:]] == [429, 429]
 
 
 def test_files_are_packed_and_known_again(url: str) -> None:

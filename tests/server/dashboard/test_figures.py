@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from excise.server.dashboard.figures import heat, pareto
+from excise.server.dashboard.figures import curve, heat, pareto
 from excise.server.dashboard.panels import HEAT
 from excise.server.dashboard.run_view import run_view
 
@@ -32,7 +32,23 @@ def test_a_site_whose_membership_auc_was_measured_has_a_cell_of_it(copy: Callabl
     column, row = [key for key, *_ in HEAT].index("membership_auc"), figure["sites"].index("site-2")
     (cell,) = [cell for cell in figure["cells"] if cell[0] == column and cell[2] is not None]
     assert cell[1] == row
-    assert cell[2:] == pytest.approx([-0.3, 1.0])
+    assert cell[2:4] == pytest.approx([-0.3, 1.0])
+    assert cell[4] is None
+
+
+def test_a_cell_of_few_images_says_how_few(made: Path) -> None:
+    view = run_view(made, "one")
+    view["heat"]["sites"][0]["cells"][0] |= {"change": None, "gain": None, "below": 10}
+    assert heat(view, made)["cells"][0] == [0, 0, None, None, 10]
+
+
+def test_best_and_last_values_are_both_told(made: Path) -> None:
+    view = run_view(made, "one")
+    (shown,) = view["series"]["candidates"]
+    shown["best"]["forget_accuracy"] = {"round": 1, "value": 0.5}
+    shown["last"]["forget_accuracy"] = {"round": 2, "value": 0.75}
+    shown["best"]["retain_accuracy"] = None
+    assert curve(view, made)["note"] == "forget: best 0.500 (round 1), last 0.750"
 
 
 def test_of_many_sites_those_that_lost_most_are_drawn(made: Path) -> None:
