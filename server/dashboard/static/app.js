@@ -60,7 +60,6 @@ async function fetchParts(panels, byItself) {
     if (typeof part === "string") replace(panel, part);
     else panel.dispatchEvent(new CustomEvent("excise:part", { detail: part, bubbles: true }));
   }
-  ages();
   return true;
 }
 
@@ -71,6 +70,7 @@ function replace(panel, text) {
   const scrolled = [...panel.querySelectorAll(".scroll")].map((list) => list.scrollTop);
   const focused = panel.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
   panel.innerHTML = text;
+  ages(); // which changes how high the lines are
   panel.querySelectorAll(".scroll").forEach((list, at) => { list.scrollTop = scrolled[at] ?? 0; });
   if (focused) panel.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
