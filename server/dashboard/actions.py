@@ -13,6 +13,7 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
 
 from excise.common.errors import RequestError
+from excise.common.naming import refuse_names
 from excise.common.request import ForgetRequest
 from excise.server import decisions, members
 from excise.server.dashboard.access import Access, Acting
@@ -24,18 +25,20 @@ from excise.server.life import State
 from excise.server.requests import draft, status
 
 Text = Annotated[str, Form()]
+Ticked = Annotated[bool, Form()]
 Name = Annotated[str, Form(alias="request")]
 actions = APIRouter()
 
 
 @actions.post("/check/request")
-def check_request(request: Request, session: Acting, kind: Text, where: Text = "") -> Response:
-    """Whether a rule can be read, as it is typed; where it cannot, at which place and why."""
+def check_request(request: Request, session: Acting, kind: Text, where: Text = "", names_patients: Ticked = False) -> Response:
+    """Whether a rule can be read and names no patient, as it is typed; where it cannot, at which place and why."""
     shown = renderer_of(request)
     if not where.strip():
         return shown.fragment("said.html", text="a rule is missing")
     try:
-        _request(id="checked", kind=kind, where=where, reason="checked")
+        made = _request(id="checked", kind=kind, where=where, reason="checked")
+        _check_names(made, names_patients)
     except RequestError as error:
         return shown.fragment("said.html", text=str(error))
     return shown.fragment("said.html", kind="good", text="The rule can be read. Each site tells how many images it matches.")
@@ -51,13 +54,15 @@ def do_draft(
     reason: Text,
     legal_basis: Text = "",
     sites: Annotated[list[str] | None, Form()] = None,
-    probe: Annotated[bool, Form()] = False,
+    probe: Ticked = False,
+    names_patients: Ticked = False,
 ) -> Response:
     """Draft a request, and ask its sites."""
     store, _, _ = shown_of(request).source.coordinator()
     made = _request(
         id=id, kind=kind, where=where, reason=reason, legal_basis=legal_basis, requested_by=session.user, linear_probe=probe
     )
+    _check_names(made, names_patients)
     draft(store, made, sites or (), session.user)
     asked = status(store, made.id)
     return _done(request, f"'{made.id}' is {asked.state}; it waits for {', '.join(asked.waits_for)}.")
@@ -200,6 +205,11 @@ def _still(request: Request, name: str, state: str) -> str:
 
 def _request(**fields: object) -> ForgetRequest:
     return ForgetRequest.from_json(json.dumps({key: value for key, value in fields.items() if value}))
+
+
+def _check_names(made: ForgetRequest, ticked: bool) -> None:
+    if not ticked:
+        refuse_names(made.predicate, "tick that the rule names patients")
 
 
 def _reason(why: str) -> str:

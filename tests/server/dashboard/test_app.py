@@ -20,7 +20,7 @@ from excise.server.decisions import reject
 from excise.server.evidence import seal
 from excise.server.life import State
 from excise.server.registry import run_of, version
-from excise.server.requests import draft, status
+from excise.server.requests import draft, status, statuses
 from excise.server.setup import sites_authority
 from tests.candidates import ran, signed
 from tests.coordinators import DEVICE, OTHER, Network, network
@@ -197,6 +197,25 @@ def test_a_request_is_checked_as_it_is_typed_and_drafted(made: Network, url: str
     one = status(made.store, "mr7")
     assert (one.state, one.sites, one.request.requested_by) == (State.DRAFTED, {"a": "pending"}, COORDINATOR)
     assert last_of_log(made) | {"event": "request drafted", "by": COORDINATOR} == last_of_log(made)
+
+
+def test_a_rule_that_names_patients_is_drafted_only_with_a_tick_and_shown_without_them(made: Network, url: str) -> None:
+    fields = {"id": "p1", "kind": "patients", "where": "PatientID in (CANARY-1, CANARY-2)", "reason": "asked by letter"}
+    with signed_in(url) as client, signed_in(url, VIEWER) as viewer:
+        warned = client.post("/check/request", data=fields)
+        assert (warned.status_code, "✗" in warned.text, "PatientID in @NAME" in warned.text) == (200, True, True)
+        refused = client.post("/do/draft", data=fields)
+        assert (refused.status_code, "tick that the rule names patients" in refused.text) == (409, True)
+        assert statuses(made.store) == []
+        ticked = fields | {"names_patients": "true"}
+        assert "✓" in client.post("/check/request", data=ticked).text
+        assert "waits for a, b" in client.post("/do/draft", data=ticked).text
+        for one in (client, viewer):
+            page = one.get("/requests/p1").text
+            assert ("by PatientID (values are not shown)" in page, "CANARY" in page) == (True, False)
+        listed = fields | {"id": "p2", "where": "PatientID in @withdrawn"}
+        assert "waits for a, b" in client.post("/do/draft", data=listed).text
+        assert "PatientID in @withdrawn" in viewer.get("/requests/p2").text
 
 
 def test_the_revised_model_is_approved_and_left_again(made: Network, url: str) -> None:
