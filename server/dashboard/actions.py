@@ -21,8 +21,8 @@ from excise.server.dashboard.render import renderer_of
 from excise.server.dashboard.runner import Runner
 from excise.server.dashboard.sessions import Session
 from excise.server.dashboard.shown import shown_of
-from excise.server.life import State
-from excise.server.requests import draft, status
+from excise.server.life import IllegalMove, State
+from excise.server.requests import draft, of_run, status
 
 Text = Annotated[str, Form()]
 Ticked = Annotated[bool, Form()]
@@ -120,29 +120,39 @@ def do_approve(
     override: Text = "",
 ) -> Response:
     """Find the evidence complete, where nobody did yet, and use the revised model from now on."""
-    run = _still(request, name, state)
-    _confirmed(request, session, password)
+    run = _decidable(request, session, name, state, password)
     store, folder, config = shown_of(request).source.coordinator()
     view = shown_of(request).view(run)
     if view is None or view["digests"]["after"] != digest:
         raise RequestError(f"the revised model of '{run}' is another one than the page showed: load the page anew")
     reason = _reason(why)
-    if state == "candidate":
-        from excise.server.evidence import verify  # here, since it needs torch
+    try:
+        if state == "candidate":
+            from excise.server.evidence import verify  # here, since it needs torch
 
-        verify(store, folder, config, run, session.user, override.strip())
-    version = decisions.promote(store, folder, config, run, session.user, reason)
-    return _done(request, f"Model {version} is in use: sites get it by excise site fetch.")
+            verify(store, folder, config, run, session.user, override.strip())
+        used = decisions.promote(store, folder, config, run, session.user, reason)
+    except IllegalMove:
+        raise _quicker(request, name) from None
+    if used.again:
+        raise _quicker(request, name)
+    promoted = ", ".join(of_run(store, run))
+    return _done(request, f"Model {used.version} is in use: sites get it by excise site fetch. Promoted: {promoted}.")
 
 
 @actions.post("/do/reject")
 def do_reject(request: Request, session: Acting, name: Name, state: Text, why: Text, password: Text) -> Response:
-    """Carry a request out no more, or do not use what came of it."""
-    _still(request, name, state)
-    _confirmed(request, session, password)
+    """Carry a request out no more, or do not use what came of it; with it, whatever its run carries out."""
+    _decidable(request, session, name, state, password)
     store, _, _ = shown_of(request).source.coordinator()
-    decisions.reject(store, name, session.user, _reason(why))
-    return _done(request, f"'{name}' is rejected.")
+    try:
+        rejected = decisions.reject(store, name, session.user, _reason(why))
+    except IllegalMove:
+        raise _quicker(request, name) from None
+    if not rejected:
+        raise _quicker(request, name)
+    told = ", ".join(f"'{one}'" for one in rejected)
+    return _done(request, f"{told} {'is' if len(rejected) == 1 else 'are'} rejected.")
 
 
 @actions.post("/do/rollback")
@@ -156,11 +166,13 @@ def do_rollback(
     password: Text,
 ) -> Response:
     """Leave the model in use for the one that it was made of."""
-    _still(request, name, state)
-    _confirmed(request, session, password)
+    run = _decidable(request, session, name, state, password)
     store, folder, config = shown_of(request).source.coordinator()
     back = decisions.leave(store, folder, config, version, session.user, _reason(why))
-    return _done(request, " ".join([f"Model {back.version} is in use again.", back.warning]).strip())
+    if back.again:
+        raise _quicker(request, name)
+    said = f"Model {back.version} is in use again. Rolled back: {', '.join(of_run(store, run))}."
+    return _done(request, " ".join([said, back.warning]).strip())
 
 
 @actions.post("/do/invite")
@@ -198,9 +210,29 @@ def _still(request: Request, name: str, state: str) -> str:
     store, _, _ = shown_of(request).source.coordinator()
     now = status(store, name)
     if now.state != state:
-        last = now.moves[-1]
-        raise RequestError(f"'{name}' is {now.state} by now, since {last.at} by {last.by}: load the page anew")
+        raise _quicker(request, name)
     return now.run
+
+
+def _quicker(request: Request, name: str) -> RequestError:
+    """What to tell whoever decides of a request of which somebody else decided already."""
+    store, _, _ = shown_of(request).source.coordinator()
+    now = status(store, name)
+    last = now.moves[-1]
+    return RequestError(f"'{name}' is {now.state} by now, since {last.at} by {last.by}: load the page anew")
+
+
+def _decidable(request: Request, session: Session, name: str, state: str, password: str) -> str:
+    """The run of a request that is as the form was shown for, once the password was said again, which takes its time.
+
+    Raises
+    ------
+    RequestError : as `_still`
+    Refused : the password is wrong
+    """
+    _still(request, name, state)
+    _confirmed(request, session, password)
+    return _still(request, name, state)
 
 
 def _request(**fields: object) -> ForgetRequest:

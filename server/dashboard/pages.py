@@ -17,7 +17,7 @@ from excise.server.dashboard.runs import RunCard
 from excise.server.dashboard.shown import FILES, shown_of
 from excise.server.life import State
 from excise.server.registry import versions
-from excise.server.requests import status
+from excise.server.requests import COORDINATOR, of_run, status
 
 LINES = 100
 """Lines of the audit log on a page."""
@@ -62,13 +62,15 @@ def one_request(request: Request, session: Seen, name: str) -> Response:
         asked = _asked(shown.source.standing(None))
     version = next((found for found in versions(shown.source.store) if found.run == one.run), None) if one.run else None
     others = [other for other, found in asked.items() if found["state"] == State.APPROVED and other != name]
+    together = [other for other in of_run(shown.source.store, one.run) if other != name] if one.run else []
+    unsigned = [site for site in asked[name]["waits_for"] if site != COORDINATOR] if one.state is State.CANDIDATE else []
     return renderer_of(request).page(
         request,
         "request.html",
         session,
         one=one,
         where=settings.shown(one.request.where),
-        told=asked[name],
+        told=asked[name] | {"together": together, "unsigned": unsigned},
         view=view,
         version=version,
         others=others,

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from html import unescape
 from pathlib import Path
 
 import httpx
 import pytest
 from cryptography import x509
 
-from excise.server import members
-from excise.server.dashboard.access import by_token
+from excise.common.decision import Standing
+from excise.server import decisions, members
+from excise.server.dashboard.access import Access, by_token
 from excise.server.dashboard.app import create_app
 from excise.server.dashboard.runner import Runner
+from excise.server.dashboard.sessions import Session
 from excise.server.dashboard.source import runs_in
 from excise.server.decisions import reject
 from excise.server.evidence import seal
@@ -22,7 +26,7 @@ from excise.server.life import State
 from excise.server.registry import run_of, version
 from excise.server.requests import draft, status, statuses
 from excise.server.setup import sites_authority
-from tests.candidates import ran, signed
+from tests.candidates import MET, ran, signed
 from tests.coordinators import DEVICE, OTHER, Network, network
 from tests.dashboards import COORDINATOR, OTHER_COORDINATOR, PASSWORD, VIEWER, app_of, serving, signed_in, with_users
 
@@ -49,6 +53,22 @@ def candidate(made: Network, met: bool = True) -> str:
     seal(made.store, made.folder, made.config, run)
     signed(made, run, "a", "b")
     return run
+
+
+def joined_candidate(made: Network) -> str:
+    parts = {name: {"unlearned": MET, "accepted": True} for name in ("mr7", "mr1")}
+    run = ran(made, DEVICE, OTHER, requests=parts)
+    seal(made.store, made.folder, made.config, run)
+    signed(made, run, "a", "b")
+    return run
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for what pages show once the store was looked at again."""
+    ends = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < ends
+        time.sleep(0.1)
 
 
 def last_of_log(made: Network) -> dict[str, object]:
@@ -275,6 +295,84 @@ def test_of_two_who_decide_at_once_one_is_told(made: Network, url: str) -> None:
             thread.join()
     assert sorted(answers) == [200, 409]
     assert made.store.log_faults() == []
+
+
+@pytest.mark.parametrize("what", ["reject", "promote", "leave"])
+def test_of_two_who_decide_the_same_at_once_one_is_told(
+    made: Network, url: str, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    candidate(made)
+    both, decides, answers = threading.Barrier(2), getattr(decisions, what), dict[str, httpx.Response]()
+    form = {"request": "mr7", "state": "candidate", "digest": revised(made), "version": "2", "password": PASSWORD}
+
+    def at_once(*told: object) -> object:
+        both.wait(30)
+        return decides(*told)
+
+    def decide(name: str, client: httpx.Client) -> None:
+        path = {"reject": "/do/reject", "promote": "/do/approve", "leave": "/do/rollback"}[what]
+        answers[name] = client.post(path, data=form | {"why": f"as {name} says"}, timeout=60)
+
+    with signed_in(url) as client, signed_in(url, OTHER_COORDINATOR) as other:
+        if what == "leave":
+            assert approve(made, client).status_code == 200
+            form["state"] = "promoted"
+        monkeypatch.setattr(decisions, what, at_once)
+        threads = [threading.Thread(target=decide, args=one) for one in ((COORDINATOR, client), (OTHER_COORDINATOR, other))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    first, late = sorted(answers, key=lambda name: answers[name].status_code)
+    assert (answers[first].status_code, answers[late].status_code) == (200, 409)
+    now = status(made.store, "mr7")
+    assert f"'mr7' is {now.state} by now, since {now.since} by {first}" in unescape(answers[late].text)
+    assert (now.moves[-1].by, now.moves[-1].why) == (first, f"as {first} says")
+
+
+def test_what_changes_while_a_password_is_checked_is_told(made: Network, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.approved(DEVICE)
+    confirms = Access.confirm
+
+    def slow(self: Access, session: Session, password: str) -> None:
+        confirms(self, session, password)
+        made.decide("a", DEVICE, Standing.DENIED, at="2026-02-01")
+
+    monkeypatch.setattr(Access, "confirm", slow)
+    with signed_in(url) as client:
+        late = client.post("/do/reject", data={"request": "mr7", "state": "approved", "why": "no", "password": PASSWORD})
+    assert (late.status_code, "drafted by now, since" in late.text) == (409, True)
+    assert status(made.store, "mr7").state is State.DRAFTED
+
+
+def test_decisions_of_a_joined_run_name_all_of_its_requests(made: Network, url: str) -> None:
+    run = joined_candidate(made)
+    digest = json.loads(run_of(made.store, run).document)["description_of_modification"]["model_after"]["digest"]
+    form = {"request": "mr7", "state": "candidate", "digest": digest, "why": "it forgot", "password": PASSWORD}
+    with signed_in(url) as client:
+        assert client.get("/requests/mr7").text.count("Together with it: mr1") == 2  # approve, reject
+        assert "Promoted: mr1, mr7." in client.post("/do/approve", data=form).text
+        assert client.get("/requests/mr7").text.count("Together with it: mr1") == 1
+        left = client.post("/do/rollback", data=form | {"state": "promoted", "version": "2"})
+        assert "Rolled back: mr1, mr7." in left.text
+
+
+def test_a_rejected_run_names_all_of_its_requests(made: Network, url: str) -> None:
+    joined_candidate(made)
+    form = {"request": "mr1", "state": "candidate", "why": "no", "password": PASSWORD}
+    with signed_in(url) as client:
+        assert "'mr1', 'mr7' are rejected." in unescape(client.post("/do/reject", data=form).text)
+
+
+def test_only_sites_are_awaited_where_a_model_is_approved(made: Network, url: str) -> None:
+    run = ran(made, DEVICE)
+    seal(made.store, made.folder, made.config, run)
+    signed(made, run, "a")
+    with signed_in(url) as client:
+        assert "▲ Awaited: b<" in client.get("/requests/mr7").text
+        signed(made, run, "b")
+        eventually(lambda: "waits for the coordinator" in client.get("/requests/mr7").text)
+        assert "▲ Awaited" not in client.get("/requests/mr7").text
 
 
 def test_sites_are_invited_let_in_and_revoked(made: Network, url: str) -> None:
