@@ -7,6 +7,7 @@ action is refused. What cannot be undone by the next click asks for the password
 from __future__ import annotations
 
 import json
+import threading
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
@@ -28,6 +29,8 @@ Text = Annotated[str, Form()]
 Ticked = Annotated[bool, Form()]
 Name = Annotated[str, Form(alias="request")]
 actions = APIRouter()
+_one_runner = threading.Lock()
+"""Held while the runner of an application is made: it tells what is started twice, so there is one."""
 
 
 @actions.post("/check/request")
@@ -83,16 +86,17 @@ def do_start(
     names = [name, *(together or [])]
     for other in names[1:]:
         _still(request, other, State.APPROVED)
-    _runner(request).start(names, session.user, seed, settings)
-    return _done(request, f"Being carried out: {', '.join(names)}.")
+    unknown = _runner(request).start(names, session.user, seed, settings)
+    return _unsure(request, unknown) if unknown else _done(request, f"Being carried out: {', '.join(names)}.")
 
 
 @actions.post("/do/resume")
 def do_resume(request: Request, session: Acting, name: Name, state: Text) -> Response:
     """Let a run go on."""
     run = _still(request, name, state)
-    _runner(request).resume(run, session.user)
-    return _done(request, f"The run '{run}' goes on.")
+    store, _, _ = shown_of(request).source.coordinator()
+    unknown = _runner(request).resume(run, of_run(store, run), session.user)
+    return _unsure(request, unknown) if unknown else _done(request, f"The run '{run}' goes on.")
 
 
 @actions.post("/do/stop")
@@ -256,14 +260,18 @@ def _confirmed(request: Request, session: Session, password: str) -> None:
 
 
 def _runner(request: Request) -> Runner:
-    made: Runner | None = request.app.state.runner
-    if made is None:
-        source = shown_of(request).source
-        _, _, config = source.coordinator()
-        assert source.toml is not None
-        made = request.app.state.runner = Runner(source.toml, config)
+    source = shown_of(request).source
+    _, _, config = source.coordinator()
+    assert source.toml is not None
+    with _one_runner:
+        made: Runner = request.app.state.runner or Runner(source.toml, config)
+        request.app.state.runner = made
     return made
 
 
 def _done(request: Request, text: str) -> Response:
     return renderer_of(request).fragment("said.html", kind="good", text=text)
+
+
+def _unsure(request: Request, text: str) -> Response:
+    return renderer_of(request).fragment("said.html", kind="warn", text=text)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from html import unescape
 from pathlib import Path
 
 import httpx
 import pytest
+import tomli_w
 from cryptography import x509
 
 from excise.common.decision import Standing
+from excise.common.request import ForgetRequest, RequestKind
 from excise.server import decisions, members
 from excise.server.dashboard.access import Access, by_token
 from excise.server.dashboard.app import create_app
@@ -23,6 +27,7 @@ from excise.server.dashboard.source import runs_in
 from excise.server.decisions import reject
 from excise.server.evidence import seal
 from excise.server.life import State
+from excise.server.record import DEPLOYED, REVISED
 from excise.server.registry import run_of, version
 from excise.server.requests import draft, status, statuses
 from excise.server.setup import sites_authority
@@ -48,8 +53,8 @@ def url(made: Network) -> Iterator[str]:
         yield address
 
 
-def candidate(made: Network, met: bool = True) -> str:
-    run = ran(made, DEVICE, met=met)
+def candidate(made: Network, met: bool = True, asked: ForgetRequest = DEVICE) -> str:
+    run = ran(made, asked, met=met)
     seal(made.store, made.folder, made.config, run)
     signed(made, run, "a", "b")
     return run
@@ -413,6 +418,30 @@ def test_a_run_that_cannot_begin_says_why(made: Network, url: str) -> None:
     assert status(made.store, "mr7").state is State.APPROVED
 
 
+def test_what_was_typed_wrong_is_told_by_its_field_and_not_again(made: Network, url: str) -> None:
+    made.approved(DEVICE)
+    form = {"request": "mr7", "state": "approved"}
+    with signed_in(url) as client:
+        wrong = client.post("/do/start", data=form | {"seed": "1e3<b>"}, headers={"HX-Request": "true"})
+        assert (wrong.status_code, wrong.text.strip()) == (422, '<p class="bad">✗ seed: expected a whole number</p>')
+        assert "seed: expected 0 or more" in client.post("/do/start", data=form | {"seed": "-1"}).text
+        assert "state: it is missing" in client.post("/do/stop", data={"request": "mr7"}).text
+        assert "probe: expected true or false" in client.post("/do/draft", data={"probe": "CANARY"}).text
+        page = client.get("/audit", params={"before": "CANARY"})
+        assert (page.status_code, "before: expected a whole number" in page.text, "CANARY" in page.text) == (422, True, False)
+        assert "<html" in page.text
+
+
+def test_no_refusal_names_a_path_of_the_server(made: Network, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidate(made)
+    weights = made.config.runs / "mr7" / REVISED
+    weights.write_bytes((made.config.runs / "mr7" / DEPLOYED).read_bytes())
+    with signed_in(url) as client:
+        refused = approve(made, client)
+    assert (refused.status_code, f"{REVISED} is not the model" in refused.text) == (409, True)
+    assert str(made.folder.parent) not in refused.text
+
+
 # --- what is shown ----------------------------------------------------------------------------------------------------------
 
 
@@ -450,20 +479,63 @@ def test_a_malformed_event_is_told_and_the_rest_is_shown(made: Network, url: str
     assert "held-out accuracy lost" in page
 
 
-def test_what_a_site_holds_is_nowhere(made: Network, url: str) -> None:
-    """Names of patients are planted wherever a site keeps something."""
-    run = candidate(made)
+def planted(made: Network) -> str:
+    """A run beside a copy of it, with canaries wherever pages read and must not show: a rule's values, paths, unknown keys."""
+    run = candidate(
+        made, asked=DEVICE.model_copy(update={"kind": RequestKind.PATIENTS, "where": "PatientID = CANARY-PATIENT"})
+    )
+    at, copy = made.config.runs / run, made.config.runs / "copy"
+    told = json.loads((at / "metrics.json").read_text()) | {"CANARY-KEY": "CANARY-TEXT"}
+    for table in (told["unlearned"], told["unlearned"]["pooled"], told["verification"], told["unlearned"]["sites"]["a"]):
+        table["CANARY-KEY"] = 0.25
+    (at / "metrics.json").write_text(json.dumps(told))
+    shutil.copytree(at, copy)
+    for folder in (at, copy):
+        plan = tomllib.loads((folder / "plan.toml").read_text())
+        plan |= {
+            "deployed": f"/srv/CANARY-{folder.name}/deployed.safetensors",
+            "retrained": f"/srv/CANARY-{folder.name}/r.safetensors",
+        }
+        (folder / "plan.toml").write_text(tomli_w.dumps(plan | {"note": "CANARY-NOTE"}))
     for toml in made.sites.values():
         for name in ("labels.csv", "lists/withdrawn.txt", "state/index.jsonl"):
             (toml.parent / name).parent.mkdir(parents=True, exist_ok=True)
-            (toml.parent / name).write_text("Canary^Jane,0012345\n")
+            (toml.parent / name).write_text("CANARY-SITE\n")
+    return run
+
+
+def test_what_pages_must_not_tell_is_nowhere(made: Network, url: str) -> None:
+    run = planted(made)
+    frames: list[str] = []
+
+    def read() -> None:
+        with signed_in(url, OTHER_COORDINATOR) as client, client.stream("GET", "/events") as stream:
+            for line in stream.iter_lines():
+                frames.append(line)
+                if "run:mr7" in line:
+                    return
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    failed = {"error": "StorageError", "message": "cannot write /srv/CANARY-FAILED/metrics.json: disk full", "exit_code": 5}
     with signed_in(url) as client:
-        shown = [
-            client.get(path).text
-            for path in (*PAGES, "/requests/mr7", f"/runs/{run}/evidence.html", f"/runs/{run}/evidence.json")
-        ]
-        shown.append(client.get("/parts", params={"names": f"{CHARTS},headline,sites,gates"}).text)
-    assert not any("Canary" in text or "0012345" in text for text in shown)
+        eventually(lambda: any(line.startswith("data:") or line.startswith(":") for line in frames))
+        with (made.config.runs / run / "events.jsonl").open("a") as file:
+            file.write(json.dumps({"at": "2026-01-01T00:00:00.000+00:00", "event": "failed"} | failed) + "\n")
+        thread.join(20)
+        assert not thread.is_alive()
+        overview = client.get("/", params={"run": run}).text
+        assert "failed: cannot write metrics.json: disk full" in overview
+        compared = client.get("/compare", params={"a": run, "b": "copy"}).text
+        assert "Settings" in compared
+        asked = client.get("/requests/mr7").text
+        assert "by PatientID (values are not shown)" in asked
+        shown = [overview, compared, asked, *(client.get(path).text for path in PAGES)]
+        names = f"{CHARTS},headline,sites,requests,gates,audit"
+        shown += [client.get("/parts", params={"names": names, "run": name}).text for name in ("", run, "copy")]
+        documents = [client.get(f"/runs/{run}/{name}").text for name in ("evidence.html", "evidence.json")]
+    assert not [line for text in (*shown, *frames) for line in text.splitlines() if "CANARY" in line]
+    assert not any("CANARY-SITE" in text for text in documents)  # the rule is in the evidence, which every site signs
 
 
 def test_runs_alone_are_shown_to_whoever_has_the_address(tmp_path: Path, made: Network) -> None:
@@ -508,7 +580,8 @@ def test_documents_are_given_out_as_pdf(made: Network, url: str) -> None:
         page.write_bytes(b"\xff")
         refused = client.get(f"/runs/{run}/evidence.pdf", timeout=120)
         assert refused.status_code == 404
-        assert "is no HTML page" in refused.text
+        assert f"{run}/evidence.html is no HTML page" in refused.text
+        assert str(made.folder.parent) not in refused.text
 
 
 def test_only_those_who_are_signed_in_get_a_pdf(made: Network, url: str) -> None:
@@ -543,6 +616,16 @@ def test_requests_are_begun_together(made: Network, url: str, monkeypatch: pytes
         assert late.status_code == 409
         assert "rejected by now, since" in late.text
     assert len(begun) == 1
+
+
+def test_a_run_of_which_nothing_is_known_yet_is_not_told_as_begun(
+    made: Network, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Runner, "start", lambda *_: "It is not known yet")
+    made.approved(DEVICE)
+    with signed_in(url) as client:
+        told = client.post("/do/start", data={"request": "mr7", "state": "approved"})
+    assert (told.status_code, "▲ It is not known yet" in told.text, "carried out" in told.text) == (200, True, False)
 
 
 def test_a_change_comes_over_the_stream(made: Network, url: str) -> None:
