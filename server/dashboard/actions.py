@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
@@ -24,11 +25,14 @@ from excise.server.dashboard.sessions import Session
 from excise.server.dashboard.shown import shown_of
 from excise.server.life import IllegalMove, State
 from excise.server.requests import draft, of_run, status
+from excise.server.store.leases import Taken
 
 Text = Annotated[str, Form()]
 Ticked = Annotated[bool, Form()]
 Name = Annotated[str, Form(alias="request")]
 actions = APIRouter()
+MOMENT = 2.0
+"""Seconds within which a decision that somebody else is about to make is made."""
 _one_runner = threading.Lock()
 """Held while the runner of an application is made: it tells what is started twice, so there is one."""
 
@@ -153,6 +157,12 @@ def do_reject(request: Request, session: Acting, name: Name, state: Text, why: T
         rejected = decisions.reject(store, name, session.user, _reason(why))
     except IllegalMove:
         raise _quicker(request, name) from None
+    except Taken:  # it runs, or somebody else is just deciding of it
+        ends = time.monotonic() + MOMENT
+        while time.monotonic() < ends:
+            _still(request, name, state)
+            time.sleep(0.1)
+        raise
     if not rejected:
         raise _quicker(request, name)
     told = ", ".join(f"'{one}'" for one in rejected)

@@ -25,7 +25,7 @@ from excise.server.dashboard.runner import Runner
 from excise.server.dashboard.sessions import Session
 from excise.server.dashboard.source import runs_in
 from excise.server.decisions import reject
-from excise.server.evidence import seal
+from excise.server.evidence import seal, verify
 from excise.server.life import State
 from excise.server.record import DEPLOYED, REVISED
 from excise.server.registry import run_of, version
@@ -319,6 +319,9 @@ def test_of_two_who_decide_the_same_at_once_one_is_told(
         answers[name] = client.post(path, data=form | {"why": f"as {name} says"}, timeout=60)
 
     with signed_in(url) as client, signed_in(url, OTHER_COORDINATOR) as other:
+        if what == "promote":  # else one may be told of the other's verification already
+            verify(made.store, made.folder, made.config, "mr7", "Ada")
+            form["state"] = "verified"
         if what == "leave":
             assert approve(made, client).status_code == 200
             form["state"] = "promoted"
@@ -329,7 +332,7 @@ def test_of_two_who_decide_the_same_at_once_one_is_told(
         for thread in threads:
             thread.join()
     first, late = sorted(answers, key=lambda name: answers[name].status_code)
-    assert (answers[first].status_code, answers[late].status_code) == (200, 409)
+    assert (answers[first].status_code, answers[late].status_code) == (200, 409), [one.text for one in answers.values()]
     now = status(made.store, "mr7")
     assert f"'mr7' is {now.state} by now, since {now.since} by {first}" in unescape(answers[late].text)
     assert (now.moves[-1].by, now.moves[-1].why) == (first, f"as {first} says")
@@ -481,9 +484,8 @@ def test_a_malformed_event_is_told_and_the_rest_is_shown(made: Network, url: str
 
 def planted(made: Network) -> str:
     """A run beside a copy of it, with canaries wherever pages read and must not show: a rule's values, paths, unknown keys."""
-    run = candidate(
-        made, asked=DEVICE.model_copy(update={"kind": RequestKind.PATIENTS, "where": "PatientID = CANARY-PATIENT"})
-    )
+    patients = {"kind": RequestKind.PATIENTS, "where": "PatientID = CANARY-PATIENT"}
+    run = candidate(made, asked=DEVICE.model_copy(update=patients))
     at, copy = made.config.runs / run, made.config.runs / "copy"
     told = json.loads((at / "metrics.json").read_text()) | {"CANARY-KEY": "CANARY-TEXT"}
     for table in (told["unlearned"], told["unlearned"]["pooled"], told["verification"], told["unlearned"]["sites"]["a"]):
@@ -492,10 +494,7 @@ def planted(made: Network) -> str:
     shutil.copytree(at, copy)
     for folder in (at, copy):
         plan = tomllib.loads((folder / "plan.toml").read_text())
-        plan |= {
-            "deployed": f"/srv/CANARY-{folder.name}/deployed.safetensors",
-            "retrained": f"/srv/CANARY-{folder.name}/r.safetensors",
-        }
+        plan |= {key: f"/srv/CANARY-{folder.name}/{key}.safetensors" for key in ("deployed", "retrained")}
         (folder / "plan.toml").write_text(tomli_w.dumps(plan | {"note": "CANARY-NOTE"}))
     for toml in made.sites.values():
         for name in ("labels.csv", "lists/withdrawn.txt", "state/index.jsonl"):
@@ -519,7 +518,7 @@ def test_what_pages_must_not_tell_is_nowhere(made: Network, url: str) -> None:
     thread.start()
     failed = {"error": "StorageError", "message": "cannot write /srv/CANARY-FAILED/metrics.json: disk full", "exit_code": 5}
     with signed_in(url) as client:
-        eventually(lambda: any(line.startswith("data:") or line.startswith(":") for line in frames))
+        eventually(lambda: bool(frames))
         with (made.config.runs / run / "events.jsonl").open("a") as file:
             file.write(json.dumps({"at": "2026-01-01T00:00:00.000+00:00", "event": "failed"} | failed) + "\n")
         thread.join(20)
