@@ -12,8 +12,8 @@ from excise.common.errors import RequestError
 from excise.server.config import ServerConfig
 from excise.server.evidence_pack import write_pack
 from excise.server.life import State
+from excise.server.registry import InUse, roll_back, run_of, version
 from excise.server.registry import promote as use
-from excise.server.registry import roll_back, run_of, version
 from excise.server.requests import move, of_run, status
 from excise.server.store import Store
 from excise.server.store.leases import held, lease_of
@@ -26,11 +26,13 @@ class RolledBack:
     Attributes
     ----------
     version : the model that is in use again
+    again : whether it had been left before, so that nothing was changed
     requests : ids of those that it has not forgotten, and the one that was left had
     """
 
     version: int
     requests: tuple[str, ...]
+    again: bool = False
 
     @property
     def warning(self) -> str:
@@ -44,8 +46,12 @@ class RolledBack:
         )
 
 
-def reject(store: Store, name: str, by: str, why: str) -> None:
-    """Carry a request out no more, or do not use what came of it.
+def reject(store: Store, name: str, by: str, why: str) -> list[str]:
+    """Carry a request out no more, or do not use what came of it. All that one run carries out together end together.
+
+    Returns
+    -------
+    Ids of those that were rejected just now, and not before
 
     Raises
     ------
@@ -54,14 +60,13 @@ def reject(store: Store, name: str, by: str, why: str) -> None:
     """
     run = status(store, name).run
     if not run:
-        move(store, [name], State.REJECTED, by, why)
-        return
-    with held(store, lease_of(run)):  # what one run carries out together ends together, and not while it runs
-        move(store, of_run(store, run), State.REJECTED, by, why)
+        return move(store, [name], State.REJECTED, by, why)
+    with held(store, lease_of(run)):  # not while it runs
+        return move(store, of_run(store, run), State.REJECTED, by, why)
 
 
-def promote(store: Store, folder: Path, config: ServerConfig, run: str, by: str, why: str) -> int:
-    """Use the revised model of a verified run from now on; returns its version.
+def promote(store: Store, folder: Path, config: ServerConfig, run: str, by: str, why: str) -> InUse:
+    """Use the revised model of a verified run from now on.
 
     Raises
     ------
@@ -91,5 +96,5 @@ def leave(store: Store, folder: Path, config: ServerConfig, model: int, by: str,
     back = roll_back(store, folder, model, by, why)
     if left.run:
         write_pack(store, config, left.run)
-    has = version(store, back).requests
-    return RolledBack(back, tuple(request for request in left.requests if request not in has))
+    has = version(store, back.version).requests
+    return RolledBack(back.version, tuple(request for request in left.requests if request not in has), back.again)

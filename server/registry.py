@@ -65,6 +65,19 @@ class Version:
         return ModelSpec.model_validate(json.loads(self.manifest)["spec"])
 
 
+@dataclass(frozen=True)
+class InUse:
+    """The model that is in use after a step.
+
+    Attributes
+    ----------
+    again : whether the step had been taken before, so that nothing was changed
+    """
+
+    version: int
+    again: bool = False
+
+
 def bring_in(store: Store, folder: Path, weights: Path, spec: ModelSpec, by: str, why: str = "") -> int:
     """Take in a model that was made elsewhere, and use it from now on; returns its version, the same for the same weights.
 
@@ -96,8 +109,8 @@ def bring_in(store: Store, folder: Path, weights: Path, spec: ModelSpec, by: str
         return made.version
 
 
-def promote(store: Store, folder: Path, run: str, weights: Path, by: str, why: str) -> int:
-    """Use the revised model of a run from now on; returns its version. Its requests become promoted.
+def promote(store: Store, folder: Path, run: str, weights: Path, by: str, why: str) -> InUse:
+    """Use the revised model of a run from now on. Its requests become promoted. Twice is once.
 
     Raises
     ------
@@ -115,7 +128,7 @@ def promote(store: Store, folder: Path, run: str, weights: Path, by: str, why: s
         if done is not None:
             if done != _current(change.session):
                 raise ConfigError(f"the run '{run}' was promoted as model {done.version}, which is in use no more")
-            return done.version
+            return InUse(done.version, again=True)
         base, present = change.session.get_one(Model, row.base), _current(change.session)
         if present is None or present.version != base.version:
             raise ConfigError(
@@ -132,11 +145,11 @@ def promote(store: Store, folder: Path, run: str, weights: Path, by: str, why: s
         made = _register(change, folder, sealed, spec, base, ids, run, by, why)
         make_statement(change, folder, row, f"promoted as model {made.version}", by, why)
         change.log("model promoted", version=made.version, digest=made.digest, run=run, by=by, why=why)
-        return made.version
+        return InUse(made.version)
 
 
-def roll_back(store: Store, folder: Path, left: int, by: str, why: str) -> int:
-    """Use the model again that the model `left`, which is in use, was made of; returns its version. Twice is once.
+def roll_back(store: Store, folder: Path, left: int, by: str, why: str) -> InUse:
+    """Use the model again that the model `left`, which is in use, was made of. Twice is once.
 
     Raises
     ------
@@ -146,7 +159,7 @@ def roll_back(store: Store, folder: Path, left: int, by: str, why: str) -> int:
         present, known = _current(change.session), change.session.get(Model, left)
         if present is None or known is None or present.version != left:
             if known is not None and known.state == ROLLED_BACK and present is not None:
-                return present.version
+                return InUse(present.version, again=True)
             raise ConfigError(f"model {left} is not in use; {f'model {present.version} is' if present else 'none is'}")
         if present.parent is None:
             raise ConfigError(f"model {left} was made of none that could be used again")
@@ -157,7 +170,7 @@ def roll_back(store: Store, folder: Path, left: int, by: str, why: str) -> int:
             step(change, json.loads(row.requests), State.ROLLED_BACK, by, why)
             make_statement(change, folder, row, f"rolled back to model {present.parent}", by, why)
         change.log("model rolled back", version=present.version, to=present.parent, by=by, why=why)
-        return present.parent
+        return InUse(present.parent)
 
 
 def run_of(store: Store, name: str) -> Run:

@@ -129,8 +129,8 @@ def decide(store: Store, site: str, request_id: str, decision: Decision, signatu
         change.log("request decided", **about, **({"now": moved} if moved else {}))
 
 
-def move(store: Store, request_ids: Sequence[str], after: State, by: str, why: str, run: str = "") -> None:
-    """Let requests, which one run carries out together, take a step. Those that took it already stay as they are.
+def move(store: Store, request_ids: Sequence[str], after: State, by: str, why: str, run: str = "") -> list[str]:
+    """Let requests, which one run carries out together, take a step; returns those that had not taken it yet.
 
     Raises
     ------
@@ -141,6 +141,7 @@ def move(store: Store, request_ids: Sequence[str], after: State, by: str, why: s
         moved = step(change, request_ids, after, by, why, run)
         if moved:
             change.log(f"request {after}", requests=moved, by=by, why=why, **({"run": run} if run else {}))
+    return moved
 
 
 def step(change: Change, request_ids: Sequence[str], after: State, by: str, why: str, run: str = "") -> list[str]:

@@ -12,7 +12,7 @@ from excise.client.cli.shared import AsJson, SiteToml, say, site
 from excise.client.config import CoordinatorSettings, read_site_config
 from excise.client.requests import Requests
 from excise.common.chain import append
-from excise.common.errors import ConfigError, DataError, RequestError
+from excise.common.errors import ConfigError, DataError
 from excise.common.request import ForgetRequest
 from excise.common.terminal import progress, tell
 
@@ -34,21 +34,16 @@ def submit(
     All of its text, the reason too, is read there and by every site, and stands in the evidence.
     """
     from excise.client.coordinator import connected
-    from excise.client.naming import names
+    from excise.common.naming import names, refuse_names
 
     request, kept = ForgetRequest.from_toml(file), Requests(site_toml.parent)
-    named = names(request.predicate)
-    if named and not names_patients:
-        raise RequestError(
-            f"`where` holds values of {', '.join(named)}: every site would read them, and they would stand in the evidence. "
-            f"Write them into a list that stays at the site, lists/NAME.txt, and in the request {named[0]} in @NAME; other "
-            "sites keep a list of that name too. If they may be told to all sites: --names-patients"
-        )
+    if not names_patients:
+        refuse_names(request.predicate, "--names-patients")
     kept.check_id(request)
     with connected(site_toml.parent, _joined(site_toml)) as coordinator:
         told = coordinator.submit(request)  # before it is kept and logged: what was not sent must not be told as submitted
     kept.arrive(request)
-    append(kept.log, "request submitted", request=request.id, digest=request.digest, by=by, names=named)
+    append(kept.log, "request submitted", request=request.id, digest=request.digest, by=by, names=names(request.predicate))
     kept.note(request, told.state, told.since, told.waits_for)
     tell(f"'{request.id}' is {told.state}; it waits for {', '.join(told.waits_for)}")
 

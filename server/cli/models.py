@@ -128,8 +128,8 @@ def promote(run: RunName, by: By, why: Why, server_toml: ServerToml = Path("serv
 
     config = read_server_config(server_toml)
     with store_of(server_toml) as store:
-        version = use(store, server_toml.parent, config, run, by, why)
-    tell(f"model {version} is in use: sites get it by excise site fetch")
+        used = use(store, server_toml.parent, config, run, by, why)
+    tell(f"model {used.version} is in use: sites get it by excise site fetch")
 
 
 @server.command()

@@ -25,15 +25,21 @@ def draft(
     sites: Annotated[
         list[str] | None, typer.Option("--site", help="A site that has to approve it; every one without.")
     ] = None,
+    names_patients: Annotated[
+        bool, typer.Option("--names-patients", help="Take it although it names patients, which every site then reads.")
+    ] = False,
     server_toml: ServerToml = Path("server.toml"),
 ) -> None:
     """Take a request in, and ask the sites that it concerns."""
+    from excise.common.naming import refuse_names
     from excise.common.request import ForgetRequest
     from excise.server.config import store_of
     from excise.server.requests import draft as take_in
     from excise.server.requests import status
 
     request = ForgetRequest.from_toml(file)
+    if not names_patients:
+        refuse_names(request.predicate, "--names-patients")
     with store_of(server_toml) as store:
         take_in(store, request, sites or (), by)
         told = status(store, request.id)

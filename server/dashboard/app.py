@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Form, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
@@ -18,6 +19,7 @@ from excise.common.errors import ExciseError, StorageError
 from excise.server.dashboard.access import COOKIE, READER, Access, Changing, Looked, Refused
 from excise.server.dashboard.actions import actions
 from excise.server.dashboard.assets import ASSETS, answer, assets
+from excise.server.dashboard.formats import without_paths
 from excise.server.dashboard.guard import Guard
 from excise.server.dashboard.hub import Hub
 from excise.server.dashboard.pages import pages
@@ -66,6 +68,7 @@ def create_app(source: Source, access: Access) -> FastAPI:
     app.add_exception_handler(Refused, refused)
     app.add_exception_handler(ExciseError, told)
     app.add_exception_handler(HTTPException, missing)
+    app.add_exception_handler(RequestValidationError, mistyped)
     for routes in (assets, entrance, printing, pages, parts, actions):
         app.include_router(routes)
     return app
@@ -91,6 +94,33 @@ async def told(request: Request, error: Exception) -> Response:
     return said(request, str(error), 409 if request.method == "POST" else 404)
 
 
+async def mistyped(request: Request, error: Exception) -> Response:
+    """A field that holds something else than it may; what was typed is not told again."""
+    assert isinstance(error, RequestValidationError)
+    found = dict.fromkeys(f"{_field(one['loc'])}: {expected(one)}" for one in error.errors())
+    return said(request, "; ".join(found), 422)
+
+
+def expected(one: Mapping[str, Any]) -> str:
+    """What a field has to hold, by one of pydantic's errors.
+
+    >>> expected({"type": "int_parsing", "msg": "Input should be a valid integer, unable to parse string as an integer"})
+    'expected a whole number'
+    """
+    kind = str(one["type"])
+    if kind == "missing":
+        return "it is missing"
+    if kind == "greater_than_equal":
+        return f"expected {one['ctx']['ge']} or more"
+    if kind.startswith("int_"):
+        return "expected a whole number"
+    return "expected true or false" if kind.startswith("bool_") else "expected something else"
+
+
+def _field(place: Sequence[str | int]) -> str:
+    return str(place[1] if len(place) > 1 else place[0])
+
+
 async def missing(request: Request, error: Exception) -> Response:
     """Whatever the framework refuses."""
     assert isinstance(error, HTTPException)
@@ -99,7 +129,7 @@ async def missing(request: Request, error: Exception) -> Response:
 
 def said(request: Request, text: str, status: int) -> Response:
     """A message as a fragment for the page that is there, or as a page of its own."""
-    shown = renderer_of(request)
+    shown, text = renderer_of(request), without_paths(text)
     if "hx-request" in request.headers:
         return shown.fragment("said.html", status, text=text)
     return shown.page(request, "problem.html", None, status, text=text)

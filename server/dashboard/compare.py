@@ -22,6 +22,9 @@ SETS = (("forget", "forget images"), ("retain", "retain images"), ("held_out", "
 SAME = 1e-9
 """Differences below are of floating point."""
 
+PATHS = frozenset(("deployed", "retrained"))
+"""Settings that say where weights are: in the run's own folder, so they differ of any two. No browser is told paths."""
+
 _ROWS = (  # key, label, what is better
     ("forget_accuracy", "forget accuracy", NEARER),
     ("retain_accuracy", "retain accuracy", MORE),
@@ -178,6 +181,6 @@ def _settings(a: Side, b: Side) -> list[Table]:
     one, other = a.settings.flat(a.candidate), b.settings.flat(b.candidate)
     return [
         {"key": key, "a": one.get(key), "b": other.get(key)}
-        for key in sorted({*one, *other})
+        for key in sorted({*one, *other} - PATHS)
         if one.get(key) != other.get(key) or (key in one) != (key in other)
     ]

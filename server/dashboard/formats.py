@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,10 @@ from markupsafe import Markup, escape
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 FEW = 3
 """Names that are told of many."""
+_PATH = re.compile(
+    r"""(?P<mark>['"])/(?:[^'"\n/]+/)*(?P<quoted>[^'"\n/]+)/?(?P=mark)"""  # as Python writes it; it may hold spaces
+    r"""|(?:file://|(?<![\w./:~-]))/(?:[^\s'"/:;,()<>]+/)+(?P<plain>[^\s'"/:;,()<>]+)/?"""
+)
 
 
 def three(value: float | None) -> str:
@@ -47,6 +52,17 @@ def few(names: Sequence[str]) -> str:
         return DASH
     more = len(names) - FEW
     return ", ".join(names[:FEW]) + (f" and {more} more" if more > 0 else "")
+
+
+def without_paths(text: str) -> str:
+    """A text for a browser: of a path of this machine only its last part.
+
+    >>> without_paths("cannot write /srv/runs/mr7/metrics.json: disk full")
+    'cannot write metrics.json: disk full'
+    >>> without_paths("no such file: '/srv/old runs/mr7'")
+    "no such file: 'mr7'"
+    """
+    return _PATH.sub(lambda found: found["mark"] + found["quoted"] + found["mark"] if found["mark"] else found["plain"], text)
 
 
 def duration(seconds: float | None) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, Response
 
 from excise.common.errors import RequestError
 from excise.common.request import RequestKind
+from excise.server.dashboard import settings
 from excise.server.dashboard.access import Seen
 from excise.server.dashboard.compare import compare
 from excise.server.dashboard.render import renderer_of
@@ -15,7 +18,7 @@ from excise.server.dashboard.shown import FILES, shown_of
 from excise.server.dashboard.watch import topic_of
 from excise.server.life import State
 from excise.server.registry import versions
-from excise.server.requests import status
+from excise.server.requests import COORDINATOR, of_run, status
 
 LINES = 100
 """Lines of the audit log on a page."""
@@ -52,16 +55,28 @@ def one_request(request: Request, session: Seen, name: str) -> Response:
         raise RequestError("requests are a coordinator's: this dashboard shows runs alone")
     one = status(shown.source.store, name)
     view = shown.view(one.run) if one.run and any(card.name == one.run for card in shown.cards()) else None
-    standing = shown.standing() or {"requests": []}
-    told = next((found for found in standing["requests"] if found["id"] == name), None)
-    if told is None or told["state"] != one.state:  # it moved just now, and nobody looked yet
-        standing = shown.source.standing(shown.source.stored()) or standing
-        told = next(found for found in standing["requests"] if found["id"] == name)
+    asked = _asked(shown.standing())
+    if name not in asked or asked[name]["state"] != one.state:  # it moved just now, and nobody looked yet
+        asked = _asked(shown.source.standing(None))
     version = next((found for found in versions(shown.source.store) if found.run == one.run), None) if one.run else None
-    others = [found["id"] for found in standing["requests"] if found["state"] == State.APPROVED and found["id"] != name]
+    others = [other for other, found in asked.items() if found["state"] == State.APPROVED and other != name]
+    together = [other for other in of_run(shown.source.store, one.run) if other != name] if one.run else []
+    unsigned = [site for site in asked[name]["waits_for"] if site != COORDINATOR] if one.state is State.CANDIDATE else []
     return renderer_of(request).page(
-        request, "request.html", session, one=one, told=told, view=view, version=version, others=others
+        request,
+        "request.html",
+        session,
+        one=one,
+        where=settings.shown(one.request.where),
+        told=asked[name] | {"together": together, "unsigned": unsigned},
+        view=view,
+        version=version,
+        others=others,
     )
+
+
+def _asked(standing: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
+    return {one["id"]: one for one in standing["requests"]} if standing else {}
 
 
 @pages.get("/sites")

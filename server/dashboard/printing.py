@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from excise.common.errors import ConfigError
 from excise.server.dashboard.access import Refused, Seen
+from excise.server.dashboard.formats import without_paths
 from excise.server.dashboard.runner import reason
 from excise.server.dashboard.shown import shown_of
 
@@ -62,6 +63,7 @@ class Printer:
 
 
 async def _made(page: Path) -> bytes:
+    called = f"{page.parent.name}/{page.name}"  # where the runs are is no browser's matter
     with tempfile.TemporaryDirectory(prefix="excise-pdf-") as folder:
         out = Path(folder, "page.pdf")
         command = [sys.executable, "-m", "excise.cli", "pdf", str(page), "--out", str(out)]
@@ -75,13 +77,14 @@ async def _made(page: Path) -> bytes:
         try:
             _, said = await asyncio.wait_for(process.communicate(), PATIENCE)
         except TimeoutError:
-            raise ConfigError(f"the PDF was not made within {PATIENCE:.0f} s: excise pdf {page} makes it") from None
+            raise ConfigError(f"the PDF was not made within {PATIENCE:.0f} s: excise pdf {called} makes it") from None
         finally:
             if process.returncode is None:  # it took too long, or the dashboard ends
                 process.kill()
                 await process.wait()
         if process.returncode != 0:
-            raise ConfigError(reason(said.decode(errors="replace")) or f"the PDF cannot be made: excise pdf {page} says why")
+            told = without_paths(reason(said.decode(errors="replace")).replace(str(page), called))
+            raise ConfigError(told or f"the PDF cannot be made: excise pdf {called} says why")
         return await run_in_threadpool(out.read_bytes)
 
 

@@ -12,6 +12,7 @@ from excise.common.canonical import finite
 from excise.common.request import ForgetRequest, RequestKind
 from excise.server.dashboard import panels
 from excise.server.dashboard.files import damaged, digests, read_results, rounds_by_site
+from excise.server.dashboard.formats import without_paths
 from excise.server.dashboard.runs import Known, Runs, moment
 from excise.server.dashboard.story import CONVERGENCE, SCORES, Story
 from excise.server.verdict import IDEAL_MEMBERSHIP
@@ -196,5 +197,6 @@ def problems(known: Known, wrong: list[str]) -> list[str]:
     found += [f"not measured: {what} ({', '.join(codes)})" for what, codes in sorted(story.not_measured.items())]
     found += [f"the candidate {name} diverged ({', '.join(codes)})" for name, codes in sorted(story.lost.items())]
     if failure := story.failure:
-        found.append(f"failed: {failure['message'] or failure['error']}")
+        told = failure["message"].replace(f"{known.path}/", "")  # its name may hold spaces
+        found.append(f"failed: {without_paths(told) or failure['error']}")
     return found

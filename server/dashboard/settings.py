@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from excise.common.errors import ExciseError
+from excise.common.naming import IDENTIFIERS
 from excise.common.predicate import InList, field_tests
 from excise.common.predicate_parser import parse
 from excise.common.request import ForgetRequest, RequestKind
 
 FILES = ("plan.toml", "config.toml")
-IDENTIFYING = frozenset(
-    ("patient", "item", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "AccessionNumber", "StudyID")
-)
+IDENTIFYING = IDENTIFIERS | {"StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"}
 """Fields of a predicate whose values tell of one patient: they are not shown."""
 _WORDS = {
     RequestKind.DEVICE: "images of a device",

@@ -23,7 +23,7 @@ from excise.server.evidence_pack import pack_of, sign_as_site, unsigned, write_p
 from excise.server.export import export
 from excise.server.life import IllegalMove, State
 from excise.server.record import REVISED
-from excise.server.registry import bring_in, promote, roll_back, run_of, version, versions
+from excise.server.registry import InUse, bring_in, promote, roll_back, run_of, version, versions
 from excise.server.requests import status
 from tests.candidates import changed, ran, signed
 from tests.coordinators import DEVICE, OTHER, SPEC, Network, network
@@ -44,7 +44,7 @@ def verified(made: Network, run: str) -> None:
 
 
 def promoted(made: Network, run: str) -> int:
-    return promote(made.store, made.folder, run, made.config.runs / run / REVISED, "Ada", "it forgot")
+    return promote(made.store, made.folder, run, made.config.runs / run / REVISED, "Ada", "it forgot").version
 
 
 def faults(pack: dict[str, Any], **keys: str) -> list[str]:
@@ -90,8 +90,8 @@ def test_a_request_goes_from_run_to_use_and_back(made: Network, tmp_path: Path, 
         assert told in page
     assert "<script" not in page
 
-    assert roll_back(made.store, made.folder, 2, "Ada", "worse than thought") == 1
-    assert roll_back(made.store, made.folder, 2, "Ada", "once more") == 1  # twice is once
+    assert roll_back(made.store, made.folder, 2, "Ada", "worse than thought") == InUse(1)
+    assert roll_back(made.store, made.folder, 2, "Ada", "once more") == InUse(1, again=True)  # twice is once
     with pytest.raises(IllegalMove, match="'mr7' is rolled back and cannot become promoted"):
         promoted(made, run)
     assert version(made.store).version == 1

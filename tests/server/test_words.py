@@ -29,7 +29,7 @@ from excise.server.setup import SIGNING_KEY
 from excise.server.store.leases import held
 from excise.server.unlearning import Reference
 from tests.candidates import MET, ran, signed
-from tests.coordinators import DEVICE, Network, network
+from tests.coordinators import DEVICE, OTHER, Network, network
 
 Excise = Callable[..., Any]
 PAGE = Path(__file__).parents[2] / "docs" / "coordinator.md"
@@ -233,6 +233,16 @@ def test_a_request_at_its_end_is_not_drafted_again(made: Network, tmp_path: Path
     move(made.store, ["mr7"], State.REJECTED, "Ada", "a mistake")
     code, _, err = excise("server", "requests", "draft", tmp_path / "mr7.toml", "--by", "Ada")
     assert (code, "'mr7' is rejected" in err, "choose another id" in err) == (2, True, True)
+
+
+def test_a_request_that_names_patients_is_drafted_only_when_it_is_said(made: Network, tmp_path: Path, excise: Excise) -> None:
+    named = OTHER.model_copy(update={"kind": RequestKind.PATIENTS, "where": "PatientID = CANARY-1"})
+    (tmp_path / "mr1.toml").write_text(named.to_toml())
+    command = ("server", "requests", "draft", tmp_path / "mr1.toml", "--by", "Ada")
+    code, _, err = excise(*command)
+    assert (code, "PatientID in @NAME" in err, "CANARY" in err, statuses(made.store)) == (2, True, False, []), err
+    code, _, err = excise(*command, "--names-patients")
+    assert (code, statuses(made.store)[0].request) == (0, named), err
 
 
 def test_a_second_coordinator_is_told_that_it_is_up(made: Network, excise: Excise) -> None:

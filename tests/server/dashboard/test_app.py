@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import threading
+import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
+from html import unescape
 from pathlib import Path
 
 import httpx
 import pytest
+import tomli_w
 from cryptography import x509
 
-from excise.server import members
-from excise.server.dashboard.access import by_token
+from excise.common.decision import Standing
+from excise.common.request import ForgetRequest, RequestKind
+from excise.server import decisions, members
+from excise.server.dashboard.access import Access, by_token
 from excise.server.dashboard.app import STREAMS, create_app
 from excise.server.dashboard.printing import QUEUE, Printer
 from excise.server.dashboard.runner import Runner
+from excise.server.dashboard.sessions import Session
 from excise.server.dashboard.source import runs_in
 from excise.server.decisions import reject
-from excise.server.evidence import seal
+from excise.server.evidence import seal, verify
 from excise.server.life import State
+from excise.server.record import DEPLOYED, REVISED
 from excise.server.registry import run_of, version
-from excise.server.requests import draft, status
+from excise.server.requests import draft, status, statuses
 from excise.server.setup import sites_authority
-from tests.candidates import ran, signed
+from tests.candidates import MET, ran, signed
 from tests.coordinators import DEVICE, OTHER, Network, network
 from tests.dashboards import COORDINATOR, OTHER_COORDINATOR, PASSWORD, VIEWER, app_of, serving, signed_in, with_users
 from tests.deployment import eventually
@@ -48,8 +56,16 @@ def url(made: Network) -> Iterator[str]:
         yield address
 
 
-def candidate(made: Network, met: bool = True) -> str:
-    run = ran(made, DEVICE, met=met)
+def candidate(made: Network, met: bool = True, asked: ForgetRequest = DEVICE) -> str:
+    run = ran(made, asked, met=met)
+    seal(made.store, made.folder, made.config, run)
+    signed(made, run, "a", "b")
+    return run
+
+
+def joined_candidate(made: Network) -> str:
+    parts = {name: {"unlearned": MET, "accepted": True} for name in ("mr7", "mr1")}
+    run = ran(made, DEVICE, OTHER, requests=parts)
     seal(made.store, made.folder, made.config, run)
     signed(made, run, "a", "b")
     return run
@@ -203,6 +219,25 @@ def test_a_request_is_checked_as_it_is_typed_and_drafted(made: Network, url: str
     assert last_of_log(made) | {"event": "request drafted", "by": COORDINATOR} == last_of_log(made)
 
 
+def test_a_rule_that_names_patients_is_drafted_only_with_a_tick_and_shown_without_them(made: Network, url: str) -> None:
+    fields = {"id": "p1", "kind": "patients", "where": "PatientID in (CANARY-1, CANARY-2)", "reason": "asked by letter"}
+    with signed_in(url) as client, signed_in(url, VIEWER) as viewer:
+        warned = client.post("/check/request", data=fields)
+        assert (warned.status_code, "✗" in warned.text, "PatientID in @NAME" in warned.text) == (200, True, True)
+        refused = client.post("/do/draft", data=fields)
+        assert (refused.status_code, "tick that the rule names patients" in refused.text) == (409, True)
+        assert statuses(made.store) == []
+        ticked = fields | {"names_patients": "true"}
+        assert "✓" in client.post("/check/request", data=ticked).text
+        assert "waits for a, b" in client.post("/do/draft", data=ticked).text
+        for one in (client, viewer):
+            page = one.get("/requests/p1").text
+            assert ("by PatientID (values are not shown)" in page, "CANARY" in page) == (True, False)
+        listed = fields | {"id": "p2", "where": "PatientID in @withdrawn"}
+        assert "waits for a, b" in client.post("/do/draft", data=listed).text
+        assert "PatientID in @withdrawn" in viewer.get("/requests/p2").text
+
+
 def test_the_revised_model_is_approved_and_left_again(made: Network, url: str) -> None:
     candidate(made)
     with signed_in(url) as client:
@@ -262,6 +297,87 @@ def test_of_two_who_decide_at_once_one_is_told(made: Network, url: str) -> None:
     assert made.store.log_faults() == []
 
 
+@pytest.mark.parametrize("what", ["reject", "promote", "leave"])
+def test_of_two_who_decide_the_same_at_once_one_is_told(
+    made: Network, url: str, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    candidate(made)
+    both, decides, answers = threading.Barrier(2), getattr(decisions, what), dict[str, httpx.Response]()
+    form = {"request": "mr7", "state": "candidate", "digest": revised(made), "version": "2", "password": PASSWORD}
+
+    def at_once(*told: object) -> object:
+        both.wait(30)
+        return decides(*told)
+
+    def decide(name: str, client: httpx.Client) -> None:
+        path = {"reject": "/do/reject", "promote": "/do/approve", "leave": "/do/rollback"}[what]
+        answers[name] = client.post(path, data=form | {"why": f"as {name} says"}, timeout=60)
+
+    with signed_in(url) as client, signed_in(url, OTHER_COORDINATOR) as other:
+        if what == "promote":  # else one may be told of the other's verification already
+            verify(made.store, made.folder, made.config, "mr7", "Ada")
+            form["state"] = "verified"
+        if what == "leave":
+            assert approve(made, client).status_code == 200
+            form["state"] = "promoted"
+        monkeypatch.setattr(decisions, what, at_once)
+        threads = [threading.Thread(target=decide, args=one) for one in ((COORDINATOR, client), (OTHER_COORDINATOR, other))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    first, late = sorted(answers, key=lambda name: answers[name].status_code)
+    assert (answers[first].status_code, answers[late].status_code) == (200, 409), [one.text for one in answers.values()]
+    now = status(made.store, "mr7")
+    assert f"'mr7' is {now.state} by now, since {now.since} by {first}" in unescape(answers[late].text)
+    assert (now.moves[-1].by, now.moves[-1].why) == (first, f"as {first} says")
+
+
+def test_what_changes_while_a_password_is_checked_is_told(made: Network, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.approved(DEVICE)
+    confirms = Access.confirm
+
+    def slow(self: Access, session: Session, password: str) -> None:
+        confirms(self, session, password)
+        made.decide("a", DEVICE, Standing.DENIED, at="2026-02-01")
+
+    monkeypatch.setattr(Access, "confirm", slow)
+    with signed_in(url) as client:
+        late = client.post("/do/reject", data={"request": "mr7", "state": "approved", "why": "no", "password": PASSWORD})
+    assert (late.status_code, "drafted by now, since" in late.text) == (409, True)
+    assert status(made.store, "mr7").state is State.DRAFTED
+
+
+def test_decisions_of_a_joined_run_name_all_of_its_requests(made: Network, url: str) -> None:
+    run = joined_candidate(made)
+    digest = json.loads(run_of(made.store, run).document)["description_of_modification"]["model_after"]["digest"]
+    form = {"request": "mr7", "state": "candidate", "digest": digest, "why": "it forgot", "password": PASSWORD}
+    with signed_in(url) as client:
+        assert client.get("/requests/mr7").text.count("Together with it: mr1") == 2  # approve, reject
+        assert "Promoted: mr1, mr7." in client.post("/do/approve", data=form).text
+        assert client.get("/requests/mr7").text.count("Together with it: mr1") == 1
+        left = client.post("/do/rollback", data=form | {"state": "promoted", "version": "2"})
+        assert "Rolled back: mr1, mr7." in left.text
+
+
+def test_a_rejected_run_names_all_of_its_requests(made: Network, url: str) -> None:
+    joined_candidate(made)
+    form = {"request": "mr1", "state": "candidate", "why": "no", "password": PASSWORD}
+    with signed_in(url) as client:
+        assert "'mr1', 'mr7' are rejected." in unescape(client.post("/do/reject", data=form).text)
+
+
+def test_only_sites_are_awaited_where_a_model_is_approved(made: Network, url: str) -> None:
+    run = ran(made, DEVICE)
+    seal(made.store, made.folder, made.config, run)
+    signed(made, run, "a")
+    with signed_in(url) as client:
+        assert "▲ Awaited: b<" in client.get("/requests/mr7").text
+        signed(made, run, "b")
+        eventually(lambda: "waits for the coordinator" in client.get("/requests/mr7").text, 20, "it still waits")
+        assert "▲ Awaited" not in client.get("/requests/mr7").text
+
+
 def test_sites_are_invited_let_in_and_revoked(made: Network, url: str) -> None:
     with signed_in(url) as client:
         shown = client.post("/do/invite", data={"site": "c"})
@@ -298,6 +414,30 @@ def test_a_run_that_cannot_begin_says_why(made: Network, url: str) -> None:
         assert client.post("/do/start", data=begins | {"seed": "-1"}).status_code == 422
         assert client.post("/do/stop", data={"request": "mr7", "state": "approved"}).status_code == 409
     assert status(made.store, "mr7").state is State.APPROVED
+
+
+def test_what_was_typed_wrong_is_told_by_its_field_and_not_again(made: Network, url: str) -> None:
+    made.approved(DEVICE)
+    form = {"request": "mr7", "state": "approved"}
+    with signed_in(url) as client:
+        wrong = client.post("/do/start", data=form | {"seed": "1e3<b>"}, headers={"HX-Request": "true"})
+        assert (wrong.status_code, wrong.text.strip()) == (422, '<p class="bad">✗ seed: expected a whole number</p>')
+        assert "seed: expected 0 or more" in client.post("/do/start", data=form | {"seed": "-1"}).text
+        assert "state: it is missing" in client.post("/do/stop", data={"request": "mr7"}).text
+        assert "probe: expected true or false" in client.post("/do/draft", data={"probe": "CANARY"}).text
+        page = client.get("/audit", params={"before": "CANARY"})
+        assert (page.status_code, "before: expected a whole number" in page.text, "CANARY" in page.text) == (422, True, False)
+        assert "<html" in page.text
+
+
+def test_no_refusal_names_a_path_of_the_server(made: Network, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidate(made)
+    weights = made.config.runs / "mr7" / REVISED
+    weights.write_bytes((made.config.runs / "mr7" / DEPLOYED).read_bytes())
+    with signed_in(url) as client:
+        refused = approve(made, client)
+    assert (refused.status_code, f"{REVISED} is not the model" in refused.text) == (409, True)
+    assert str(made.folder.parent) not in refused.text
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------------
@@ -337,20 +477,59 @@ def test_a_malformed_event_is_told_and_the_rest_is_shown(made: Network, url: str
     assert "held-out accuracy lost" in page
 
 
-def test_what_a_site_holds_is_nowhere(made: Network, url: str) -> None:
-    """Names of patients are planted wherever a site keeps something."""
-    run = candidate(made)
+def planted(made: Network) -> str:
+    """A run beside a copy of it, with canaries wherever pages read and must not show: a rule's values, paths, unknown keys."""
+    patients = {"kind": RequestKind.PATIENTS, "where": "PatientID = CANARY-PATIENT"}
+    run = candidate(made, asked=DEVICE.model_copy(update=patients))
+    at, copy = made.config.runs / run, made.config.runs / "copy"
+    told = json.loads((at / "metrics.json").read_text()) | {"CANARY-KEY": "CANARY-TEXT"}
+    for table in (told["unlearned"], told["unlearned"]["pooled"], told["verification"], told["unlearned"]["sites"]["a"]):
+        table["CANARY-KEY"] = 0.25
+    (at / "metrics.json").write_text(json.dumps(told))
+    shutil.copytree(at, copy)
+    for folder in (at, copy):
+        plan = tomllib.loads((folder / "plan.toml").read_text())
+        plan |= {key: f"/srv/CANARY-{folder.name}/{key}.safetensors" for key in ("deployed", "retrained")}
+        (folder / "plan.toml").write_text(tomli_w.dumps(plan | {"note": "CANARY-NOTE"}))
     for toml in made.sites.values():
         for name in ("labels.csv", "lists/withdrawn.txt", "state/index.jsonl"):
             (toml.parent / name).parent.mkdir(parents=True, exist_ok=True)
-            (toml.parent / name).write_text("Canary^Jane,0012345\n")
+            (toml.parent / name).write_text("CANARY-SITE\n")
+    return run
+
+
+def test_what_pages_must_not_tell_is_nowhere(made: Network, url: str) -> None:
+    run = planted(made)
+    frames: list[str] = []
+
+    def read() -> None:
+        with signed_in(url, OTHER_COORDINATOR) as client, client.stream("GET", "/events") as stream:
+            for line in stream.iter_lines():
+                frames.append(line)
+                if "run:mr7" in line:
+                    return
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    failed = {"error": "StorageError", "message": "cannot write /srv/CANARY-FAILED/metrics.json: disk full", "exit_code": 5}
     with signed_in(url) as client:
-        shown = [
-            client.get(path).text
-            for path in (*PAGES, "/requests/mr7", f"/runs/{run}/evidence.html", f"/runs/{run}/evidence.json")
-        ]
-        shown.append(client.get("/parts", params={"names": f"{CHARTS},headline,sites,gates"}).text)
-    assert not any("Canary" in text or "0012345" in text for text in shown)
+        eventually(lambda: bool(frames), 20, "no frame comes")
+        with (made.config.runs / run / "events.jsonl").open("a") as file:
+            file.write(json.dumps({"at": "2026-01-01T00:00:00.000+00:00", "event": "failed"} | failed) + "\n")
+        thread.join(20)
+        assert not thread.is_alive()
+        overview = client.get("/", params={"run": run}).text
+        assert "failed: cannot write metrics.json: disk full" in overview
+        compared = client.get("/compare", params={"a": run, "b": "copy"}).text
+        assert "Settings" in compared
+        asked = client.get("/requests/mr7").text
+        assert "by PatientID (values are not shown)" in asked
+        shown = [overview, compared, asked, *(client.get(path).text for path in PAGES)]
+        names = f"{CHARTS},headline,sites,requests,gates,audit"
+        shown += [client.get("/parts", params={"names": names, "run": name}).text for name in ("", run, "copy")]
+        documents = [client.get(f"/runs/{run}/{name}").text for name in ("evidence.html", "evidence.json")]
+    assert not [line for text in (*shown, *frames) for line in text.splitlines() if "CANARY" in line]
+    assert not any("CANARY-SITE" in text for text in documents)  # the rule is in the evidence, which every site signs
 
 
 def test_runs_alone_are_shown_to_whoever_has_the_address(tmp_path: Path, made: Network) -> None:
@@ -395,7 +574,8 @@ def test_documents_are_given_out_as_pdf(made: Network, url: str) -> None:
         page.write_bytes(b"\xff")
         refused = client.get(f"/runs/{run}/evidence.pdf", timeout=120)
         assert refused.status_code == 404
-        assert "is no HTML page" in refused.text
+        assert f"{run}/evidence.html is no HTML page" in refused.text
+        assert str(made.folder.parent) not in refused.text
 
 
 def test_only_those_who_are_signed_in_get_a_pdf(made: Network, url: str) -> None:
@@ -485,6 +665,16 @@ def test_requests_are_begun_together(made: Network, url: str, monkeypatch: pytes
         assert late.status_code == 409
         assert "rejected by now, since" in late.text
     assert len(begun) == 1
+
+
+def test_a_run_of_which_nothing_is_known_yet_is_not_told_as_begun(
+    made: Network, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Runner, "start", lambda *_: "It is not known yet")
+    made.approved(DEVICE)
+    with signed_in(url) as client:
+        told = client.post("/do/start", data={"request": "mr7", "state": "approved"})
+    assert (told.status_code, "▲ It is not known yet" in told.text, "carried out" in told.text) == (200, True, False)
 
 
 def test_a_change_comes_over_the_stream(made: Network, url: str) -> None:

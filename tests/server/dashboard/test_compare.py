@@ -118,6 +118,14 @@ def test_settings_that_differ_without_what_names_a_patient(copy: Copy) -> None:
     assert "CANARY" not in json.dumps(told)
 
 
+def test_where_weights_are_is_no_setting_that_differs(copy: Copy) -> None:
+    for name in ("a", "b"):
+        run = copy("one", name)
+        text = (run / "config.toml").read_text()
+        (run / "plan.toml").write_text(f'deployed = "{run}/deployed.safetensors"\nretrained = "{run}/r.safetensors"\n{text}')
+    assert compared(run.parent, "a", "b")["settings"] == []
+
+
 def test_a_run_without_results_shows_its_settings(copy: Copy) -> None:
     copy("one", "a")
     (copy("one", "b") / "metrics.json").unlink()

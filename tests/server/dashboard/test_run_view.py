@@ -259,6 +259,17 @@ def test_problems_are_told(copy: Copy) -> None:
     ]
 
 
+def test_a_failure_names_files_without_their_paths(copy: Copy) -> None:
+    run = copy()
+    for path, told in (
+        (run / "checkpoints" / "one.safetensors", "checkpoints/one.safetensors"),
+        ("/srv/a/b.json", "b.json"),
+        ("'/srv/an old/b.json'", "'b.json'"),
+    ):
+        events.add(run, "failed", error="StorageError", message=f"cannot write {path}: disk full", exit_code=5)
+        assert view(run)["problems"] == [f"failed: cannot write {told}: disk full"]
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "5", '{"original": NaN}', "[" * 50_000, '"\\ud800"'])
 def test_results_that_cannot_be_read_are_a_problem(text: str, copy: Copy) -> None:
     run = copy()

@@ -1,10 +1,10 @@
-"""What of a request names patients, before it is sent to every other site."""
+"""What of a request names patients, before it is sent to every site."""
 
 from __future__ import annotations
 
 import pytest
 
-from excise.client.naming import names
+from excise.common.naming import names
 from excise.common.predicate_parser import parse
 
 
