@@ -297,13 +297,20 @@ def test_of_two_who_decide_at_once_one_is_told(made: Network, url: str) -> None:
     assert made.store.log_faults() == []
 
 
-@pytest.mark.parametrize("what", ["reject", "promote", "leave"])
+@pytest.mark.parametrize(
+    ("what", "state"), [("reject", "approved"), ("reject", "candidate"), ("promote", "verified"), ("leave", "promoted")]
+)
 def test_of_two_who_decide_the_same_at_once_one_is_told(
-    made: Network, url: str, monkeypatch: pytest.MonkeyPatch, what: str
+    made: Network, url: str, monkeypatch: pytest.MonkeyPatch, what: str, state: str
 ) -> None:
-    candidate(made)
+    if state == "approved":
+        made.approved(DEVICE)
+    else:
+        candidate(made)
+    if state == "verified":  # else one may be told of the other's verification already
+        verify(made.store, made.folder, made.config, "mr7", "Ada")
     both, decides, answers = threading.Barrier(2), getattr(decisions, what), dict[str, httpx.Response]()
-    form = {"request": "mr7", "state": "candidate", "digest": revised(made), "version": "2", "password": PASSWORD}
+    form = {"request": "mr7", "state": state, "version": "2", "password": PASSWORD}
 
     def at_once(*told: object) -> object:
         both.wait(30)
@@ -314,12 +321,10 @@ def test_of_two_who_decide_the_same_at_once_one_is_told(
         answers[name] = client.post(path, data=form | {"why": f"as {name} says"}, timeout=60)
 
     with signed_in(url) as client, signed_in(url, OTHER_COORDINATOR) as other:
-        if what == "promote":  # else one may be told of the other's verification already
-            verify(made.store, made.folder, made.config, "mr7", "Ada")
-            form["state"] = "verified"
-        if what == "leave":
+        if state != "approved":
+            form["digest"] = revised(made)
+        if state == "promoted":
             assert approve(made, client).status_code == 200
-            form["state"] = "promoted"
         monkeypatch.setattr(decisions, what, at_once)
         threads = [threading.Thread(target=decide, args=one) for one in ((COORDINATOR, client), (OTHER_COORDINATOR, other))]
         for thread in threads:
