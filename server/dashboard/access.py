@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import hmac
+import math
+import threading
+import time
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
+from starlette.concurrency import run_in_threadpool
 
 from excise.server.dashboard.limits import Limits, TooMany
 from excise.server.dashboard.sessions import LockedOut, Session, Sessions, SignInRefused
 from excise.server.roles import Role, User
 from excise.server.store import Store
-from excise.server.users import check_password, user
+from excise.server.users import check_password, users
 
 COOKIE = "excise"
 CSRF = "X-CSRF"
 """Header that each change has to bring along; a page of another origin cannot know it."""
 LIVE = "X-Live"
 """Header of what an open page asks by itself: it keeps nobody signed in."""
+FRESH = 1.0
+"""Seconds for which it is believed who is a user."""
 READER = User("reader", Role.VIEWER, "once")
 """Who has the address that was printed when runs are shown without a coordinator."""
 
@@ -62,6 +69,12 @@ class Access:
         except SignInRefused as error:
             raise Refused(429 if isinstance(error, LockedOut) else 403, str(error)) from None
 
+    async def find(self, session_id: str, in_use: bool) -> Session | None:
+        """The session of a cookie; None when it ended or never was. For an event loop: the store is asked in a thread."""
+        if self.sessions.asks(session_id):
+            return await run_in_threadpool(self.sessions.find, session_id, in_use)
+        return self.sessions.find(session_id, in_use)
+
     def count(self, who: str, changes: bool = False) -> None:
         """Count a call.
 
@@ -75,17 +88,43 @@ class Access:
             raise Refused(429, str(error), error.seconds) from None
 
 
+class Directory:
+    """The users of a store, all read at once and now and then: fifty viewers are not fifty questions. For many threads."""
+
+    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._clock = store, clock
+        self._users: dict[str, User] = {}
+        self._looked = -math.inf
+        self._lock = threading.Lock()
+
+    def find(self, name: str) -> User | None:
+        """The user of this name, as it was at most `FRESH` seconds ago."""
+        with self._lock:
+            if self._clock() >= self._looked + FRESH:
+                self._users, self._looked = {one.name: one for one in users(self._store)}, self._clock()
+            return self._users.get(name)
+
+    def renew(self) -> None:
+        """Believe nothing that was read before."""
+        with self._lock:
+            self._looked = -math.inf
+
+
 def by_password(store: Store) -> Access:
     """Those whom `excise server user add` made; who comes in, and who fails to, stands in the audit log."""
+    known = Directory(store)
 
     def tell(event: str, **details: str) -> None:
         with store.change() as change:
             change.log(event, **details)
 
     def check(name: str, password: str) -> User | None:
-        return check_password(store, name, password)
+        try:
+            return check_password(store, name, password)
+        finally:
+            known.renew()  # a password that is right may be newer than what was read
 
-    return Access(Sessions(check, lambda name: user(store, name), tell=tell), by_password=True)
+    return Access(Sessions(check, known.find, tell=tell), by_password=True)
 
 
 def by_token(token: str) -> Access:
@@ -97,36 +136,36 @@ def by_token(token: str) -> Access:
     return Access(Sessions(check, lambda name: READER if name == READER.name else None), by_password=False)
 
 
-def seen(request: Request) -> Session:
+async def seen(request: Request) -> Session:
     """Whoever is signed in.
 
     Raises
     ------
     Refused : nobody is, or asks too often
     """
-    return _session(request, in_use=LIVE not in request.headers)
+    return await _session(request, in_use=LIVE not in request.headers)
 
 
-def _session(request: Request, in_use: bool) -> Session:
+async def _session(request: Request, in_use: bool) -> Session:
     access: Access = request.app.state.access
-    session = access.sessions.find(request.cookies.get(COOKIE, ""), in_use)
+    session = await access.find(request.cookies.get(COOKIE, ""), in_use)
     if session is None:
         raise Refused(401, "You are not signed in, or no longer: sign in again. What you typed is still in the page.")
     access.count(session.user)
     return session
 
 
-def looked(request: Request) -> Session:
+async def looked(request: Request) -> Session:
     """Whoever is signed in, of what a page asks by itself and cannot say so; it keeps nobody signed in.
 
     Raises
     ------
     Refused : as `seen`
     """
-    return _session(request, in_use=False)
+    return await _session(request, in_use=False)
 
 
-def changing(request: Request, session: Annotated[Session, Depends(seen)]) -> Session:
+async def changing(request: Request, session: Annotated[Session, Depends(seen)]) -> Session:
     """Whoever is signed in and sends a change from one of our own pages.
 
     Raises
@@ -140,7 +179,7 @@ def changing(request: Request, session: Annotated[Session, Depends(seen)]) -> Se
     return session
 
 
-def acting(session: Annotated[Session, Depends(changing)]) -> Session:
+async def acting(session: Annotated[Session, Depends(changing)]) -> Session:
     """A coordinator who sends a change.
 
     Raises

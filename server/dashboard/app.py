@@ -23,7 +23,7 @@ from excise.server.dashboard.formats import without_paths
 from excise.server.dashboard.guard import Guard
 from excise.server.dashboard.hub import Hub
 from excise.server.dashboard.pages import pages
-from excise.server.dashboard.parts import parts
+from excise.server.dashboard.parts import PARTS
 from excise.server.dashboard.printing import Printer, printing
 from excise.server.dashboard.render import Renderer, renderer_of
 from excise.server.dashboard.shown import Shown
@@ -48,13 +48,13 @@ def create_app(source: Source, access: Access) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        following = asyncio.create_task(watch.follow())
+        tasks = [asyncio.create_task(watch.follow()), asyncio.create_task(_prepare(app.state.shown))]
         try:
             yield
         finally:
-            following.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await following
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             source.close()
 
     # FastAPI's own pages of documentation load scripts from elsewhere.
@@ -69,9 +69,18 @@ def create_app(source: Source, access: Access) -> FastAPI:
     app.add_exception_handler(ExciseError, told)
     app.add_exception_handler(HTTPException, missing)
     app.add_exception_handler(RequestValidationError, mistyped)
-    for routes in (assets, entrance, printing, pages, parts, actions):
+    app.router.routes.insert(0, PARTS)
+    for routes in (assets, entrance, printing, pages, actions):
         app.include_router(routes)
     return app
+
+
+async def _prepare(shown: Shown) -> None:
+    """Look at everything once, so that whoever comes first does not wait for it."""
+    try:
+        await asyncio.to_thread(shown.overview, "")
+    except ExciseError as error:  # whoever comes is told as well
+        log.warning("what the Overview shows cannot be read: %s", error)
 
 
 async def refused(request: Request, error: Exception) -> Response:
@@ -189,7 +198,7 @@ async def events(request: Request, session: Looked) -> Response:
         streams[session.id] += 1
         try:
             async for frame in hub.stream():
-                if access.sessions.find(session.id, in_use=False) is None:  # signed out, or removed, meanwhile
+                if await access.find(session.id, in_use=False) is None:  # signed out, or removed, meanwhile
                     return
                 yield frame
         finally:

@@ -7,13 +7,14 @@ import json
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
+from starlette.routing import Route
 
 from excise.common.errors import ConfigError
 from excise.server.dashboard import figures
-from excise.server.dashboard.access import Seen
+from excise.server.dashboard.access import seen
 from excise.server.dashboard.render import Renderer, renderer_of
 from excise.server.dashboard.shown import Shown, shown_of
 from excise.server.dashboard.watch import AUDIT, REQUESTS, RUNS, SITES, topic_of
@@ -32,7 +33,6 @@ TEXTS = {
 }
 """Parts that are text, and the topics that each depends on."""
 CHART = "chart:"
-parts = APIRouter()
 
 
 def topics_of(part: str, run: str) -> list[str]:
@@ -41,18 +41,20 @@ def topics_of(part: str, run: str) -> list[str]:
     return [own if topic == RUN else topic for topic in TEXTS.get(part, (RUN,))]
 
 
-@parts.get("/parts")
-async def some_parts(request: Request, session: Seen, names: str, run: str = "") -> Response:
+async def some_parts(request: Request) -> Response:
     """Parts of a page, by name: text of panels, figures of charts (``chart:NAME``). JSON, compressed.
 
-    Parameters
-    ----------
-    names : with commas between
+    The query has ``names``, with commas between, and ``run``. Every page asks for this after every event: it is a plain route,
+    since what FastAPI does around a call takes longer than the call.
 
     Raises
     ------
-    ConfigError : there is no such part, or no such run
+    ConfigError : there is no such part
+    RequestError : there is no such run
+    Refused : nobody is signed in
     """
+    await seen(request)
+    names, run = (request.query_params.get(key, "") for key in ("names", "run"))
     shown, wanted = shown_of(request), tuple(names.split(","))
     topics = sorted({topic for name in wanted for topic in topics_of(name, run)})
     key = ("parts", wanted, run)
@@ -82,3 +84,6 @@ def _part(shown: Shown, renderer: Renderer, name: str, run: str) -> Any:
         values = shown.overview(run) if name == "requests" and shown.source.store is None else shown.panels(run)
         return renderer.text(f"_{name}.html", **values)
     raise ConfigError(f"no part '{name}'")
+
+
+PARTS = Route("/parts", some_parts)

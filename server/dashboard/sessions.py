@@ -176,6 +176,12 @@ class Sessions:
             self._sessions[session_id] = session
         return session
 
+    def asks(self, session_id: str) -> bool:
+        """Whether `find` would ask the store now, so that it takes long: by far most calls do not."""
+        with self._lock:
+            session = self._alive(session_id)
+            return session is not None and self._clock() >= self._known[session.user][0] + LOOK
+
     def sign_out(self, session_id: str) -> None:
         """End a session; one that there is not is no error."""
         with self._lock:

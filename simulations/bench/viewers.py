@@ -21,6 +21,9 @@ from excise.simulations.bench.processes import processor_seconds, resident
 
 PARTS = "headline,sites,chart:curve,chart:pareto,gates,requests,chart:heat,chart:embedding"
 """Parts of the Overview that are fetched anew when a run told something (static/app.js)."""
+WAITS = 10
+"""Every so many events one is of a round; the others tell whom the run awaits, as a deployed one does every few seconds."""
+SINCE = "2026-01-01T00:00:00.000+00:00"
 LATER = 0.12
 """Seconds that a page waits for further changes before it fetches them (static/app.js)."""
 SAMPLES = 100
@@ -89,12 +92,17 @@ async def load(
     try:
         await asyncio.wait_for(asyncio.gather(*(ready.wait() for ready in heard)), 60)
         sampling = asyncio.create_task(_sample(process, found))
-        last, number, began, used = rounds_of(run)[-1], 0, time.monotonic(), processor_seconds(process)
+        last = {key: value for key, value in rounds_of(run)[-1].items() if key not in ("at", "event")}
+        number, began, used = 0, time.monotonic(), processor_seconds(process)
         while (now := time.monotonic() - began) < seconds:
             progress(f"{len(sessions)} viewers, {now:.0f} of {seconds:.0f} s")
             number += 1
-            told = {key: value for key, value in last.items() if key not in ("at", "event")}
-            await asyncio.to_thread(events.add, run, "unlearned_round", **told | {"round": last["round"] + number})
+            if number % WAITS:
+                waits = {"number": last["round"] + 1, "sites": [], "since": SINCE}
+                await asyncio.to_thread(events.add, run, "awaiting", round="unlearned", **waits)
+            else:
+                last["round"] += 1
+                await asyncio.to_thread(events.add, run, "unlearned_round", **last)
             clock.wrote = time.monotonic()
             await asyncio.sleep(every)
         found.share = (processor_seconds(process) - used) / (time.monotonic() - began)
