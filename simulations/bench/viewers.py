@@ -111,7 +111,10 @@ async def load(
     finally:
         for viewer in viewers:
             viewer.cancel()
-        await asyncio.gather(*viewers, return_exceptions=True)
+        ended = await asyncio.gather(*viewers, return_exceptions=True)
+    for error in ended:  # a viewer that broke looked at nothing more: its figures would flatter
+        if isinstance(error, Exception):
+            raise error
     return found
 
 
@@ -130,11 +133,22 @@ async def _view(url: str, session: str, run: Path, clock: _Clock, ready: asyncio
                     continue
                 found.told.append(1000 * (time.monotonic() - clock.wrote))
                 await asyncio.sleep(LATER)
-                async with client.stream("GET", "/parts", params=query, headers={LIVE: "1"}) as answer:
-                    answer.raise_for_status()
-                    found.bytes_a_look = sum([len(chunk) async for chunk in answer.aiter_raw()])
+                found.bytes_a_look = await _look(client, query)
                 found.shown.append(1000 * (time.monotonic() - clock.wrote))
             found.lost += 1
+
+
+async def _look(client: httpx.AsyncClient, query: dict[str, str]) -> int:
+    """Fetch parts; returns how many bytes they are. Where a kept connection was closed just then it is asked again."""
+    for again in (True, False):
+        try:
+            async with client.stream("GET", "/parts", params=query, headers={LIVE: "1"}) as answer:
+                answer.raise_for_status()
+                return sum([len(chunk) async for chunk in answer.aiter_raw()])
+        except (httpx.RemoteProtocolError, httpx.ReadError):
+            if not again:
+                raise
+    raise AssertionError
 
 
 async def _changes(client: httpx.AsyncClient, ready: asyncio.Event) -> AsyncIterator[list[str]]:
