@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import ipaddress
 import logging
 import os
@@ -10,7 +9,6 @@ import secrets
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,8 +27,6 @@ GRACE = 3
 """Seconds that viewers' streams have to end."""
 KEEP = 75
 """Seconds for which a browser's connection is kept: it asks again at the run's next event."""
-ARENAS, MOST_ARENAS = -8, 2
-"""glibc's M_ARENA_MAX, and how many heaps threads share: with one for each of them a server that renders in threads grows."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +79,6 @@ def serve(source: Source, place: Place, token: str = "", tell: Callable[[str], N
     ------
     ConfigError : nothing can listen there
     """
-    with suppress(AttributeError, OSError):  # another libc has no such setting
-        ctypes.CDLL(None).mallopt(ARENAS, MOST_ARENAS)
     access = by_password(source.store) if source.store else by_token(token)
     app = create_app(source, access)
     config = configuration(app, place)
