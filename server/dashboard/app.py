@@ -54,7 +54,9 @@ def create_app(source: Source, access: Access) -> FastAPI:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            for ended in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(ended, Exception):  # not that it was cancelled just now
+                    log.error("the dashboard looked no more: %s", type(ended).__name__)
             source.close()
 
     # FastAPI's own pages of documentation load scripts from elsewhere.

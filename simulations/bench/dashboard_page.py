@@ -17,7 +17,7 @@ from excise.simulations.bench.dashboard import LOOKS, Measured
 from excise.simulations.bench.pages import paragraph
 from excise.simulations.bench.soak import slope
 from excise.simulations.bench.soak_page import growth
-from excise.simulations.bench.viewers import LATER, Load
+from excise.simulations.bench.viewers import LATER, WAITS, Load
 
 DELIVERED, SHARE, GROWTH, PAINTED, SIZE, DRAWN = 50.0, 0.03, 1.0, 0.7, 500_000, 1.0
 """Goals: milliseconds beyond the poll, processor time of one core, MiB in the time looked at, seconds, bytes, seconds."""
@@ -38,8 +38,9 @@ def write_dashboard_page(page: Path, measured: Measured) -> None:
         *paragraph(
             f"Written by `excise bench dashboard`: a coordinator with {measured.sites} sites and {measured.runs} runs, its "
             "dashboard started by `excise dashboard`. One run is computed at these sites, the others are its copies, and one "
-            f"is cut off in the middle: to that an event is added every {load.every:g} s, while {load.viewers} viewers, each "
-            "signed in as another user, hold the stream of changes open and fetch what changed, as a page does. Viewers are "
+            f"is cut off in the middle: to that an event is added every {load.every:g} s, one in {WAITS} of a round and the "
+            f"others of whom the run awaits, while {load.viewers} viewers, each signed in as another user, "
+            "hold the stream of changes open and fetch what changed, as a page does. Viewers are "
             "coroutines of one other process on the same machine; pages are opened in Chromium, each time in a profile that "
             "nobody used."
         ),
@@ -75,7 +76,7 @@ def goals(measured: Measured) -> list[tuple[str, str, bool]]:
             f"{told:.0f} ms; {_percentile(load.told, 99):.0f} ms for 99 % of {len(load.told):,}",
             told <= limit,
         ),
-        (f"the server takes at most {SHARE:.0%} of a core", f"{load.share:.1%}", load.share <= SHARE),
+        (f"the server takes at most {SHARE:.0%} of a core", f"{load.share:.2%}", load.share <= SHARE),
         (
             f"its memory is flat: over the second half it grows by less than {GROWTH:g} MiB in {minutes}, "
             "by the upper end of the slope's 95 % interval",
