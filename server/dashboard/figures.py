@@ -50,7 +50,7 @@ def _best_and_last(shown: Table) -> str:
         for name, key in LINES[:2]
         if (best := shown["best"].get(key)) and (last := shown["last"].get(key))
     ]
-    return " · ".join(told)
+    return "\n".join(told)
 
 
 def _ended(view: Table, shown: Table) -> Table | None:

@@ -55,7 +55,7 @@ const kinds = {
     }));
     const points = told.lines.flatMap((line) => line.points.map(([, value]) => value)).filter((value) => value !== null);
     return {
-      ...frame({ bottom: told.note ? 56 : 40 }), series: lines, title: note(told.note),
+      ...frame({ bottom: told.note ? 70 : 40 }), series: lines, title: note(told.note),
       tooltip: { ...frame().tooltip, trigger: "axis", valueFormatter: three },
       xAxis: axis("round", { minInterval: 1, min: 0, max: Math.max(1, told.rounds ?? 1) }),
       yAxis: axis("", { min: Math.min(0, ...points), max: 1 }),
