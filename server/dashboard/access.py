@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
-from starlette.concurrency import run_in_threadpool
 
 from excise.server.dashboard.limits import Limits, TooMany
 from excise.server.dashboard.sessions import LockedOut, Session, Sessions, SignInRefused
+from excise.server.dashboard.together import Together
 from excise.server.roles import Role, User
 from excise.server.store import Store
 from excise.server.users import check_password, users
@@ -38,11 +38,17 @@ class Refused(Exception):
 
 
 class Access:
-    """Who may come in."""
+    """Who may come in.
 
-    def __init__(self, sessions: Sessions, by_password: bool) -> None:
+    Parameters
+    ----------
+    look : sees to it that `sessions` finds who is a user without asking the store
+    """
+
+    def __init__(self, sessions: Sessions, by_password: bool, look: Callable[[], None] = lambda: None) -> None:
         self.sessions, self.by_password = sessions, by_password
         self._limits = Limits()
+        self._look, self._together = look, Together()
 
     def sign_in(self, name: str, password: str, address: str) -> Session:
         """Begin a session.
@@ -70,9 +76,9 @@ class Access:
             raise Refused(429 if isinstance(error, LockedOut) else 403, str(error)) from None
 
     async def find(self, session_id: str, in_use: bool) -> Session | None:
-        """The session of a cookie; None when it ended or never was. For an event loop: the store is asked in a thread."""
+        """The session of a cookie; None when it ended or never was. For an event loop: one thread asks for all who come."""
         if self.sessions.asks(session_id):
-            return await run_in_threadpool(self.sessions.find, session_id, in_use)
+            await self._together.make(None, self._look)
         return self.sessions.find(session_id, in_use)
 
     def count(self, who: str, changes: bool = False) -> None:
@@ -100,9 +106,17 @@ class Directory:
     def find(self, name: str) -> User | None:
         """The user of this name, as it was at most `FRESH` seconds ago."""
         with self._lock:
-            if self._clock() >= self._looked + FRESH:
-                self._users, self._looked = {one.name: one for one in users(self._store)}, self._clock()
+            self._look()
             return self._users.get(name)
+
+    def look(self) -> None:
+        """Read who is a user, where that is longer ago than `FRESH` seconds."""
+        with self._lock:
+            self._look()
+
+    def _look(self) -> None:
+        if self._clock() >= self._looked + FRESH:
+            self._users, self._looked = {one.name: one for one in users(self._store)}, self._clock()
 
     def renew(self) -> None:
         """Believe nothing that was read before."""
@@ -124,7 +138,7 @@ def by_password(store: Store) -> Access:
         finally:
             known.renew()  # a password that is right may be newer than what was read
 
-    return Access(Sessions(check, known.find, tell=tell), by_password=True)
+    return Access(Sessions(check, known.find, tell=tell), by_password=True, look=known.look)
 
 
 def by_token(token: str) -> Access:

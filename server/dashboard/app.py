@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Annotated, Any
 
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import APIRouter, FastAPI, Form, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
@@ -30,6 +31,8 @@ from excise.server.dashboard.shown import Shown
 from excise.server.dashboard.source import Source
 from excise.server.dashboard.watch import Watch
 
+THREADS = 8
+"""Most calls that are answered at the same time. More would not be quicker, and what each thread keeps of memory adds up."""
 STREAMS = 12
 """Most streams of changes of one session: a browser has one for all its tabs."""
 entrance = APIRouter()
@@ -48,6 +51,7 @@ def create_app(source: Source, access: Access) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
+        current_default_thread_limiter().total_tokens = THREADS
         tasks = [asyncio.create_task(watch.follow()), asyncio.create_task(_prepare(app.state.shown))]
         try:
             yield

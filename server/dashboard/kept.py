@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from excise.server.dashboard.together import Together
 from excise.server.dashboard.watch import Watch
 
 MOST = 400
@@ -33,6 +35,7 @@ class Kept:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._made: dict[Hashable, Made] = {}
+        self._together = Together()
 
     def fresh(self, key: Hashable, *topics: str) -> Any:
         """What is there and still good; None where it is to be made. Waits for nobody."""
@@ -52,3 +55,12 @@ class Kept:
                 value = make()
                 made.at, made.value, made.at = None, value, at  # never an old value under a new state, to whoever looks now
             return made.value
+
+    async def soon(self, key: Hashable, make: Callable[[], Any], *topics: str) -> Any:
+        """As `get`, for an event loop."""
+        if (value := self.fresh(key, *topics)) is None:
+            # What was begun before may be of a state before; what is begun from here on is not.
+            await self._together.ended(key)
+            if (value := self.fresh(key, *topics)) is None:
+                value = await self._together.make(key, partial(self.get, key, make, *topics))
+        return value

@@ -9,7 +9,6 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
-from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
 
 from excise.common.errors import ConfigError
@@ -58,10 +57,7 @@ async def some_parts(request: Request) -> Response:
     shown, wanted = shown_of(request), tuple(names.split(","))
     topics = sorted({topic for name in wanted for topic in topics_of(name, run)})
     key = ("parts", wanted, run)
-    packed = shown.kept.fresh(key, *topics)  # by far the most calls: those of all viewers but the first
-    if packed is None:
-        make = partial(_packed, shown, renderer_of(request), wanted, run)
-        packed = await run_in_threadpool(shown.kept.get, key, make, *topics)
+    packed = await shown.kept.soon(key, partial(_packed, shown, renderer_of(request), wanted, run), *topics)
     return Response(packed, media_type="application/json", headers={"Content-Encoding": "gzip"})
 
 

@@ -6,27 +6,27 @@ Nothing is told but that something changed: a page then fetches what it shows of
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
 from urllib.parse import quote
 
 from excise.server.dashboard.hub import Hub
 from excise.server.dashboard.source import Source
-from excise.server.events import EVENTS
+from excise.server.dashboard.stirred import Mark, Stirred, mark
 
 POLL = 0.25
 """Seconds between two looks."""
+WHOLE = 4
+"""Every so many looks is at all runs; the others are at those that changed last."""
 AGES = 30.0
 """Seconds after which what time alone changes is shown anew: a run that gives no sign, or that nobody carries out any more."""
 SITES, REQUESTS, RUNS, AUDIT = "sites", "requests", "runs", "audit"
 """Topics; a run's own is ``run:NAME``."""
-Mark = tuple[int, int, int]
 log = logging.getLogger("excise.dashboard")
 
 
@@ -42,7 +42,7 @@ class Watch:
         self.source, self.hub = source, hub
         self._counts: Counter[str] = Counter()
         self._counting = threading.Lock()
-        self._runs: dict[str, tuple[Mark | None, Mark | None]] = {}
+        self._runs = Stirred(source.runs)
         self._log: Mark | None = None
         self._again = False
         self._timed = time.monotonic()
@@ -53,19 +53,13 @@ class Watch:
         with self._counting:
             return tuple(self._counts[topic] for topic in topics)
 
-    def look(self) -> list[str]:
-        """Topics that changed since the last look."""
+    def look(self, whole: bool = True) -> list[str]:
+        """Topics that changed since the last look; of runs, as `Stirred.look` is told."""
         changed: list[str] = []
-        # Files are replaced by renaming, which its folder's time tells; events are appended to theirs. Hundreds of folders
-        # are looked at four times a second: paths are text here, since making a Path takes longer than looking at it.
-        folders = _folders(self.source.runs)
-        runs = {name: (_mark(folder), _mark(f"{folder}/{EVENTS}")) for name, folder in folders.items()}
-        different = [name for name in runs.keys() | self._runs.keys() if runs.get(name) != self._runs.get(name)]
-        if different:
-            changed += [RUNS, *map(topic_of, sorted(different))]
-        self._runs = runs
+        if different := self._runs.look(whole):
+            changed += [RUNS, *map(topic_of, different)]
         if self.source.audit_log is not None:
-            before, self._log = self._log, _mark(str(self.source.audit_log))
+            before, self._log = self._log, mark(str(self.source.audit_log))
             written = before != self._log  # each change in the store is one line there
             if written or self._again:
                 changed += [SITES, REQUESTS, AUDIT]
@@ -82,8 +76,8 @@ class Watch:
         """Look, and tell what changed, until cancelled."""
         presence = asyncio.create_task(self._follow_sites())
         try:
-            while True:
-                await self._tell(self.look)
+            for number in itertools.count():
+                await self._tell(partial(self.look, number % WHOLE == 0))
                 await asyncio.sleep(POLL)
         finally:
             presence.cancel()
@@ -102,7 +96,7 @@ class Watch:
         self._count(changed)
         return changed
 
-    async def _tell(self, look: Any) -> None:
+    async def _tell(self, look: Callable[[], list[str]]) -> None:
         try:
             changed = await asyncio.to_thread(look)
         except Exception as error:  # noqa: BLE001 - a folder that cannot be read just now must not end the dashboard
@@ -110,20 +104,3 @@ class Watch:
             return
         if changed:
             self.hub.tell("change", topics=changed)
-
-
-def _folders(runs: Path) -> dict[str, str]:
-    """Paths of the runs' folders, by name."""
-    try:
-        with os.scandir(runs) as found:
-            return {entry.name: entry.path for entry in found if entry.is_dir() and not entry.name.startswith(".")}
-    except FileNotFoundError:
-        return {}
-
-
-def _mark(path: str) -> Mark | None:
-    try:
-        found = os.stat(path)  # noqa: PTH116 - see `Watch.look`
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns

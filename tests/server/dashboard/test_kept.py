@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 
@@ -72,6 +73,40 @@ def test_while_one_makes_it_the_others_wait(watch: Watch) -> None:
     for thread in threads:
         thread.join(30)
     assert (got, len(made)) == ([1] * 8, 1)
+
+
+def test_in_an_event_loop_one_thread_makes_it_for_all(watch: Watch) -> None:
+    kept, made = Kept(watch), list[int]()
+
+    def make() -> int:
+        made.append(0)
+        return len(made)
+
+    async def ask() -> list[int]:
+        return [*await asyncio.gather(*(kept.soon("a", make) for _ in range(8))), await kept.soon("a", make)]
+
+    assert asyncio.run(ask()) == [1] * 9
+
+
+def test_who_comes_after_a_change_gets_nothing_that_was_begun_before(tmp_path: Path, watch: Watch) -> None:
+    kept, begun, go = Kept(watch), threading.Event(), threading.Event()
+
+    def old() -> str:
+        begun.set()
+        assert go.wait(30)
+        return "old"
+
+    async def ask() -> list[str]:
+        first = asyncio.create_task(kept.soon("a", old, topic_of("mr7")))
+        assert await asyncio.to_thread(begun.wait, 30)
+        add(tmp_path / "mr7", "started")
+        watch.look()
+        later = [asyncio.create_task(kept.soon("a", lambda: "new", topic_of("mr7"))) for _ in range(3)]
+        await asyncio.sleep(0)
+        go.set()
+        return await asyncio.gather(first, *later)
+
+    assert asyncio.run(ask()) == ["old", "new", "new", "new"]
 
 
 def test_what_fails_is_tried_again(watch: Watch) -> None:
