@@ -240,7 +240,7 @@ class Supervisor:
             env={**os.environ, "PATH": path, **FLOWER, **self.environment},
             start_new_session=True,
             umask=0o077,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509 - this process has one thread
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - this process has one thread
         )
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
@@ -284,8 +284,8 @@ def read_status(folder: Path) -> Status | None:
     return status
 
 
-def _end_with_parent() -> None:
-    """Let the kernel end this process when the supervisor is killed, which then cannot do so itself; on Linux only."""
+def end_with_parent() -> None:
+    """Let the kernel end this process when its parent is, which then cannot do so itself; on Linux only."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

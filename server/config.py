@@ -76,7 +76,7 @@ def read_server_config(path: Path) -> ServerConfig:
     ------
     ConfigError : no such file, not TOML, or a wrong key or value
     """
-    config = read_toml(path, ServerConfig, "no coordinator")
+    config = read_toml(path, ServerConfig, "no coordinator (excise server init makes one)")
     root = path.resolve().parent
     kept, scheme = config.store, "sqlite:///"
     if kept.startswith(scheme):

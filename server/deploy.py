@@ -13,6 +13,7 @@ from pathlib import Path
 from excise.common.errors import ConfigError
 from excise.common.supervisor import Supervisor, Unit
 from excise.server.config import ServerConfig, store_of
+from excise.server.dashboard.place import place_of
 from excise.server.fleet_proxy import nginx, write_configuration
 from excise.server.setup import AUTHORITY, SERVER_CERTIFICATE, SERVER_KEY
 from excise.server.store.leases import Taken, held
@@ -92,7 +93,7 @@ def supervisor_of(
         Unit(API, api, started=f"requests, evidence and models at {config.api}"),
     ]
     if with_dashboard:
-        shown = f"the dashboard is at {config.dashboard_host}:{config.dashboard_port}"
-        units.append(Unit(DASHBOARD, dashboard, started=shown))
+        place = place_of(server_toml, config.dashboard_host, config.dashboard_port)
+        units.append(Unit(DASHBOARD, dashboard, started=f"the dashboard is at {place.url}"))
     environment = {"FLWR_HOME": str(config.state / "flower")}
     return Supervisor(units, config.state, server_toml.with_name("up.lock"), environment, tell)

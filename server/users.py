@@ -40,19 +40,39 @@ def add(store: Store, name: str, role: Role, password: str, by: str) -> None:
     ConfigError : there is such a user already, or one whose name differs in capitals alone; that is no name of a user; or the
         password is too short, too long or the name
     """
-    if not re.fullmatch(USER_NAME, name):
-        raise ConfigError("that is no name of a user: letters, digits and . _ - @, at most 64")
-    _check(name, password)
+    _check_name(name)
+    check_usable(name, password)
     made = _hashed(password)  # before the store's only writer's place is taken: it is slow on purpose
     with store.change() as change:
-        taken = change.session.scalars(select(Account.name).where(func.lower(Account.name) == name.lower())).first()
-        if taken is not None:
-            raise ConfigError(
-                f"there is a user '{taken}' already: excise server user password {taken} gives it a new password; "
-                "for another role remove it first"
-            )
+        _check_free(change.session, name)
         change.session.add(Account(name=name, role=role, password=made, since=now()))
         change.log("user added", user=name, role=role, by=by)
+
+
+def check_new(store: Store, name: str) -> None:
+    """Let a name pass that a new user may have.
+
+    Raises
+    ------
+    ConfigError : as `add`, of the name
+    """
+    _check_name(name)
+    with store.reading() as session:
+        _check_free(session, name)
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(USER_NAME, name):
+        raise ConfigError("that is no name of a user: letters, digits and . _ - @, at most 64")
+
+
+def _check_free(session: Session, name: str) -> None:
+    taken = session.scalars(select(Account.name).where(func.lower(Account.name) == name.lower())).first()
+    if taken is not None:
+        raise ConfigError(
+            f"there is a user '{taken}' already: excise server user password {taken} gives it a new password; "
+            "for another role remove it first"
+        )
 
 
 def remove(store: Store, name: str, by: str) -> None:
@@ -74,7 +94,7 @@ def set_password(store: Store, name: str, password: str, by: str) -> None:
     ------
     ConfigError : there is none of this name, or the password is too short, too long or the name
     """
-    _check(name, password)
+    check_usable(name, password)
     made = _hashed(password)
     with store.change() as change:
         row = _found(change.session, name)
@@ -108,8 +128,13 @@ def check_password(store: Store, name: str, password: str) -> User | None:
     return _told(row) if row else None
 
 
-def _check(name: str, password: str) -> None:
-    """Let a password pass that can be used; the text of the error holds nothing of it."""
+def check_usable(name: str, password: str) -> None:
+    """Let a password pass that can be used; the text of the error holds nothing of it.
+
+    Raises
+    ------
+    ConfigError : it is too short, too long, or the user's name
+    """
     if len(password) < SHORTEST:
         raise ConfigError(f"the password is too short: at least {SHORTEST} characters")
     if len(password) > LONGEST or len(_bytes(password)) > LONGEST:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from excise.common.supervisor import end_with_parent
+
 
 @contextmanager
 def dashboard(runs: Path, wanted: bool) -> Iterator[Callable[[], None]]:
@@ -22,7 +24,11 @@ def dashboard(runs: Path, wanted: bool) -> Iterator[Callable[[], None]]:
         return
     runs.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "excise.cli", "dashboard", "--runs", str(runs), "--port", "0"]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 - a command of our own, no shell
+    process = subprocess.Popen(  # noqa: S603 - a command of our own, no shell
+        command,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=end_with_parent,  # noqa: PLW1509 - it takes no lock
+    )
 
     def wait() -> None:
         with suppress(KeyboardInterrupt):

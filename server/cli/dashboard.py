@@ -22,12 +22,13 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for a free one.")] = 8445,
 ) -> None:
     """Show runs as pages that are live, until stopped."""
-    from excise.server.dashboard.serve import new_token, open_source, place_of, serve
+    from excise.server.dashboard.place import place_of
+    from excise.server.dashboard.serve import new_token, open_source, serve
 
     here = Path("server.toml")
     toml = server_toml or (here if runs is None and here.exists() else None)
     source = open_source(toml, runs or Path("runs"))
-    place, token = place_of(source, host, port), new_token()
+    place, token = place_of(source.toml, host, port), new_token()
 
     def listening(url: str) -> None:
         if source.store:

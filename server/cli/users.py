@@ -32,9 +32,11 @@ def add(
     """Let somebody sign in at the dashboard; asks for the password, twice."""
     from excise.server.config import store_of
     from excise.server.users import add as let_in
+    from excise.server.users import check_new
 
     with store_of(server_toml) as store:
-        let_in(store, name, role, _password(password_stdin), by)
+        check_new(store, name)  # before anybody thinks of a password
+        let_in(store, name, role, _password(name, password_stdin), by)
     tell(f"'{name}' may sign in as {role}")
 
 
@@ -75,15 +77,24 @@ def password(name: UserName, by: By, password_stdin: FromStdin = False, server_t
     from excise.server.users import set_password
 
     with store_of(server_toml) as store:
-        set_password(store, name, _password(password_stdin), by)
+        set_password(store, name, _password(name, password_stdin), by)
     tell(f"'{name}' has a new password")
 
 
-def _password(from_stdin: bool) -> str:
+def _password(name: str, from_stdin: bool) -> str:
     """The password that is typed twice and not shown, or the first line of standard input."""
+    from excise.server.users import LONGEST, check_usable
+
+    def usable(typed: str) -> str:
+        try:
+            check_usable(name, typed)
+        except ConfigError as error:
+            raise typer.BadParameter(str(error)) from None  # it is asked for again
+        return typed
+
     if not from_stdin:
-        return str(typer.prompt("Password", hide_input=True, confirmation_prompt="The same again", err=True))
-    from excise.server.users import LONGEST
+        asked = typer.prompt("Password", hide_input=True, confirmation_prompt="The same again", err=True, value_proc=usable)
+        return str(asked)
 
     line = sys.stdin.buffer.readline(LONGEST + 3)  # longer than may be, so that it is refused and not cut
     try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import secrets
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
@@ -19,52 +18,14 @@ from excise.common.errors import ConfigError
 from excise.server.dashboard.access import by_password, by_token
 from excise.server.dashboard.app import create_app
 from excise.server.dashboard.hub import Hub
+from excise.server.dashboard.place import Place, place_of
 from excise.server.dashboard.source import Source, coordinator_at, runs_in
-from excise.server.setup import SERVER_CERTIFICATE, SERVER_KEY
 from excise.server.users import users
 
 GRACE = 3
 """Seconds that viewers' streams have to end."""
 KEEP = 75
 """Seconds for which a browser's connection is kept: it asks again at the run's next event."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a dashboard listens.
-
-    Attributes
-    ----------
-    certificate, key : for TLS; None for plain text, on loopback alone
-    """
-
-    host: str
-    port: int
-    certificate: Path | None = None
-    key: Path | None = None
-
-    @property
-    def url(self) -> str:
-        """The address for a browser."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http{'s' if self.certificate else ''}://{host}:{self.port}"
-
-
-def place_of(source: Source, host: str, port: int) -> Place:
-    """Where to listen: without TLS on loopback, else with the coordinator's certificate.
-
-    Raises
-    ------
-    ConfigError : others could reach it, and there is no certificate
-    """
-    if _is_loopback(host):
-        return Place(host, port)
-    if source.toml is None:
-        raise ConfigError(f"runs alone are shown on loopback: '{host}' can be reached by others, and there is no certificate")
-    certificate, key = source.toml.parent / SERVER_CERTIFICATE, source.toml.parent / SERVER_KEY
-    if not certificate.exists() or not key.exists():
-        raise ConfigError(f"no certificate at {certificate}: excise server renew makes one")
-    return Place(host, port, certificate, key)
 
 
 def serve(source: Source, place: Place, token: str = "", tell: Callable[[str], None] = lambda _: None) -> None:
@@ -129,15 +90,6 @@ def _listening(place: Place) -> socket.socket:
         raise ConfigError(f"nothing can listen on {place.host}:{place.port}: {error.strerror}. Choose another port") from None
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def open_source(server_toml: Path | None, runs: Path) -> Source:
     """What is to be shown: a coordinator where there is one, else runs alone.
 
@@ -161,7 +113,7 @@ def main() -> None:
     os.umask(0o077)
     source = coordinator_at(Path(sys.argv[1]).absolute())
     assert source.config is not None
-    serve(source, place_of(source, source.config.dashboard_host, source.config.dashboard_port))
+    serve(source, place_of(source.toml, source.config.dashboard_host, source.config.dashboard_port))
 
 
 if __name__ == "__main__":

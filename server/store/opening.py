@@ -152,7 +152,7 @@ def open_store(url: str, log: Path) -> Store:
 
     Raises
     ------
-    ConfigError : the URL cannot be used, the database does not answer, or the store is of a newer release
+    ConfigError : the URL cannot be used, the database does not answer, or the store is of a newer release or was taken away
     StorageError : it cannot be made
     """
     try:
@@ -163,6 +163,8 @@ def open_store(url: str, log: Path) -> Store:
             f"the store's URL cannot be used ({error}); expected sqlite:///file or postgresql+psycopg://user@host/name "
             "(for that: pip install 'excise[postgres]')"
         ) from None
+    if _taken_away(parsed, log):
+        raise ConfigError(f"no store at {parsed.database}, though {log} tells of one: put it back, or both from a backup")
     try:
         migrate(engine)
     except DBAPIError as error:  # its text names the database's host and user, never the password
@@ -184,6 +186,13 @@ def refuse_faults(log: Path, found: Sequence[chain.Fault]) -> None:
     if found:
         listed = "; ".join(f"line {fault.line}: {fault.reason}" for fault in found)
         raise DataError(f"{log} is not as it was written: {listed}")
+
+
+def _taken_away(url: URL, log: Path) -> bool:
+    """Whether a log tells of a store whose file is not there: another in its place would know nothing, and fit no log."""
+    if url.get_backend_name() != "sqlite" or not url.database or Path(url.database).exists():
+        return False
+    return log.exists() and log.stat().st_size > 0
 
 
 def _engine(url: URL) -> Engine:

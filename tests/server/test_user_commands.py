@@ -76,6 +76,22 @@ def test_what_cannot_be_used_is_told_and_adds_nobody(
     assert users.users(made.store) == []
 
 
+def test_a_password_that_cannot_be_used_is_asked_for_again_before_it_is_typed_twice(made: Network) -> None:
+    typed = f"1234\n{SECRET}\n{SECRET}\n"
+    told = CliRunner().invoke(app, ["server", "user", "add", "ada", "--role", "viewer", "--by", "root"], input=typed)
+    assert told.exit_code == 0, told.output
+    assert told.output.count("too short") == 1
+    assert "canary" not in told.output
+    assert check_password(made.store, "ada", SECRET)
+
+
+def test_a_name_that_is_taken_is_told_before_a_password_is_asked_for(made: Network) -> None:
+    users.add(made.store, "ada", Role.VIEWER, SECRET, "root")
+    told = CliRunner().invoke(app, ["server", "user", "add", "Ada", "--role", "viewer", "--by", "root"], input="")
+    assert "there is a user 'ada' already" in str(told.exception)
+    assert "Password" not in told.output
+
+
 def test_who_is_not_there_and_a_role_that_is_none(made: Network, excise: Excise) -> None:
     code, _, error = excise("server", "user", "remove", "ada", "--by", "root")
     assert (code, "no user 'ada'" in error) == (2, True)

@@ -202,6 +202,18 @@ def test_a_url_that_cannot_be_used_is_told(log: Path, url: str, reason: str) -> 
         open_store(url, log)
 
 
+def test_a_store_that_was_taken_away_is_not_made_anew(tmp_path: Path, log: Path) -> None:
+    """It would be empty, fit no log, and let nobody sign in: who is told so would look in the wrong place."""
+    url = f"sqlite:///{tmp_path / 'taken.db'}"
+    store = open_store(url, log)
+    add(store, "a")
+    store.close()
+    (tmp_path / "taken.db").unlink()
+    with pytest.raises(ConfigError, match=r"no store at .*taken\.db, though .* tells of one"):
+        open_store(url, log)
+    assert not (tmp_path / "taken.db").exists()
+
+
 def test_a_file_that_is_no_store_is_told(tmp_path: Path, log: Path) -> None:
     (tmp_path / "store.db").write_bytes(b"no database at all" * 1000)
     with pytest.raises(ConfigError, match="not a database"):
