@@ -12,6 +12,7 @@ from playwright.sync_api import Page, Route, expect
 
 from excise.server.evidence import seal
 from excise.server.life import State
+from excise.server.members import invite
 from excise.server.registry import version
 from excise.server.requests import draft, move, status
 from excise.simulations.bench.browser import faults
@@ -301,6 +302,17 @@ def test_who_reads_a_list_stays_where_they_are(made: Network, url: str, opened: 
         expect(page.get_by_role("region", name="Requests")).to_contain_text("another")
         assert page.evaluate("() => document.querySelector('[data-part=requests] .scroll').scrollTop") == 200
         assert page.evaluate("() => document.activeElement.textContent") == "other-00"
+
+
+@pytest.mark.parametrize("path", ["/audit", "/sites"])
+def test_who_reads_a_wide_table_on_a_telephone_stays_where_they_are(made: Network, url: str, opened: Open, path: str) -> None:
+    with opened(url, width=390, height=844) as page:
+        page.goto(url + path)
+        live(page)
+        page.evaluate("() => { document.querySelector('.wide').scrollLeft = 60 }")
+        invite(made.store, made.folder, made.config, "a-new-site", "tests")
+        expect(page.locator(".wide")).to_contain_text("a-new-site")
+        page.wait_for_function("() => document.querySelector('.wide').scrollLeft === 60")
 
 
 def test_what_can_be_done_follows_and_an_open_dialog_is_left_alone(made: Network, url: str, opened: Open) -> None:

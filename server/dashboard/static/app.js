@@ -63,15 +63,22 @@ async function fetchParts(panels, byItself) {
   return true;
 }
 
+// How far the tables of a panel are scrolled; what is returned scrolls those that are there then as far.
+function scrolled(panel) {
+  const tables = () => [...panel.querySelectorAll(".scroll, .wide")];
+  const places = tables().map((table) => [table.scrollTop, table.scrollLeft]);
+  return () => tables().forEach((table, at) => { [table.scrollTop, table.scrollLeft] = places[at] ?? [0, 0]; });
+}
+
 // Text of a panel, from the server's own template and escaped there; who reads or steps through a list stays where they are.
 function replace(panel, text) {
   if (shownText.get(panel) === text) return;
   shownText.set(panel, text);
-  const scrolled = [...panel.querySelectorAll(".scroll")].map((list) => list.scrollTop);
+  const scrollBack = scrolled(panel);
   const focused = panel.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
   panel.innerHTML = text;
   ages(); // which changes how high the lines are
-  panel.querySelectorAll(".scroll").forEach((list, at) => { list.scrollTop = scrolled[at] ?? 0; });
+  scrollBack();
   if (focused) panel.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 
@@ -156,7 +163,11 @@ document.addEventListener("htmx:configRequest", (event) => {
 });
 // A part that could not be fetched anew stays as it is: what its panel would do with the answer is not for a refusal.
 document.addEventListener("htmx:beforeSwap", (event) => {
-  if (event.detail.xhr.status < 400) return;
+  if (event.detail.xhr.status < 400) {
+    const panel = event.detail.requestConfig.elt;
+    if (panel.dataset.live) addEventListener("htmx:afterSwap", scrolled(panel), { once: true });
+    return;
+  }
   const dialog = event.detail.requestConfig.elt.closest?.("dialog[open]");
   if (event.detail.requestConfig.triggeringEvent?.type === "changed") event.detail.shouldSwap = false;
   else if (dialog) event.detail.target = placeOf(dialog); // the page's top lies behind it

@@ -100,7 +100,7 @@ def test_gates_tell_changes_with_their_sign_and_what_is_judged(copy: Copy) -> No
     }
     tiles = Renderer("runs", True, False).text("_headline.html", view=view(run), decided=[])
     text = " ".join(re.sub(r"<[^>]+>", " ", tiles).split())
-    assert "Forget accuracy (target 0.453) 0.585 ✓ not more than 0.050 below it" in text
+    assert "Forget accuracy (target 0.453) 0.585 ✓ at most 0.050 below it" in text
     assert "Retain Δ (may fall by 0.010) −0.020 ✗" in text
     assert "95 % interval" in text
     rewrite(run, lambda told: told.pop("retrained"))
