@@ -72,8 +72,10 @@ class Access:
         """
         try:
             self.sessions.confirm(session, password)
-        except SignInRefused as error:
-            raise Refused(429 if isinstance(error, LockedOut) else 403, str(error)) from None
+        except LockedOut as error:
+            raise Refused(429, str(error)) from None
+        except SignInRefused:  # no name was asked for
+            raise Refused(403, "the password is wrong") from None
 
     async def find(self, session_id: str, in_use: bool) -> Session | None:
         """The session of a cookie; None when it ended or never was. For an event loop: one thread asks for all who come."""

@@ -14,7 +14,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
 
-from excise.common.errors import RequestError
+from excise.common.errors import ConfigError, RequestError
 from excise.common.naming import refuse_names
 from excise.common.request import ForgetRequest
 from excise.server import decisions, members
@@ -201,7 +201,11 @@ def do_invite(request: Request, session: Acting, site: Text) -> Response:
 def do_admit(request: Request, session: Acting, site: Text, fingerprint: Text) -> Response:
     """Let a site in whose fingerprint was compared."""
     store, _, _ = shown_of(request).source.coordinator()
-    members.admit(store, site, fingerprint.strip(), session.user)
+    try:
+        members.admit(store, site, fingerprint.strip(), session.user)
+    except ConfigError as error:
+        command = f"excise server revoke {site}"
+        raise ConfigError(str(error).replace(command, f"press Revoke… beside it, or {command}")) from None
     return _done(request, f"'{site}' is let in.")
 
 

@@ -146,7 +146,7 @@ def said(request: Request, text: str, status: int) -> Response:
     """A message as a fragment for the page that is there, or as a page of its own."""
     shown, text = renderer_of(request), without_paths(text)
     if "hx-request" in request.headers:
-        return shown.fragment("said.html", status, text=text)
+        return shown.fragment("said.html", status, text=text, sign_in=status == 401)
     return shown.page(request, "problem.html", None, status, text=text)
 
 

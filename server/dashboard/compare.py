@@ -35,6 +35,10 @@ _ROWS = (  # key, label, what is better
     ("held_out_ece", "calibration error, held-out (ECE)", LESS),
 )
 _COST = (("seconds", "wall time, s"), ("passes", "images processed"), ("rounds", "rounds"), ("bytes_up", "bytes sent up"))
+CLOCKED = frozenset(("seconds",))
+"""Costs that a clock measures; what is counted is the same whenever it is done again."""
+NOISE = 0.1
+"""Share by which two times have to differ before it is told that they do."""
 _PER_CLASS = re.compile(r"(forget|retain|held_out)_accuracy_class_(\d{1,6})")
 
 
@@ -132,8 +136,14 @@ def _rows(a: Side, b: Side) -> list[Table]:
         rows.append({"key": key, "label": label, **_pair(*pair), "better": _better(a, b, key, better, *pair)})
     for key, label in _COST:
         pair = a.model.get("cost", {}).get(key), b.model.get("cost", {}).get(key)
-        rows.append({"key": key, "label": label, **_pair(*pair), "better": _better(a, b, key, LESS, *pair)})
+        row = {"key": key, "label": label, **_pair(*pair), "better": _better(a, b, key, LESS, *pair)}
+        rows.append(row | ({"differs": False, "better": None} if key in CLOCKED and _as_long(*pair) else {}))
     return rows
+
+
+def _as_long(a: float | None, b: float | None) -> bool:
+    """Whether two times differ by no more than the same work does on another day."""
+    return a is not None and b is not None and abs(a - b) <= NOISE * max(a, b)
 
 
 def _pair(a: float | None, b: float | None) -> Table:
@@ -164,13 +174,14 @@ def _classes(a: Side, b: Side, name: str, label: str) -> Table:
     for site in sorted({*told[0], *told[1]}):
         pairs = [[sites.get(site, {}).get(f"{name}_accuracy_class_{n}") for sites in told] for n in numbers]
         rows.append({"site": site, "cells": [_pair(*pair) for pair in pairs]})
-    return {"set": name, "label": label, "classes": [_class(a.settings, n) for n in numbers], "rows": rows}
+    return {"set": name, "label": label, "classes": [_class((a.settings, b.settings), n) for n in numbers], "rows": rows}
 
 
-def _class(settings: Settings, number: int) -> str:
-    """Name of a class, where the settings tell it; of several labels each has two sides (`ModelSpec.strata`)."""
-    data, model = settings.table.get("data"), settings.table.get("model")
-    names = data.get("classes") if isinstance(data, dict) else None
+def _class(settings: tuple[Settings, Settings], number: int) -> str:
+    """Name of a class, where the settings of either tell it; of several labels each has two sides (`ModelSpec.strata`)."""
+    named = [data.get("classes") for one in settings if isinstance(data := one.table.get("data"), dict)]
+    names = next((one for one in named if isinstance(one, list) and one), None)
+    model = settings[0].table.get("model")
     if isinstance(model, dict) and model.get("multi_label") is True:
         label = names[number // 2] if isinstance(names, list) and number // 2 < len(names) else f"label {number // 2}"
         return f"{label}: {'yes' if number % 2 else 'no'}"

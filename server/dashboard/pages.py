@@ -15,6 +15,7 @@ from excise.server.dashboard.compare import compare
 from excise.server.dashboard.render import renderer_of
 from excise.server.dashboard.runs import RunCard
 from excise.server.dashboard.shown import FILES, shown_of
+from excise.server.dashboard.trail import told
 from excise.server.dashboard.watch import topic_of
 from excise.server.life import State
 from excise.server.registry import versions
@@ -114,8 +115,9 @@ def embeddings(request: Request, session: Seen, run: str = "") -> Response:
 def audit(request: Request, session: Seen, before: int | None = None) -> Response:
     """The audit log, and whether its chain is whole."""
     shown = shown_of(request)
-    lines, total = shown.source.audit(LINES, before)
-    earlier = lines[-1]["line"] if lines and lines[-1]["line"] > 1 else None
+    found, total = shown.source.audit(LINES, before)
+    lines = [told(line) for line in found]
+    earlier = lines[-1].number if lines and lines[-1].number > 1 else None
     return renderer_of(request).page(
         request,
         "audit.html",

@@ -12,10 +12,13 @@ from dataclasses import asdict
 from typing import Any
 
 from excise.common.request import ForgetRequest, RequestKind
+from excise.server.dashboard.formats import signed, three
 from excise.server.dashboard.story import Story
-from excise.server.verdict import IDEAL_MEMBERSHIP, OVER_UNLEARNING, score, verdict, worst_drop
+from excise.server.verdict import IDEAL_MEMBERSHIP, OVER_UNLEARNING, Check, score, verdict, worst_drop
 
 Table = dict[str, Any]
+LOST, TOO_LOW = " lost", "over-unlearning: forget accuracy too low"
+"""In the names of clauses: of those that judge a loss, and of the one that judges the forget accuracy from below."""
 MORE, LESS, NEARER = "more", "less", "nearer"
 """What is better: more, less, or what is nearer to its aim: chance, or the target of the forget accuracy."""
 
@@ -51,13 +54,28 @@ def pooled(results: Mapping[str, Any] | None, model: str, metric: str) -> float 
 
 
 def gates(results: Mapping[str, Any] | None, request: ForgetRequest | None) -> list[Table]:
-    """The clauses of the acceptance rule, as `verdict.Check` has them; none before there are results."""
+    """The clauses of the acceptance rule, as `verdict.Check` has them, and ``said``, what was measured and the limit in words.
+
+    None before there are results.
+    """
     if not results or request is None:
         return []
+    whose = "the retrained model's" if "retrained" in results else "that on unseen images of its classes"
     return [
-        {**asdict(check), "measured": known(check.measured), "unit": known(check.unit)}
+        {**asdict(check), "measured": known(check.measured), "unit": known(check.unit), "said": _said(check, whose)}
         for check in verdict(results, request).checks
     ]
+
+
+def _said(check: Check, whose: str) -> str:
+    """A clause in words. What it calls lost, which is negative where there is a gain, is told as the change that it is."""
+    measured, limit = known(check.measured), three(check.limit)
+    change = signed(None if measured is None else 0.0 - measured)
+    if check.name == TOO_LOW:
+        return f"forget accuracy against {whose}: {change} (may lie {limit} below at most)"
+    if LOST in check.name:
+        return f"{check.name.replace(LOST, '')}: {change} (may fall by {limit} at most)"
+    return f"{check.name}: {three(measured)} (at most {limit})"
 
 
 def headline(results: Mapping[str, Any] | None, request: ForgetRequest | None, story: Story) -> Table:
@@ -84,7 +102,7 @@ def headline(results: Mapping[str, Any] | None, request: ForgetRequest | None, s
             "whose": whose,
             "at_most": is_class,
             "slack": None if is_class else OVER_UNLEARNING,
-            "passed": passed.get("accuracy on the class" if is_class else "over-unlearning: forget accuracy too low"),
+            "passed": passed.get("accuracy on the class" if is_class else TOO_LOW),
         },
         "retain": {
             "value": after if results else latest.get("retain_accuracy"),

@@ -13,6 +13,7 @@ from excise.server.dashboard.kept import Kept
 from excise.server.dashboard.run_view import run_view
 from excise.server.dashboard.runs import RunCard, Runs
 from excise.server.dashboard.source import Source
+from excise.server.dashboard.trail import told
 from excise.server.dashboard.watch import AUDIT, REQUESTS, RUNS, SITES, Watch, topic_of
 from excise.server.evidence_pack import PACK, PAGE
 from excise.server.standing import Stored
@@ -99,9 +100,10 @@ class Shown:
         return self.panels(run) | {"cards": self.cards()}
 
     def requests(self) -> dict[str, Any]:
-        """Every request, and every run."""
+        """Every request, and every run; ``alone``: on a page of their own, which has their name already."""
         standing = self.standing()
-        return {"standing": standing, "requests": standing["requests"] if standing else [], "cards": self.cards()}
+        requests = standing["requests"] if standing else []
+        return {"standing": standing, "requests": requests, "cards": self.cards(), "alone": True}
 
     def reports(self) -> dict[str, Any]:
         """Every run with the names of its documents."""
@@ -126,7 +128,7 @@ class Shown:
             "standing": standing,
             "requests": sorted(asked, key=lambda one: not one["waits_for"])[:MOST],
             "decided": [one for one in asked if view and one["run"] == name],
-            "lines": lines,
+            "lines": [told(line) for line in lines],
             "total": total,
             "faults": self.faults(),
         }

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from excise.server.evidence import seal
 from excise.server.life import State
+from excise.server.members import invite
 from excise.server.registry import version
 from excise.server.requests import draft, move, status
 from excise.simulations.bench.browser import faults
@@ -73,13 +74,16 @@ def test_every_page_is_for_everybody(url: str, opened: Open, theme: str) -> None
         assert faults(page) == []
 
 
-@pytest.mark.parametrize(("width", "height"), [(1366, 768), (1024, 768)])
+@pytest.mark.parametrize(("width", "height"), [(1366, 768), (1024, 768), (390, 844)])
 def test_a_page_is_as_wide_as_the_window(url: str, opened: Open, width: int, height: int) -> None:
     with opened(url, width=width, height=height) as page:
         for path in PAGES:
             page.goto(url + path)
             live(page)
             assert page.evaluate("() => document.documentElement.scrollWidth") <= width, path
+            if width < 1000:  # tables scroll within their cards, by the keyboard as well
+                assert faults(page) == [], path
+                assert page.evaluate("() => document.querySelector('nav').getBoundingClientRect().height") < 60, path
         page.goto(url)
         live(page)
         if width == 1366:  # one glance, without scrolling
@@ -126,8 +130,22 @@ def test_a_request_is_typed_checked_and_sent(made: Network, url: str, opened: Op
         expect(page.locator("#checked")).to_contain_text("✓")
         page.get_by_label("Reason").fill("retired too")
         page.get_by_label("a", exact=True).check()
+        held: list[Route] = []
+
+        def hold(route: Route) -> None:
+            held.append(route)
+
+        page.route("**/do/draft", hold)
         page.get_by_role("button", name="Send for approval").click()
+        expect(page.get_by_role("button", name="Sending…")).to_be_disabled()
+        assert page.locator("form[aria-busy=true]").count() == 1
+        held[0].continue_()
         expect(page.locator("#said")).to_contain_text("'mr1' is drafted; it waits for a")
+        expect(page.get_by_role("button", name="Send for approval")).to_be_enabled()
+        assert page.locator("[aria-busy]").count() == 0
+        for field in ("Id", "Forget where", "Reason"):  # it is not sent again by mistake
+            expect(page.get_by_label(field)).to_have_value("")
+        expect(page.locator("#checked")).to_be_empty()
         expect(page.locator("#all-requests")).to_contain_text("mr1")  # by itself
     assert status(made.store, "mr1").sites == {"a": "pending"}
 
@@ -143,7 +161,10 @@ def test_a_model_is_approved_with_reason_and_password(made: Network, url: str, o
         dialog.get_by_label("Reason").fill("it forgot")
         dialog.get_by_label("Your password").fill("another password")
         dialog.get_by_role("button", name="Approve").click()
-        expect(page.locator("#said")).to_contain_text("the name or the password is wrong")
+        expect(dialog.get_by_role("alert")).to_have_text("✗ the password is wrong")
+        expect(dialog.get_by_role("alert")).to_be_focused()
+        assert faults(page) == []
+        assert page.locator("#said").text_content() == ""
         assert dialog.get_by_label("Reason").input_value() == "it forgot"  # what was typed is kept
         dialog.get_by_label("Your password").fill(PASSWORD)
         dialog.get_by_role("button", name="Approve").click()
@@ -168,7 +189,35 @@ def test_who_is_late_is_told_and_sees_how_it_is(made: Network, url: str, opened:
         move(made.store, ["mr7"], State.REJECTED, OTHER_COORDINATOR, "quicker")
         expect(page.locator("#standing")).to_contain_text("rejected")
         dialog.get_by_role("button", name="Reject").click()
-        expect(page.locator("#said")).to_contain_text(re.compile(f"rejected by now, since .* by {OTHER_COORDINATOR}"))
+        expect(dialog.get_by_role("alert")).to_contain_text(re.compile(f"rejected by now, since .* by {OTHER_COORDINATOR}"))
+
+
+def test_an_unreachable_server_is_told_in_the_dialog(url: str, opened: Open) -> None:
+    with opened(url, expected=GONE) as page:
+        page.goto(f"{url}/requests/mr7")
+        live(page)
+        page.get_by_role("button", name="Reject…").click()
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_label("Reason").fill("no")
+        dialog.get_by_label("Your password").fill(PASSWORD)
+        page.route("**/do/reject", lambda route: route.abort("connectionrefused"))
+        dialog.get_by_role("button", name="Reject").click()
+        expect(dialog.get_by_role("alert")).to_contain_text("The server does not answer")
+        dialog.get_by_role("button", name="Cancel").click()
+        page.get_by_role("button", name="Reject…").click()
+        expect(dialog.get_by_role("alert")).to_be_empty()  # of what was sent before
+        assert dialog.get_by_label("Reason").input_value() == "no"
+
+
+def test_the_button_says_which_theme_is_on(url: str, opened: Open) -> None:
+    with opened(url, color_scheme="light") as page:
+        live(page)
+        button = page.get_by_role("button", name="Theme: light")
+        expect(button).to_have_text("☀ Light")
+        button.click()
+        expect(page.get_by_role("button", name="Theme: dark")).to_have_text("☾ Dark")
+        page.reload()
+        expect(page.get_by_role("button", name="Theme: dark")).to_have_text("☾ Dark")
 
 
 def test_viewers_find_nothing_to_press(url: str, opened: Open) -> None:
@@ -204,8 +253,9 @@ def test_a_session_that_ended_keeps_what_was_typed(made: Network, opened: Open) 
         page.get_by_role("button", name="Send for approval").click()
         expect(page.locator("#said")).to_contain_text("You are not signed in")
         assert page.get_by_label("Reason").input_value() == "a long reason"
-        other = page.context.new_page()
-        other.goto(f"{url}/login")
+        with page.context.expect_page() as opens:
+            page.get_by_role("link", name="Sign in in another tab").click()
+        other = opens.value
         other.get_by_label("User name").fill("ada")
         other.get_by_label("Password").fill(PASSWORD)
         other.get_by_role("button", name="Sign in").click()
@@ -252,6 +302,17 @@ def test_who_reads_a_list_stays_where_they_are(made: Network, url: str, opened: 
         expect(page.get_by_role("region", name="Requests")).to_contain_text("another")
         assert page.evaluate("() => document.querySelector('[data-part=requests] .scroll').scrollTop") == 200
         assert page.evaluate("() => document.activeElement.textContent") == "other-00"
+
+
+@pytest.mark.parametrize("path", ["/audit", "/sites"])
+def test_who_reads_a_wide_table_on_a_telephone_stays_where_they_are(made: Network, url: str, opened: Open, path: str) -> None:
+    with opened(url, width=390, height=844) as page:
+        page.goto(url + path)
+        live(page)
+        page.evaluate("() => { document.querySelector('.wide').scrollLeft = 60 }")
+        invite(made.store, made.folder, made.config, "a-new-site", "tests")
+        expect(page.locator(".wide")).to_contain_text("a-new-site")
+        page.wait_for_function("() => document.querySelector('.wide').scrollLeft === 60")
 
 
 def test_what_can_be_done_follows_and_an_open_dialog_is_left_alone(made: Network, url: str, opened: Open) -> None:

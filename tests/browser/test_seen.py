@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
+import re
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -27,6 +30,8 @@ LINES = ("--forget", "--retain", "--third", "--fourth")
 WORSE, BETTER = "#B2182B", "#2166AC"
 APART = 20.0
 """Distance in CIELAB beyond which nobody takes two colours for one; 2.3 is what is just seen."""
+READ = 4.5
+"""Of text with what it lies on (WCAG 2.1, 1.4.3)."""
 CONTRAST = 3.0
 """Of graphics with what they lie on (WCAG 2.1, 1.4.11)."""
 
@@ -124,6 +129,101 @@ def test_lines_differ_by_dash_and_marker_as_well(made: Network, url: str, opened
     assert len(series) == 4
     for told_by in zip(*series, strict=True):
         assert all(one != other for one, other in itertools.combinations(told_by, 2)), told_by
+
+
+def option(page: Page, kind: str, of: str) -> Any:
+    """What a chart was drawn from."""
+    chart = f"document.querySelector(\"[data-part='chart:{kind}']\")"
+    page.wait_for_function(f"() => {chart}.dataset.drawn")
+    return page.evaluate(f"() => ((chart) => {of})(echarts.getInstanceByDom({chart}))")
+
+
+def measured(made: Network, **changes: Any) -> None:
+    """The run of the fixture with other results."""
+    file = made.config.runs / "mr7" / "metrics.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_cells_of_the_heat_map_can_be_read(made: Network, url: str, opened: Open, theme: str) -> None:
+    before = {"held_out_accuracy": 0.5, "held_out_images": 100.0, "retain_accuracy": 0.5, "retain_images": 100.0}
+    names = [f"s{number:02}" for number in range(11)]
+    after = {name: before | {"held_out_accuracy": 0.45 + number / 100} for number, name in enumerate(names)}
+    after["s03"]["forget_accuracy"] = 0.5  # and of the others there is a dash
+    measured(
+        made,
+        original={"pooled": {}, "sites": dict.fromkeys(names, before | {"forget_accuracy": 0.5})},
+        unlearned={"pooled": {}, "sites": after},
+    )
+    with opened(url, color_scheme=theme) as page:
+        cells = option(page, "heat", "chart.getOption().series[0].data.map((one) => [one.label.color, one.itemStyle.color])")
+        texts = option(page, "heat", "chart.getOption().series[0].data.map((one) => one.label.formatter)")
+        pairs = list(dict.fromkeys(map(tuple, cells)))
+        colors = seen(page, "none", tuple(color for pair in pairs for color in pair))
+    assert {"–", "−0.050", "+0.050", "0.000", "−0.020"} <= set(texts)
+    worst = min(contrast(ink, ground) for ink, ground in zip(colors[::2], colors[1::2], strict=True))
+    assert worst >= READ
+    assert len(pairs) > 10
+
+
+def test_few_sites_do_not_fill_the_height(url: str, opened: Open) -> None:
+    with opened(url, height=1200) as page:
+        height = option(
+            page, "heat", "chart.convertToPixel({ yAxisIndex: 0 }, 1) - chart.convertToPixel({ yAxisIndex: 0 }, 0)"
+        )
+    assert 20 < height <= 52
+
+
+def test_what_retraining_reaches_is_told_beside_the_curves(made: Network, url: str, opened: Open) -> None:
+    keys = ("forget_accuracy", "retain_accuracy", "held_out_accuracy", "membership_auc")
+    told = {"candidate": "unlearned", "excess": 0.1, "objective_gradient_norm": 1.0, "refused": [], "metrics": {}}
+    event(made, "unlearned_round", round=1, scores=dict.fromkeys(keys, 0.75), **told)
+    reached = dict(zip(keys, (0.761, 0.999, 0.76, 0.759), strict=True))  # three that lie on each other
+    measured(made, retrained={"pooled": reached, "sites": {}})
+    with opened(url) as page:
+        right = option(page, "curve", "chart.getWidth() - chart.getOption().grid[0].right")
+        places = option(
+            page,
+            "curve",
+            """chart.getZr().storage.getDisplayList().filter((one) => /^ ?0\\.\\d{3}$/.test(one.style.text ?? ""))
+                .map((one) => [one.style.text.trim(), one.getPaintRect()])
+                .map(([text, box]) => [text, box.x, box.y, box.height])""",
+        )
+        values = {text: (x, y, height) for text, x, y, height in places}
+    assert set(values) >= {"0.761", "0.999", "0.760", "0.759"}
+    labels = sorted((values[f"{value:.3f}"] for value in reached.values()), key=lambda place: place[1])
+    assert all(x >= right for x, _, _ in labels)
+    assert all(one[1] + 9 <= other[1] for one, other in itertools.pairwise(labels))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_no_accuracy_beyond_1_is_offered(url: str, opened: Open, theme: str) -> None:
+    with opened(url, color_scheme=theme) as page:
+        texts = option(page, "pareto", "chart.getZr().storage.getDisplayList().map((one) => one.style.text).filter(Boolean)")
+        legend = option(page, "pareto", "chart.getOption().legend[0].data.map((one) => one.icon)")
+        series = option(page, "pareto", "chart.getOption().series.map((one) => [one.name, one.symbol, one.itemStyle.color])")
+    numbers = [float(text.replace("−", "-")) for text in texts if re.fullmatch(r"−?\d\.\d+", text)]
+    assert numbers
+    assert (min(numbers), max(numbers)) == (pytest.approx(0, abs=0.001), pytest.approx(1, abs=0.07))
+    assert max(numbers) <= 1
+    assert legend == [symbol for _, symbol, _ in series]
+    assert ["deployed", "circle", "transparent"] in series
+
+
+@pytest.mark.parametrize("width", [390, 1366])
+def test_embeddings_have_one_scale(made: Network, url: str, opened: Open, width: int) -> None:
+    points = [[0.0, 0.0], [10.0, 1.0], [5.0, 4.0]]
+    told = {"groups": ["forget", "retain"], "sites": {"a": {"before": points, "after": points, "group": [0, 1, 1]}}}
+    (made.config.runs / "mr7" / "embeddings.json").write_text(json.dumps(told))
+    with opened(url, width=width) as page:
+        for path in ("/", "/embeddings"):
+            page.goto(url + path)
+            low, high = (
+                option(page, "embedding", f"chart.convertToPixel({{ gridIndex: 1 }}, [{at}])") for at in ("0, 0", "10, 4")
+            )
+            wide, tall = high[0] - low[0], low[1] - high[1]
+            assert wide / 10 == pytest.approx(tall / 4, rel=0.02)
+            assert wide > 90
 
 
 def test_over_tls_the_pages_are_live_and_the_cookie_is_secure(made: Network, opened: Open) -> None:

@@ -63,15 +63,22 @@ async function fetchParts(panels, byItself) {
   return true;
 }
 
+// How far the tables of a panel are scrolled; what is returned scrolls those that are there then as far.
+function scrolled(panel) {
+  const tables = () => [...panel.querySelectorAll(".scroll, .wide")];
+  const places = tables().map((table) => [table.scrollTop, table.scrollLeft]);
+  return () => tables().forEach((table, at) => { [table.scrollTop, table.scrollLeft] = places[at] ?? [0, 0]; });
+}
+
 // Text of a panel, from the server's own template and escaped there; who reads or steps through a list stays where they are.
 function replace(panel, text) {
   if (shownText.get(panel) === text) return;
   shownText.set(panel, text);
-  const scrolled = [...panel.querySelectorAll(".scroll")].map((list) => list.scrollTop);
+  const scrollBack = scrolled(panel);
   const focused = panel.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
   panel.innerHTML = text;
   ages(); // which changes how high the lines are
-  panel.querySelectorAll(".scroll").forEach((list, at) => { list.scrollTop = scrolled[at] ?? 0; });
+  scrollBack();
   if (focused) panel.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 
@@ -79,7 +86,7 @@ function replace(panel, text) {
 async function back(from) {
   if (from === "signed out") {
     await renewKey();
-    document.getElementById("said").replaceChildren();
+    for (const place of document.querySelectorAll("#said, .answer")) place.replaceChildren();
   }
   changed(["*"]);
 }
@@ -102,11 +109,31 @@ document.addEventListener("htmx:confirm", (event) => {
   renewKey().finally(() => event.detail.issueRequest(true));
 });
 
-function say(text) {
+// Says what went wrong where it is seen: in the open dialog, which lies over the page, or at the page's top.
+function say(...parts) {
   const shown = document.createElement("p");
   shown.className = "bad";
-  shown.textContent = `✗ ${text}`;
-  document.getElementById("said").replaceChildren(shown);
+  shown.append("✗ ", ...parts);
+  placeOf(document.querySelector("dialog[open]")).replaceChildren(shown);
+}
+
+// Where answers are shown; a dialog has such a place above its buttons from when it is opened.
+function placeOf(dialog) {
+  if (!dialog) return document.getElementById("said");
+  const there = dialog.querySelector(".answer");
+  if (there) return there;
+  const made = document.createElement("div");
+  made.className = "answer";
+  made.tabIndex = -1;
+  made.setAttribute("role", "alert");
+  dialog.querySelector("form > .row:last-of-type").before(made);
+  return made;
+}
+
+function signInLink() {
+  const link = document.createElement("a");
+  Object.assign(link, { href: "/login", target: "_blank", rel: "noopener", textContent: "Sign in in another tab" });
+  return link;
 }
 
 function follow() {
@@ -115,7 +142,7 @@ function follow() {
     if (data.kind === "change") changed(data.topics);
     if (data.kind === "state") {
       announce(data.state);
-      if (data.state === "signed out") say("You are not signed in any more. Sign in in another tab: what you typed here is kept.");
+      if (data.state === "signed out") say("You are not signed in any more. ", signInLink(), ": what you typed here is kept.");
       if (data.state === "live" && was !== "live") back(was); // the first time too: something may have changed meanwhile
       was = data.state;
     }
@@ -136,16 +163,29 @@ document.addEventListener("htmx:configRequest", (event) => {
 });
 // A part that could not be fetched anew stays as it is: what its panel would do with the answer is not for a refusal.
 document.addEventListener("htmx:beforeSwap", (event) => {
-  if (event.detail.xhr.status >= 400 && event.detail.requestConfig.triggeringEvent?.type === "changed") event.detail.shouldSwap = false;
+  if (event.detail.xhr.status < 400) {
+    const panel = event.detail.requestConfig.elt;
+    if (panel.dataset.live) addEventListener("htmx:afterSwap", scrolled(panel), { once: true });
+    return;
+  }
+  const dialog = event.detail.requestConfig.elt.closest?.("dialog[open]");
+  if (event.detail.requestConfig.triggeringEvent?.type === "changed") event.detail.shouldSwap = false;
+  else if (dialog) event.detail.target = placeOf(dialog); // the page's top lies behind it
 });
 // What a coordinator can do is shown anew when it is something else by now, and never while a dialog is open.
 document.addEventListener("htmx:oobBeforeSwap", (event) => {
   const now = event.detail.target, next = event.detail.fragment.querySelector?.(`#${now.id}`) ?? event.detail.fragment;
   if (now.id === "act" && (now.querySelector("dialog[open]") || now.dataset.as === next.dataset?.as)) event.detail.shouldSwap = false;
 });
-document.addEventListener("htmx:sendError", () => announce("reconnecting"));
+document.addEventListener("htmx:sendError", (event) => {
+  announce("reconnecting");
+  if (event.detail.elt.closest("dialog[open]")) say("The server does not answer. What you typed is kept: send it again when the page is live.");
+});
 document.addEventListener("htmx:beforeRequest", (event) => {
-  if (event.detail.elt.matches("form")) document.getElementById("said")?.replaceChildren();
+  if (!event.detail.elt.matches("form")) return;
+  document.getElementById("said")?.replaceChildren();
+  event.detail.elt.querySelector(".answer")?.replaceChildren();
+  busy(event.detail.elt);
 });
 document.addEventListener("click", (event) => {
   const opener = event.target.closest("[data-opens]");
@@ -155,6 +195,7 @@ document.addEventListener("click", (event) => {
       for (const input of dialog.querySelectorAll(`[name="${name}"]`)) input.value = value;
       for (const shown of dialog.querySelectorAll(`[data-shows="${name}"]`)) shown.textContent = value;
     }
+    placeOf(dialog).replaceChildren();
     dialog.showModal();
   }
   const closer = event.target.closest("[data-closes]");
@@ -163,6 +204,23 @@ document.addEventListener("click", (event) => {
 document.addEventListener("change", (event) => {
   if (event.target.matches("select[data-goes]")) event.target.form.requestSubmit();
 });
+
+// While an answer is awaited, which takes seconds, the button says what goes on.
+function busy(form) {
+  const button = form.querySelector("button.primary");
+  if (!button || button.dataset.idle) return;
+  button.dataset.idle = button.textContent;
+  button.textContent = button.dataset.busy ?? "One moment…";
+  form.setAttribute("aria-busy", "true");
+}
+
+function idle(form) {
+  const button = form.querySelector("button.primary");
+  form.removeAttribute("aria-busy");
+  if (!button?.dataset.idle) return;
+  button.textContent = button.dataset.idle;
+  delete button.dataset.idle;
+}
 
 // --- ages -------------------------------------------------------------------------------------------------------------------
 
@@ -181,7 +239,12 @@ function ages() {
 // --- theme ------------------------------------------------------------------------------------------------------------------
 
 function theme(button) {
-  const show = () => button.setAttribute("aria-pressed", String(page.dataset.theme === "dark"));
+  const show = () => {
+    const dark = page.dataset.theme === "dark";
+    button.textContent = dark ? "☾ Dark" : "☀ Light";
+    button.setAttribute("aria-label", `Theme: ${dark ? "dark" : "light"}`);
+    button.title = `Change to ${dark ? "light" : "dark"}`;
+  };
   show();
   button.addEventListener("click", () => {
     page.dataset.theme = page.dataset.theme === "dark" ? "light" : "dark";
@@ -201,6 +264,14 @@ document.addEventListener("DOMContentLoaded", () => {
 });
 document.addEventListener("htmx:afterSwap", ages);
 document.addEventListener("htmx:afterRequest", (event) => {
-  if (event.detail.successful && event.detail.elt.matches("dialog form")) event.detail.elt.closest("dialog").close();
+  const form = event.detail.elt;
+  if (form.matches("form")) {
+    idle(form);
+    if (event.detail.successful) {
+      form.closest("dialog")?.close();
+      form.reset(); // what was sent is not sent again by mistake
+      for (const note of form.querySelectorAll("[data-clears]")) note.replaceChildren();
+    } else form.querySelector(".answer")?.focus();
+  }
   for (const secret of event.detail.elt.querySelectorAll?.("input[type=password]") ?? []) secret.value = "";
 });

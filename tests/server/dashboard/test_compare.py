@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 from excise.common.errors import RequestError
 from excise.server.dashboard.compare import compare
@@ -56,6 +58,27 @@ def test_rows_say_which_is_better(copy: Copy) -> None:
     assert rows["retain_accuracy"]["difference"] == pytest.approx(0.05)
     unknown = rows["held_out_accuracy"]
     assert (unknown["a"], unknown["difference"], unknown["differs"], unknown["better"]) == (None, None, True, None)
+
+
+@pytest.mark.parametrize(("seconds", "better"), [((7.8, 8.2), None), ((7.8, 9.8), "a"), ((0.0, 0.0), None)])
+def test_times_that_differ_by_noise_are_the_same(copy: Copy, seconds: tuple[float, float], better: str | None) -> None:
+    for name, time in zip("ab", seconds, strict=True):
+        run = copy("one", name)
+        told = results(run)
+        told["unlearned"]["cost"]["seconds"] = time
+        (run / "metrics.json").write_text(json.dumps(told))
+    (row,) = [row for row in compared(run.parent, "a", "b")["rows"] if row["key"] == "seconds"]
+    assert (row["better"], row["differs"]) == (better, better is not None)
+
+
+@pytest.mark.parametrize("knows", ["a", "b"])
+def test_classes_have_the_names_that_either_run_knows(copy: Copy, knows: str) -> None:
+    for name in "ab":
+        run = copy("one", name)
+        told = tomllib.loads((run / "config.toml").read_text())
+        told.setdefault("data", {})["classes"] = ["healthy", "tumour"] if name == knows else []
+        (run / "config.toml").write_text(tomli_w.dumps(told))
+    assert compared(run.parent, "a", "b")["classes"][1]["classes"] == ["healthy", "tumour"]
 
 
 WORST = {"site": "site-3", "value": 0.7, "low": 0.4, "high": 0.9}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -15,6 +16,7 @@ from excise.common.errors import RequestError
 from excise.common.request import ForgetRequest
 from excise.server import events
 from excise.server.dashboard.compare import compare
+from excise.server.dashboard.render import Renderer
 from excise.server.dashboard.run_view import run_view
 from excise.server.dashboard.settings import read_settings
 from excise.server.verdict import verdict
@@ -74,6 +76,36 @@ def test_gates_are_the_verdict(made: Path) -> None:
     assert shown["accepted"] is decided.accepted
     measured = [None if math.isnan(check.measured) else check.measured for check in decided.checks]
     assert [gate["measured"] for gate in shown["gates"]] == measured
+
+
+def test_gates_tell_changes_with_their_sign_and_what_is_judged(copy: Copy) -> None:
+    run = copy()
+
+    def change(told: Json) -> None:
+        told["original"]["pooled"] |= {"held_out_accuracy": 0.5, "retain_accuracy": 0.5}
+        told["unlearned"]["pooled"] |= {"held_out_accuracy": 0.793, "retain_accuracy": 0.48, "forget_accuracy": 0.585}
+        told["unlearned"]["pooled"]["membership_auc"] = 0.434
+        told["retrained"]["pooled"]["forget_accuracy"] = 0.453
+
+    rewrite(run, change)
+    said = {gate["name"]: gate["said"] for gate in view(run)["gates"]}
+    assert said.pop("held-out accuracy lost at the worst site").startswith("held-out accuracy at the worst site: ")
+    assert said == {
+        "held-out accuracy lost": "held-out accuracy: +0.293 (may fall by 0.010 at most)",
+        "retain accuracy lost": "retain accuracy: −0.020 (may fall by 0.010 at most)",
+        "distance of the membership AUC from chance": "distance of the membership AUC from chance: 0.066 (at most 0.050)",
+        "over-unlearning: forget accuracy too low": (
+            "forget accuracy against the retrained model's: +0.132 (may lie 0.050 below at most)"
+        ),
+    }
+    tiles = Renderer("runs", True, False).text("_headline.html", view=view(run), decided=[])
+    text = " ".join(re.sub(r"<[^>]+>", " ", tiles).split())
+    assert "Forget accuracy (target 0.453) 0.585 ✓ at most 0.050 below it" in text
+    assert "Retain Δ (may fall by 0.010) −0.020 ✗" in text
+    assert "95 % interval" in text
+    rewrite(run, lambda told: told.pop("retrained"))
+    (low,) = [gate["said"] for gate in view(run)["gates"] if gate["name"].startswith("over-")]
+    assert low.startswith("forget accuracy against that on unseen images of its classes: ")
 
 
 def test_series_follow_the_rounds(made: Path) -> None:
