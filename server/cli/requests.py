@@ -60,7 +60,7 @@ def list_requests(server_toml: ServerToml = Path("server.toml"), as_json: AsJson
         found = [awaited(store, runs, one) for one in statuses(store)]
         how = [standing_as(store, runs, one) for one in found]
     if as_json:
-        typer.echo(json.dumps([described(one) for one in found], indent=2))
+        typer.echo(json.dumps([described(one, word) for one, word in zip(found, how, strict=True)], indent=2))
         return
     rows = [
         (one.request.id, one.request.kind, word, ", ".join(one.waits_for) or "–", local(one.since))
@@ -81,7 +81,7 @@ def show(name: RequestName, server_toml: ServerToml = Path("server.toml"), as_js
         one = awaited(store, runs, status(store, name))
         how = standing_as(store, runs, one)
     if as_json:
-        typer.echo(json.dumps(described(one), indent=2))
+        typer.echo(json.dumps(described(one, how), indent=2))
         return
     say(one.request.to_toml().rstrip())
     say(f"\ndigest    {one.request.digest}\nstate     {how} since {one.since}")
@@ -120,12 +120,13 @@ def verify_audit(server_toml: ServerToml = Path("server.toml")) -> None:
         tell("Its last line tells of a change that was not made: its writer was ended, or somebody added the line")
 
 
-def described(one: Any) -> dict[str, Any]:
-    """A request's status as JSON tells it (`RequestStatus`)."""
+def described(one: Any, how: str) -> dict[str, Any]:
+    """A request's status as JSON tells it (`RequestStatus`), and in a word (`waiting.standing_as`)."""
     return {
         "request": json.loads(one.request.to_json()),
         "digest": one.request.digest,
         "state": one.state,
+        "how": how,
         "since": one.since,
         "run": one.run,
         "waits_for": list(one.waits_for),

@@ -23,6 +23,7 @@ from cryptography import x509
 from excise.common.decision import Standing
 from excise.common.request import ForgetRequest, RequestKind
 from excise.server import decisions, members, waiting
+from excise.server.carrying import carrying_out
 from excise.server.dashboard import watch
 from excise.server.dashboard.access import Access, by_token
 from excise.server.dashboard.app import STREAMS, create_app
@@ -650,6 +651,31 @@ def test_runs_alone_are_shown_to_whoever_has_the_address(tmp_path: Path, made: N
         assert "/do/" not in page
         client.headers["X-CSRF"] = page.split('name="csrf" content="')[1].split('"')[0]
         assert client.post("/do/invite", data={"site": "c"}).status_code == 403
+
+
+def test_a_run_of_a_folder_alone_is_stopped_when_its_process_was_killed(
+    made: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made.config.runs / ran(made, DEVICE)
+    monkeypatch.setattr(watch, "AGES", 0.0)
+    app = create_app(runs_in(made.config.runs), by_token("t" * 43))
+    with serving(app) as url, httpx.Client(base_url=url) as client:
+        client.get("/enter", params={"token": "t" * 43})
+
+        def parts() -> str:
+            return client.get("/parts", params={"names": "headline,requests,reports", "run": run.name}).text
+
+        with carrying_out(run):
+            eventually(lambda: "Running" in parts(), 20, "it is not shown as running")
+            assert "topped" not in parts()
+        for page in ("headline", "requests", "reports"):
+            shown = partial(client.get, "/parts", params={"names": page, "run": run.name})
+            eventually(lambda shown=shown: "▲ " in unescape(shown().json().popitem()[1]), 20, f"{page} does not show it")
+        told = client.get("/parts", params={"names": "headline,requests,reports", "run": run.name}).json()
+    assert "▲ Stopped" in told["headline"]
+    assert "nobody carries it out since" in told["headline"]
+    assert "▲ stopped" in told["requests"]
+    assert "▲ stopped" in told["reports"]
 
 
 def test_documents_of_a_run_are_given_out_sealed(made: Network, url: str) -> None:
