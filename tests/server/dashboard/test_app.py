@@ -440,7 +440,7 @@ def test_evidence_is_offered_once_there_is_any(made: Network, url: str) -> None:
 
 def test_the_model_in_use_and_who_runs_another(made: Network, url: str, excise: Callable[..., Any]) -> None:
     candidate(made)
-    marked = "▲ runs model 2, model 1 is in use"
+    marked = 'title="runs model 2, model 1 is in use">▲ '
     with signed_in(url) as client:
         approve(made, client)
         members.told(made.store, "a", 2, "0.1.0")
@@ -455,7 +455,8 @@ def test_the_model_in_use_and_who_runs_another(made: Network, url: str, excise: 
             eventually(lambda path=path: marked in client.get(path).text, 20, f"it is not marked on {path}")
             page = client.get(path).text
             assert f'model 1 is in use, <span class="digest" title="{version(made.store).digest}"' in page
-            assert page.count("▲ runs model") == 1  # the other told of none
+            assert page.count('title="runs model') == 1  # the other told of none
+        assert "▲ runs model 2, model 1 is in use" in client.get("/sites").text
     out = excise("server", "status", "--server", made.toml)[1]
     assert "let in, not connected; runs model 2, model 1 is in use" in out
 
