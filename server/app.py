@@ -7,17 +7,16 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from excise.common.errors import ExciseError, Interrupted, StorageError
+from excise.common.errors import Interrupted, StorageError
+from excise.server.carrying import carrying_out
 from excise.server.config import read_server_config, store_of
 from excise.server.coordinator import Coordinator
-from excise.server.events import FAILED
 from excise.server.evidence import seal
 from excise.server.federation import Progress
 from excise.server.plan import Plan
@@ -91,7 +90,7 @@ def _carry_out(
     stopped: Callable[[], bool] = lambda: False,
     then: Callable[[], object] = lambda: None,
 ) -> None:
-    try:
+    with carrying_out(folder.path):
         plan = Plan.model_validate(tomllib.loads((folder.path / "plan.toml").read_text()))
         try:
             Coordinator(grid, plan, folder, stopped=stopped).run()
@@ -100,8 +99,3 @@ def _carry_out(
                 raise StorageError(LOST) from None
             raise
         then()
-    except Exception as error:
-        told = (str(error), error.exit_code) if isinstance(error, ExciseError) else ("", ExciseError.exit_code)
-        with suppress(StorageError):  # of a full disk, say: what ended the run is raised then all the same
-            folder.event(FAILED, error=type(error).__name__, message=told[0], exit_code=told[1])
-        raise

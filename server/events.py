@@ -16,6 +16,8 @@ TAIL = 2**18
 """Bytes of a run's file that are searched for its last event; the longest events have a few kilobytes."""
 FAILED = "failed"
 """The event that ends a run which came to nothing, with what the coordinator is told and the exit code of its command."""
+STOPPED = "stopped"
+"""The event that ends a run which somebody stopped: what was done is kept, and it can be resumed."""
 
 
 def add(run: Path, kind: str, **details: Any) -> None:

@@ -26,7 +26,7 @@ from excise.common.settings import PRESETS
 from excise.common.validation import explain
 from excise.common.weights import load_weights, save_weights
 from excise.server.config import ServerConfig, read_server_config, store_of
-from excise.server.events import EVENTS, FAILED, events_of
+from excise.server.events import EVENTS, FAILED, STOPPED, add, events_of
 from excise.server.life import State, check_move
 from excise.server.link import UNKNOWN, linked
 from excise.server.plan import Plan
@@ -37,9 +37,12 @@ from excise.server.setup import AUTHORITY
 from excise.server.store import Store
 from excise.server.store.leases import held, lease_of
 from excise.server.store.tables import Run, now
+from excise.server.waiting import is_under_way
 
 PAUSE = 0.5
 """Seconds between looks at a run."""
+PATIENCE = 20.0
+"""Most seconds for which the end of a run that was stopped is waited for."""
 SETTINGS = ("unlearning", "composition", "rounds", "verification")
 """Tables that a file of settings may have."""
 Tell = Callable[[dict[str, Any]], None]
@@ -241,6 +244,8 @@ def carry_out(
             except KeyboardInterrupt:
                 with suppress(Exception):  # it may be down by now
                     link.stop(number)
+                    with store_of(server_toml) as store:
+                        _ended(store, run)
                 raise Interrupted(f"stopped; go on with excise server resume {run.name}") from None
     except ExciseError:
         raise
@@ -262,6 +267,8 @@ def carry_out(
 def stop(server_toml: Path, run: str, by: str) -> bool:
     """Stop a run that is under way, whoever started it; what was done is kept. Returns whether there was anything to stop.
 
+    Returns once nobody carries it out any more, or after `PATIENCE` seconds.
+
     Raises
     ------
     ConfigError : the SuperLink does not answer
@@ -280,6 +287,18 @@ def stop(server_toml: Path, run: str, by: str) -> bool:
             told = f"the SuperLink does not answer ({type(error).__name__}): is excise server up running?"
             raise ConfigError(told) from error
         if found:
+            _ended(store, config.runs / run)
             with store.change() as change:
                 change.log("run stopped", run=run, by=by)
     return bool(found)
+
+
+def _ended(store: Store, run: Path) -> None:
+    """Wait for the process of a run that was stopped to end; its events say then that it stopped, unless it was at its end."""
+    ends = time.monotonic() + PATIENCE
+    while is_under_way(store, run) and time.monotonic() < ends:
+        time.sleep(PAUSE)
+    with suppress(RequestError):
+        check_running(store, run.name)
+        if not is_under_way(store, run):
+            add(run, STOPPED)

@@ -41,6 +41,10 @@ FOLLOWS: dict[State, tuple[State, ...]] = {
 }
 
 
+ENDS = (State.PROMOTED, State.REJECTED, State.ROLLED_BACK)
+"""States in which a request waits for nobody."""
+
+
 class IllegalMove(RequestError):
     """A step that does not follow from where the request stands."""
 

@@ -1,7 +1,7 @@
 """The folder of a run: its settings, its events, a checkpoint after every round, its results.
 
     runs/<id>/  config.toml  events.jsonl  checkpoints/<phase>.safetensors  checkpoints/<phase>.rounds.jsonl
-                candidates/<name>.safetensors  model.safetensors  metrics.json  embeddings.json  report.html
+                candidates/<name>.safetensors  model.safetensors  metrics.json  embeddings.json  report.html  run.lock
 
 A checkpoint holds the weights of its phase and all else that the next round depends on, in one file that is replaced at once,
 so a run that was killed at any moment goes on from the last whole round. The one before it is kept beside it, as

@@ -17,7 +17,7 @@ from excise.common.decision import Decision, Standing
 from excise.common.errors import RequestError, did_you_mean
 from excise.common.request import ForgetRequest
 from excise.common.signing import is_signed
-from excise.server.life import State, check_move
+from excise.server.life import ENDS, State, check_move
 from excise.server.store import Store
 from excise.server.store.opening import Change
 from excise.server.store.tables import Move, Participant, Request, Site, SiteState, now
@@ -275,7 +275,7 @@ def _status(
     if request.state == State.DRAFTED and pending:
         waits = tuple(f"{one.site} (revoked)" if one.site in revoked else one.site for one in pending)
         since = min(one.since for one in pending)
-    elif request.state in (State.PROMOTED, State.REJECTED, State.ROLLED_BACK):
+    elif request.state in ENDS:
         waits = ()
     return RequestStatus(
         ForgetRequest.from_json(request.document),

@@ -18,14 +18,14 @@ from excise.server.registry import version
 from excise.server.requests import RequestStatus, statuses
 from excise.server.store import Store
 from excise.server.store.tables import Site, SiteState
-from excise.server.waiting import abandoned, awaited
+from excise.server.waiting import awaited, standing_as
 
 
 def standing(server_toml: Path) -> dict[str, Any]:
     """Everything of one coordinator, JSON values only.
 
-    Keys: ``processes`` (by name; None before it was up), ``sites``, ``model`` (version in use, or None), and ``requests``, the
-    latest first.
+    Keys: ``processes`` (by name; None before it was up), ``sites``, ``model`` (version in use, or None), ``digest`` (of
+    that model) and ``requests``, the latest first. ``model`` of a site is the one that it told last, when it put one to use.
 
     Raises
     ------
@@ -44,20 +44,21 @@ class Stored:
     Attributes
     ----------
     requests : the latest first, each with its line in `standing`, as far as the store tells
-    model : version in use; None before there is one
+    model : version in use, and its digest; None before there is one
     """
 
     sites: list[Site]
     requests: list[tuple[RequestStatus, dict[str, Any]]]
-    model: int | None
+    model: tuple[int, str] | None
 
 
 def stored_of(store: Store) -> Stored:
     """What a store tells of how its coordinator stands."""
     try:
-        model = version(store).version
+        used = version(store)
     except ConfigError:
-        model = None
+        used = None
+    model = (used.version, used.digest) if used else None
     return Stored(members(store), [(one, _line(one)) for one in statuses(store)], model)
 
 
@@ -84,7 +85,8 @@ def standing_of(store: Store, config: ServerConfig, there: dict[str, bool], stor
             }
             for site in stored.sites
         ],
-        "model": stored.model,
+        "model": stored.model[0] if stored.model else None,
+        "digest": stored.model[1] if stored.model else None,
         "requests": [_request(store, config.runs, one, line) for one, line in stored.requests],
     }
 
@@ -94,13 +96,13 @@ def _told(name: str, state: str, there: dict[str, bool]) -> str:
         return f"asks to be let in: excise server admit {name}"
     if state == SiteState.ADMITTED:
         return "let in, online" if there.get(name) else "let in, not connected"
-    return state
+    return "invited, never seen" if state == SiteState.INVITED else state
 
 
 def _line(one: RequestStatus) -> dict[str, Any]:
     denied = [site for site, standing in one.sites.items() if standing == Standing.DENIED]
     told = {"id": one.request.id, "state": one.state, "since": one.since, "waits_for": list(one.waits_for), "run": one.run}
-    return told | {"last": "", "abandoned": False, "denied_by": denied}
+    return told | {"how": str(one.state), "last": "", "abandoned": False, "denied_by": denied}
 
 
 def _request(store: Store, runs: Path, one: RequestStatus, line: dict[str, Any]) -> dict[str, Any]:
@@ -112,4 +114,5 @@ def _request(store: Store, runs: Path, one: RequestStatus, line: dict[str, Any])
         return line
     event = last_event(runs / one.run)
     last = f"{event['event'].replace('_', ' ')} at {event['at']}" if event else "not started yet"
-    return line | {"last": last, "abandoned": bool(abandoned(store, runs, one))}
+    how = standing_as(store, runs, one)
+    return line | {"how": how, "last": last, "abandoned": how != State.RUNNING}

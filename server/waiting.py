@@ -9,7 +9,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from excise.server.events import FAILED, last_event
+from excise.server.carrying import is_carried_out
+from excise.server.events import FAILED, STOPPED, last_event
 from excise.server.evidence_pack import unsigned
 from excise.server.life import State
 from excise.server.requests import COORDINATOR, RequestStatus
@@ -23,8 +24,8 @@ STARTS = 15.0
 def awaited(store: Store, runs: Path, one: RequestStatus) -> RequestStatus:
     """The same request with `waits_for` and `since` as they are.
 
-    A candidate waits for those who did not sign its evidence; a run for the sites that it last said it awaits. Of a run that
-    nobody carries out the coordinator is awaited.
+    A candidate waits for those who did not sign its evidence; a run for the sites that it last said it awaits, and for nobody
+    while it computes. Of a run that nobody carries out the coordinator is awaited.
 
     Parameters
     ----------
@@ -38,7 +39,16 @@ def awaited(store: Store, runs: Path, one: RequestStatus) -> RequestStatus:
         event = last_event(runs / one.run)
         if event and event["event"] == "awaiting":  # nothing came since
             return replace(one, waits_for=tuple(event["sites"]), since=str(event["since"]))
+        return replace(one, waits_for=())
     return one
+
+
+def standing_as(store: Store, runs: Path, one: RequestStatus) -> str:
+    """How a request stands, in a word: its state; of one that runs, "stopped" or "failed" when nobody carries it out."""
+    if not abandoned(store, runs, one):
+        return str(one.state)
+    event = last_event(runs / one.run)
+    return FAILED if event and event["event"] == FAILED else STOPPED
 
 
 def abandoned(store: Store, runs: Path, one: RequestStatus) -> str:
@@ -48,10 +58,22 @@ def abandoned(store: Store, runs: Path, one: RequestStatus) -> str:
     """
     if one.state is not State.RUNNING:
         return ""
-    event, held = last_event(runs / one.run), is_held(store, lease_of(one.run))
+    event, held = last_event(runs / one.run), is_under_way(store, runs / one.run)
     since = str(event["at"]) if event else one.since
-    if event and event["event"] == FAILED:
+    ended = event["event"] if event else ""
+    if ended == FAILED:
         return since
     if held is None:
-        return since if (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds() > STARTS else ""
+        starts = (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds() < STARTS
+        return "" if starts and ended != STOPPED else since
     return "" if held else since
+
+
+def is_under_way(store: Store, run: Path) -> bool | None:
+    """Whether whoever took a run's lease carries it out still; None when nobody has it.
+
+    The lock in its folder is let go of by whatever ends a process. It tells of one on another machine, and of one whose number
+    another process has by now, of which the lease alone tells nothing at once.
+    """
+    held = is_held(store, lease_of(run.name))
+    return held if not held else is_carried_out(run) is not False

@@ -12,6 +12,7 @@ import tomli_w
 
 from excise.client.config import read_site_config
 from excise.common.files import write_atomically
+from excise.server.carrying import carrying_out
 from excise.server.plan import Plan
 from excise.server.record import RunFolder
 from excise.server.report import write_report
@@ -64,11 +65,12 @@ def simulate(scenario: Scenario, folder: Path, cache: Path, backend: Backend, pr
     ------
     ExciseError : see `excise.common.errors`; what was done so far stays in `folder`
     """
-    sites = make_sites(scenario, cache, lambda done, total: progress("hospitals", done, total, ""))
-    plan = plan_for(scenario, sites)
-    results = run_plan(plan, sites.configs, RunFolder(folder), backend, progress)
-    progress("report", 0, 1, "")
-    write_report(folder, results, plan, report_extras(scenario, plan, sites, folder))
+    with carrying_out(folder):
+        sites = make_sites(scenario, cache, lambda done, total: progress("hospitals", done, total, ""))
+        plan = plan_for(scenario, sites)
+        results = run_plan(plan, sites.configs, RunFolder(folder), backend, progress)
+        progress("report", 0, 1, "")
+        write_report(folder, results, plan, report_extras(scenario, plan, sites, folder))
     progress("report", 1, 1, "done")
     return Simulation(folder, plan, results)
 

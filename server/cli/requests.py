@@ -53,15 +53,19 @@ def list_requests(server_toml: ServerToml = Path("server.toml"), as_json: AsJson
     """Every request: where it stands, whom it waits for, since when. What it asks for: requests show."""
     from excise.server.config import read_server_config, store_of
     from excise.server.requests import statuses
-    from excise.server.waiting import awaited
+    from excise.server.waiting import awaited, standing_as
 
     runs = read_server_config(server_toml).runs
     with store_of(server_toml) as store:
         found = [awaited(store, runs, one) for one in statuses(store)]
+        how = [standing_as(store, runs, one) for one in found]
     if as_json:
-        typer.echo(json.dumps([described(one) for one in found], indent=2))
+        typer.echo(json.dumps([described(one, word) for one, word in zip(found, how, strict=True)], indent=2))
         return
-    rows = [(one.request.id, one.request.kind, one.state, ", ".join(one.waits_for) or "–", local(one.since)) for one in found]
+    rows = [
+        (one.request.id, one.request.kind, word, ", ".join(one.waits_for) or "–", local(one.since))
+        for one, word in zip(found, how, strict=True)
+    ]
     print_list(("request", "kind", "state", "waits for", "since"), rows, whole="request")
 
 
@@ -70,15 +74,17 @@ def show(name: RequestName, server_toml: ServerToml = Path("server.toml"), as_js
     """One request: its text, every step so far, and what each site decided."""
     from excise.server.config import read_server_config, store_of
     from excise.server.requests import status
-    from excise.server.waiting import awaited
+    from excise.server.waiting import awaited, standing_as
 
+    runs = read_server_config(server_toml).runs
     with store_of(server_toml) as store:
-        one = awaited(store, read_server_config(server_toml).runs, status(store, name))
+        one = awaited(store, runs, status(store, name))
+        how = standing_as(store, runs, one)
     if as_json:
-        typer.echo(json.dumps(described(one), indent=2))
+        typer.echo(json.dumps(described(one, how), indent=2))
         return
     say(one.request.to_toml().rstrip())
-    say(f"\ndigest    {one.request.digest}\nstate     {one.state} since {one.since}")
+    say(f"\ndigest    {one.request.digest}\nstate     {how} since {one.since}")
     say(f"waits for {', '.join(one.waits_for) or 'nobody'}")
     for site, standing in one.sites.items():
         say(f"site      {site}: {standing}")
@@ -114,12 +120,13 @@ def verify_audit(server_toml: ServerToml = Path("server.toml")) -> None:
         tell("Its last line tells of a change that was not made: its writer was ended, or somebody added the line")
 
 
-def described(one: Any) -> dict[str, Any]:
-    """A request's status as JSON tells it (`RequestStatus`)."""
+def described(one: Any, how: str) -> dict[str, Any]:
+    """A request's status as JSON tells it (`RequestStatus`), and in a word (`waiting.standing_as`)."""
     return {
         "request": json.loads(one.request.to_json()),
         "digest": one.request.digest,
         "state": one.state,
+        "how": how,
         "since": one.since,
         "run": one.run,
         "waits_for": list(one.waits_for),

@@ -34,6 +34,7 @@ def up(
 @server.command()
 def status(server_toml: ServerToml = Path("server.toml"), as_json: AsJson = False) -> None:
     """What runs, which sites are alive, and which request waits for whom since when."""
+    from excise.server.life import ENDS
     from excise.server.standing import standing
 
     told = standing(server_toml)
@@ -48,17 +49,20 @@ def status(server_toml: ServerToml = Path("server.toml"), as_json: AsJson = Fals
         say(f"{name}: {how}, started again {unit['restarts']} times")
     for site in told["sites"]:
         runs = f"; runs model {site['model']}" if site["model"] else ""
+        if site["model"] and told["model"] and site["model"] != told["model"]:
+            runs += f", model {told['model']} is in use"
         say(f"site {site['name']}: since {site['since']} {site['told']}{runs}")
     if not told["sites"]:
         say("No site was invited yet: excise server invite SITE")
     say(f"model in use: {told['model'] or 'none yet, excise server model FILE'}")
     for request in told["requests"]:
-        waits = f"waits for {', '.join(request['waits_for'])}" if request["waits_for"] else "is at its end"
+        waits = f", waits for {', '.join(request['waits_for'])}" if request["waits_for"] else ""
+        end = ", is at its end" if request["state"] in ENDS else ""
         if request["abandoned"]:
             resume = f"excise server resume {request['run']}"
-            say(f"request {request['id']}: running, nobody carries it out since {request['since']}: {resume}")
+            say(f"request {request['id']}: {request['how']}, nobody carries it out since {request['since']}: {resume}")
         else:
-            say(f"request {request['id']}: {request['state']}, {waits} since {request['since']}")
+            say(f"request {request['id']}: {request['how']}{waits or end} since {request['since']}")
         if request["denied_by"]:
             say(f"    denied by {', '.join(request['denied_by'])}")
         if request["last"]:

@@ -60,7 +60,7 @@ class Side:
         with runs.run(run) as known:
             results, self.problems = read_results(known.path)
             self.settings: Settings = known.settings
-            self.state = known.story.state
+            self.state = known.state
             tried = {*known.settings.candidates, *((results or {}).get("candidates") or {}), *known.story.rounds}
         self.name, self.results = name, results or {}
         made: Mapping[str, Any] = self.results.get("candidates") or {}

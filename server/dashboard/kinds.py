@@ -133,6 +133,7 @@ KINDS: Mapping[str, Mapping[str, Fits]] = {
     "embeddings": {},
     "checkpoint_damaged": {"phase": is_text, "rounds": is_count},
     "failed": {"error": is_text, "message": is_text, "exit_code": is_count},
+    "stopped": {},
     "finished": {"digest": is_text},
 }
 """What each kind cannot do without. A kind of a later release is let through: it is shown by its name, and tells nothing."""

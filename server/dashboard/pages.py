@@ -17,6 +17,7 @@ from excise.server.dashboard.runs import RunCard
 from excise.server.dashboard.shown import FILES, shown_of
 from excise.server.dashboard.trail import told
 from excise.server.dashboard.watch import topic_of
+from excise.server.evidence_pack import PAGE
 from excise.server.life import State
 from excise.server.registry import versions
 from excise.server.requests import COORDINATOR, of_run, status
@@ -63,13 +64,14 @@ def one_request(request: Request, session: Seen, name: str) -> Response:
     others = [other for other, found in asked.items() if found["state"] == State.APPROVED and other != name]
     together = [other for other in of_run(shown.source.store, one.run) if other != name] if one.run else []
     unsigned = [site for site in asked[name]["waits_for"] if site != COORDINATOR] if one.state is State.CANDIDATE else []
+    evidence = bool(one.run) and PAGE in shown.documents(one.run)
     return renderer_of(request).page(
         request,
         "request.html",
         session,
         one=one,
         where=settings.shown(one.request.where),
-        told=asked[name] | {"together": together, "unsigned": unsigned},
+        told=asked[name] | {"together": together, "unsigned": unsigned, "evidence": evidence},
         view=view,
         version=version,
         others=others,

@@ -22,13 +22,13 @@ RUN = topic_of("")
 """Stands for the topic of the run that is shown."""
 TEXTS = {
     "headline": (RUN, REQUESTS),
-    "sites": (RUN, SITES),
+    "sites": (RUN, SITES, REQUESTS),
     "requests": (RUNS, REQUESTS),
     "gates": (RUN, REQUESTS),
     "audit": (AUDIT,),
     "problems": (RUN,),
     "all-requests": (RUNS, REQUESTS),
-    "reports": (RUNS,),
+    "reports": (RUNS, REQUESTS),
 }
 """Parts that are text, and the topics that each depends on."""
 CHART = "chart:"

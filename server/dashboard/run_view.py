@@ -74,8 +74,8 @@ def _view(known: Known, now: float) -> Table:
         "candidates": panels.candidates(results, request, story, settings.candidates),
         "heat": panels.heat(results, counts, settings.min_count, target),
         "parts": (results or {}).get("requests", {}),
-        "sites": sites(known),
-        "waits": story.waits if story.state == "running" else None,
+        "sites": sites(known, card.state == "running"),
+        "waits": story.waits if card.state == "running" else None,
         "digests": dict(digests(path, _digest(results, "original"), _digest(results, "unlearned") or story.digest)),
         "problems": problems(known, wrong),
     }
@@ -134,8 +134,8 @@ def _best(key: str, points: list[tuple[int, float]], request: ForgetRequest | No
     return {"round": number, "value": value}
 
 
-def sites(known: Known) -> list[Table]:
-    """Every site that the plan names or that was heard, by name.
+def sites(known: Known, running: bool) -> list[Table]:
+    """Every site that the plan names or that was heard, by name; of a run that is carried out also whether it is awaited.
 
     Returns
     -------
@@ -145,7 +145,7 @@ def sites(known: Known) -> list[Table]:
     """
     story = known.story
     used = rounds_by_site(known.path)
-    waits = (story.waits if story.state == "running" else None) or {"sites": [], "since": None}
+    waits = (story.waits if running else None) or {"sites": [], "since": None}
     found = []
     for site in sorted({*known.settings.sites, *story.sites, *waits["sites"]}):
         told = story.sites.get(site)
@@ -154,7 +154,7 @@ def sites(known: Known) -> list[Table]:
         if site in waits["sites"]:
             state, since = "awaited", waits["since"]
         elif told is None:
-            state, since = ("asked" if story.state == "running" else "never heard"), None
+            state, since = ("asked" if running else "never heard"), None
         elif not told.here:
             state, since = "away", None
         elif refused and not _answered_since(story, used.get(site), refused):

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from excise.common.errors import RequestError
+from excise.server.carrying import is_carried_out
 from excise.server.dashboard.files import checkpoint, last_sign
 from excise.server.dashboard.settings import FILES, Settings, read_settings
 from excise.server.dashboard.story import AUDIT, RETRAINING, SITES, TRAINING, UNLEARNING, Story
@@ -23,7 +24,10 @@ from excise.server.dashboard.tail import Tail
 from excise.server.events import EVENTS
 
 QUIET = 900.0
-"""Seconds without a sign after which a run that is not at its end is called stale: it may be stopped, or its round long."""
+"""Seconds without a sign after which a run is called stale of which nothing tells whether somebody carries it out."""
+OPEN = ("not started", "running", "stopped")
+"""States in which a run is carried out, or may be."""
+Carried = Callable[[Path], bool | None]
 _NAME = re.compile(r"[^./\\][^/\\]{0,254}")
 """Of a run's folder, which has to be printable as well: half a character could not be sent to a browser."""
 
@@ -37,8 +41,8 @@ class RunCard:
     name : of the folder
     request, kind, scope : id and kind of the request, and what is forgotten in words; empty when that is not known
     maker : "simulated" or "deployed", empty when that is not known
-    state : "not started", "running", "failed" or "finished"
-    stale : whether a run that is not at its end gave no sign for `QUIET` seconds; if it is stopped the folder does not tell
+    state : "not started", "running", "stopped", "failed" or "finished"; stopped: nobody carries it out
+    stale : whether a run gave no sign for `QUIET` seconds of which nothing tells whether it is carried out
     phase : what it does now, in words (`story.py`)
     candidate : whose rounds those are; empty where one way alone is tried
     candidates : names of all that are or were tried
@@ -72,10 +76,16 @@ class RunCard:
 
 
 class Known:
-    """What is known of one run folder."""
+    """What is known of one run folder.
 
-    def __init__(self, path: Path) -> None:
+    Parameters
+    ----------
+    carried : tells of a run's folder whether somebody carries it out; None where that is not known
+    """
+
+    def __init__(self, path: Path, carried: Carried = is_carried_out) -> None:
         self.path, self.story, self.malformed = path, Story(), 0
+        self._carried = carried
         self.settings = Settings()
         self._tail, self._read = Tail(path / EVENTS), (0, 0)
 
@@ -102,9 +112,26 @@ class Known:
     # ---- where it stands ----------------------------------------------------------------------------------------------
 
     @property
+    def carried(self) -> bool | None:
+        """Whether somebody carries it out; None where that is not known, or it is at its end."""
+        return self._carried(self.path) if self.story.state in OPEN else None
+
+    @property
+    def state(self) -> str:
+        """As a card has it."""
+        return self._state(self.carried)
+
+    def _state(self, carried: bool | None) -> str:
+        """What the events tell, but where it is known better whether somebody carries it out."""
+        told = self.story.state
+        if carried is None:
+            return told
+        return ("running" if told == "stopped" else told) if carried else "stopped"
+
+    @property
     def phase(self) -> str:
-        """What it does now; training and retraining tell no events, but leave checkpoints."""
-        if self.story.state != "running":
+        """What it does now, or did; training and retraining tell no events, but leave checkpoints."""
+        if self.story.state not in ("running", "stopped"):
             return self.story.phase
         if self.story.phase == AUDIT and (self.path / "checkpoints" / "retrained.safetensors").exists():
             return RETRAINING
@@ -120,7 +147,7 @@ class Known:
             return self.story.number, self.settings.rounds(self.story.candidate)
         return None, None
 
-    def stale(self, now: float) -> bool:
+    def quiet(self, now: float) -> bool:
         """Whether it is not at its end and gave no sign for `QUIET` seconds before `now`, seconds since 1970."""
         if self.story.state != "running" or self.story.last_at is None:
             return False
@@ -128,9 +155,10 @@ class Known:
 
     def card(self, now: float) -> RunCard:
         """The run's line in the list."""
-        story, settings, request = self.story, self.settings, self.settings.request
+        story, settings, request, carried = self.story, self.settings, self.settings.request, self.carried
+        state = self._state(carried)
         done, of = self.round_of()
-        waits = story.waits if story.state == "running" else None
+        waits = story.waits if state == "running" else None
         seed = settings.table.get("seed")
         return RunCard(
             name=self.path.name,
@@ -138,9 +166,9 @@ class Known:
             kind=request.kind.value if request else "",
             scope=settings.scope,
             maker=settings.kind,
-            state=story.state,
-            stale=self.stale(now),
-            phase=self.phase or (SITES if story.state == "running" else ""),
+            state=state,
+            stale=carried is None and self.quiet(now),
+            phase=self.phase or (SITES if state == "running" else ""),
             candidate=story.candidate if settings.candidates else "",
             candidates=tuple(dict.fromkeys((*settings.candidates, *story.rounds, *story.done))),
             round=done,
@@ -161,10 +189,11 @@ class Runs:
     Parameters
     ----------
     folder : whose direct subfolders are runs, if they hold settings or events; it may be missing
+    carried : as of `Known`
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, carried: Carried = is_carried_out) -> None:
+        self.folder, self._carried = folder, carried
         self._known: dict[str, Known] = {}
         self._lock = threading.RLock()
 
@@ -189,7 +218,7 @@ class Runs:
             if path is None or not _is_run(path):
                 self._known.pop(name, None)
                 raise RequestError(f"no run '{name[:100]}'")
-            known = self._known.setdefault(name, Known(path))
+            known = self._known.setdefault(name, Known(path, self._carried))
             known.look()
             yield known
 

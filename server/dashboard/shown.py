@@ -9,6 +9,7 @@ from fastapi import Request
 
 from excise.common.chain import Fault
 from excise.common.errors import ConfigError, StorageError
+from excise.server.carrying import is_carried_out
 from excise.server.dashboard.kept import Kept
 from excise.server.dashboard.run_view import run_view
 from excise.server.dashboard.runs import RunCard, Runs
@@ -16,6 +17,7 @@ from excise.server.dashboard.source import Source
 from excise.server.dashboard.trail import told
 from excise.server.dashboard.watch import AUDIT, REQUESTS, RUNS, SITES, Watch, topic_of
 from excise.server.evidence_pack import PACK, PAGE
+from excise.server.life import ENDS, State
 from excise.server.standing import Stored
 
 FILES = {"report.html": "text/html", PACK: "application/json", PAGE: "text/html", "metrics.json": "application/json"}
@@ -31,7 +33,7 @@ class Shown:
 
     def __init__(self, source: Source, watch: Watch) -> None:
         self.source, self.kept = source, Kept(watch)
-        self.runs = Runs(source.runs)
+        self.runs = Runs(source.runs, self._carried)
 
     def cards(self) -> list[RunCard]:
         """Every run, the latest first."""
@@ -47,6 +49,14 @@ class Shown:
 
         found: dict[str, Any] | None = self.kept.get("standing", stand, SITES, REQUESTS, RUNS)
         return found
+
+    def _carried(self, run: Path) -> bool | None:
+        """Whether somebody carries a run out, as its request tells it; of a run without one, as its folder does."""
+        asked = self.standing()
+        for one in asked["requests"] if asked else []:
+            if one["run"] == run.name and one["state"] == State.RUNNING:
+                return not one["abandoned"]
+        return is_carried_out(run)
 
     def view(self, run: str) -> dict[str, Any] | None:
         """One run, the latest when none is named; None when there is none yet.
@@ -126,7 +136,7 @@ class Shown:
             "run": name,
             "documents": self.documents(name) if view else [],
             "standing": standing,
-            "requests": sorted(asked, key=lambda one: not one["waits_for"])[:MOST],
+            "requests": sorted(asked, key=lambda one: one["state"] in ENDS)[:MOST],
             "decided": [one for one in asked if view and one["run"] == name],
             "lines": [told(line) for line in lines],
             "total": total,

@@ -54,7 +54,7 @@ class Story:
 
     Attributes
     ----------
-    state : "not started", "running", "failed" or "finished"; a run whose process died is still "running" here
+    state : "not started", "running", "stopped", "failed" or "finished"; a run whose process died is still "running" here
     attempts : how often it began or went on
     phase, number : what is done now, and the round of it, 0 when that is not told
     candidate : whose rounds they are, when it unlearns
@@ -116,6 +116,9 @@ class Story:
     def _failed(self, event: Event) -> None:
         self.state, self.phase = "failed", FAILED
         self.failure = {key: event[key] for key in ("at", "error", "message", "exit_code")}
+
+    def _stopped(self, event: Event) -> None:
+        self.state = "stopped"
 
     def _finished(self, event: Event) -> None:
         self.state, self.phase, self.digest = "finished", FINISHED, event["digest"]

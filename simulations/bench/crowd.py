@@ -21,6 +21,7 @@ from excise.common.request import ForgetRequest, RequestKind
 from excise.common.settings import LocalSettings, SearchSettings, TrainingSettings, UnlearningSettings
 from excise.common.signing import make_key, sign
 from excise.server import members
+from excise.server.carrying import LOCK
 from excise.server.config import ServerConfig, store_of
 from excise.server.decisions import reject
 from excise.server.events import EVENTS
@@ -128,6 +129,7 @@ def _request(store: Store, number: int, runs: int, keys: dict[str, Ed25519Privat
 def _cut(run: Path) -> None:
     """Leave of a run what there is in the middle of its unlearning."""
     (run / "metrics.json").unlink()
+    (run / LOCK).unlink()  # nobody carries it out here
     (run / "report.html").unlink()
     lines = (run / EVENTS).read_text().splitlines(keepends=True)
     rounds = [number for number, line in enumerate(lines) if json.loads(line)["event"] == "unlearned_round"]

@@ -18,9 +18,10 @@ from excise.common.errors import ConfigError
 from excise.server.config import store_of
 from excise.server.dashboard.render import PLACES
 from excise.server.roles import Role
+from excise.server.store.leases import held, lease_of
 from excise.server.users import add
 from excise.simulations.bench.browser import First, chromium, faults, first_look, signed_in
-from excise.simulations.bench.crowd import WHO, crowd
+from excise.simulations.bench.crowd import WHO, Crowd, crowd
 from excise.simulations.bench.viewers import Load, load, sign_in
 
 if TYPE_CHECKING:
@@ -67,6 +68,14 @@ def measure(home: Path, sites: int, runs: int, viewers: int, seconds: float, pro
     with store_of(made.toml) as store:
         for name in users:
             add(store, name, Role.VIEWER, password, WHO)
+    with store_of(made.toml) as store, held(store, lease_of(made.run.name)):  # as whoever carries the run out
+        return Measured(sites, runs, *_measured(made, users, password, seconds, progress))
+
+
+def _measured(
+    made: Crowd, users: list[str], password: str, seconds: float, progress: Progress
+) -> tuple[float, tuple[First, ...], dict[str, list[str]], Load]:
+    """As `Measured` has them, without the numbers of sites and runs."""
     began = time.monotonic()
     with _served(made.toml) as (url, process):
         started = time.monotonic() - began
@@ -77,7 +86,7 @@ def measure(home: Path, sites: int, runs: int, viewers: int, seconds: float, pro
             wrong = {theme: _faults(browser, url, sessions[0], theme, progress) for theme in THEMES}
         sessions += sign_in(url, users[1:], password, progress)
         loaded = asyncio.run(load(url, sessions, process, made.run, seconds, EVERY, progress))
-    return Measured(sites, runs, started, tuple(firsts), wrong, loaded)
+    return started, tuple(firsts), wrong, loaded
 
 
 def _faults(browser: Browser, url: str, session: str, theme: str, progress: Progress) -> list[str]:

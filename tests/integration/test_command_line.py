@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import pytest
 
 from excise import __version__, cli
+from excise.server.dashboard.runs import runs_of
 from excise.simulations import engine
 from excise.simulations.local_grid import LocalGrid
 from tests.scenarios import (
@@ -136,6 +137,8 @@ def test_ctrl_c_ends_a_run_within_seconds_and_resume_finishes_it(tmp_path: Path,
     assert (process.returncode, out) == (130, "")
     assert "Traceback" not in err
     (folder,) = (tmp_path / "runs").iterdir()
+    (card,) = runs_of(folder.parent)
+    assert (card.state, card.phase) == ("stopped", "training")
     assert f"--resume runs/{folder.name}" in err.replace("\n", "").replace("  ", " ")
     # Nobody can wait for 100,000 rounds: the run is shortened, and then goes on from its checkpoint.
     config = folder / "config.toml"

@@ -164,7 +164,7 @@ def test_lists_of_80_columns_cut_nothing_off(made: Network, excise: Excise, monk
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
     assert folded in "".join(row[0] for row in cells)
     assert [cell for row in cells if (cell := row[4])] == [local(one.since) for one in statuses(made.store)]
-    assert f"│ {name[:25]} │ device │ running │" in out  # as much of it as the others leave
+    assert f"│ {name[:31]} │ device │ running │" in out  # as much of it as the others leave
     out = excise("server", "candidates", run)[1]
     assert "…" not in out
     assert "│ gentle-then-thorough │ ✓" in out

@@ -8,10 +8,12 @@ import re
 import shutil
 import threading
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -21,7 +23,9 @@ from cryptography import x509
 from excise.common.decision import Standing
 from excise.common.predicate_parser import parse
 from excise.common.request import ForgetRequest, RequestKind
-from excise.server import decisions, members
+from excise.server import decisions, members, waiting
+from excise.server.carrying import carrying_out
+from excise.server.dashboard import watch
 from excise.server.dashboard.access import Access, by_token
 from excise.server.dashboard.app import STREAMS, create_app
 from excise.server.dashboard.printing import QUEUE, Printer
@@ -29,12 +33,15 @@ from excise.server.dashboard.runner import Runner
 from excise.server.dashboard.sessions import Session
 from excise.server.dashboard.source import runs_in
 from excise.server.decisions import reject
+from excise.server.events import add as add_event
 from excise.server.evidence import seal, verify
+from excise.server.launch import prepare
 from excise.server.life import State
 from excise.server.record import DEPLOYED, REVISED
 from excise.server.registry import run_of, version
 from excise.server.requests import draft, status, statuses
 from excise.server.setup import sites_authority
+from excise.server.store.leases import held, lease_of
 from tests.candidates import MET, ran, signed
 from tests.coordinators import DEVICE, OTHER, Network, network
 from tests.dashboards import COORDINATOR, OTHER_COORDINATOR, PASSWORD, VIEWER, app_of, serving, signed_in, with_users
@@ -81,6 +88,11 @@ def last_of_log(made: Network) -> dict[str, object]:
 def revised(made: Network) -> str:
     told = json.loads(run_of(made.store, "mr7").document)["description_of_modification"]["model_after"]
     return str(told["digest"])
+
+
+def offered(client: httpx.Client, request: str) -> list[str]:
+    """What a coordinator can do with a request, by the words on its buttons."""
+    return re.findall(r"data-opens=\"\w+\">(.*?)<", client.get(f"/requests/{request}").text)
 
 
 def approve(made: Network, client: httpx.Client, **more: str) -> httpx.Response:
@@ -367,6 +379,96 @@ def test_decisions_of_a_joined_run_name_all_of_its_requests(made: Network, url: 
         assert "Rolled back: mr1, mr7." in left.text
 
 
+def test_a_run_that_is_carried_out_can_be_stopped_and_one_that_is_not_resumed(made: Network, url: str) -> None:
+    made.approved(DEVICE, OTHER)
+    run = prepare(made.store, made.folder, made.config, ["mr7", "mr1"], None, 0, "Ada")
+    with signed_in(url) as client, ExitStack() as holds:
+        holds.enter_context(held(made.store, lease_of(run.name)))
+        add_event(run, "started")
+        offers = partial(offered, client, "mr7")
+        eventually(lambda: offers() == ["Stop…", "Reject…"], 20, "it is not shown as running")
+        page = client.get("/requests/mr7").text
+        assert "<strong>running</strong> since" in page
+        assert "waits for nobody" in page
+        assert "coordinator" not in page.split('id="standing"')[1].split("</div>")[0]
+        assert page.count("Together with it: mr1") == 2  # stop, reject
+        assert 'class="value">Running' in client.get(f"/?run={run.name}").text
+        holds.close()
+        add_event(run, "stopped")
+        eventually(lambda: offers() == ["Resume…", "Reject…"], 20, "it is not shown as stopped")
+        page = client.get("/requests/mr7").text
+        assert "▲ stopped</span></strong>; nobody carries it out since" in page
+        assert "waits for the coordinator, to resume it" in page
+        assert "the run is stopped" in page
+        assert page.count("Together with it: mr1") == 2  # resume, reject
+        overview = client.get(f"/?run={run.name}").text
+        assert '<span class="warn">▲ Stopped</span>' in overview
+        assert "nobody carries it out since" in overview
+        for path in ("/", "/requests", "/reports"):
+            assert "▲ stopped" in client.get(path).text, path
+        add_event(run, "failed", error="QuorumError", message="too few", exit_code=4)
+        eventually(lambda: "✗ Failed" in client.get(f"/?run={run.name}").text, 20, "it is not shown as failed")
+        assert offers() == ["Resume…", "Reject…"]
+        assert "✗ failed</span></strong>; nobody carries it out since" in client.get("/requests/mr7").text
+        reject(made.store, "mr7", OTHER_COORDINATOR, "not needed")
+        eventually(lambda: "Rejected" in client.get(f"/?run={run.name}").text, 20, "it is not shown as rejected")
+        assert offers() == []
+
+
+def test_a_run_that_was_killed_is_shown_as_stopped_without_a_word_of_it(
+    made: Network, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.approved(DEVICE)
+    run = prepare(made.store, made.folder, made.config, ["mr7"], None, 0, "Ada")
+    add_event(run, "started")
+    with signed_in(url) as client:
+        assert offered(client, "mr7") == ["Stop…", "Reject…"]  # it may be starting
+        monkeypatch.setattr(waiting, "STARTS", 0.0)
+        monkeypatch.setattr(watch, "AGES", 0.0)
+        eventually(lambda: offered(client, "mr7") == ["Resume…", "Reject…"], 20, "it is not shown as stopped")
+        eventually(lambda: "▲ Stopped" in client.get("/?run=mr7").text, 20, "its run is not shown as stopped")
+
+
+def test_evidence_is_offered_once_there_is_any(made: Network, url: str) -> None:
+    link = 'href="/runs/mr7/evidence.html"'
+    run = ran(made, DEVICE)
+    with signed_in(url) as client:
+        assert link not in client.get("/requests/mr7").text
+        seal(made.store, made.folder, made.config, run)
+        eventually(lambda: link in client.get("/requests/mr7").text, 20, "it is not offered")
+        assert client.get("/runs/mr7/evidence.html").status_code == 200
+
+
+def test_the_model_in_use_and_who_runs_another(made: Network, url: str, excise: Callable[..., Any]) -> None:
+    candidate(made)
+    marked = 'title="runs model 2, model 1 is in use">▲ '
+    with signed_in(url) as client:
+        approve(made, client)
+        members.told(made.store, "a", 2, "0.1.0")
+        for path in ("/", "/sites"):
+            eventually(lambda path=path: "model 2 is in use" in client.get(path).text, 20, "it is not shown")
+            page = client.get(path).text
+            assert version(made.store).digest[:12] in page
+            assert marked not in page
+        form = {"request": "mr7", "state": "promoted", "version": "2", "why": "no", "password": PASSWORD}
+        assert client.post("/do/rollback", data=form).status_code == 200
+        for path in ("/", "/sites"):
+            eventually(lambda path=path: marked in client.get(path).text, 20, f"it is not marked on {path}")
+            page = client.get(path).text
+            assert f'model 1 is in use, <span class="digest" title="{version(made.store).digest}"' in page
+            assert page.count('title="runs model') == 1  # the other told of none
+        assert "▲ runs model 2, model 1 is in use" in client.get("/sites").text
+    out = excise("server", "status", "--server", made.toml)[1]
+    assert "let in, not connected; runs model 2, model 1 is in use" in out
+
+
+def test_a_site_that_was_never_seen_is_that_everywhere(made: Network, url: str, excise: Callable[..., Any]) -> None:
+    members.invite(made.store, made.folder, made.config, "c", "tests")
+    with signed_in(url) as client:
+        assert all("invited, never seen" in client.get(path).text for path in ("/", "/sites"))
+    assert "invited, never seen" in excise("server", "status", "--server", made.toml)[1]
+
+
 def test_a_rejected_run_names_all_of_its_requests(made: Network, url: str) -> None:
     joined_candidate(made)
     form = {"request": "mr1", "state": "candidate", "why": "no", "password": PASSWORD}
@@ -607,6 +709,31 @@ def test_runs_alone_are_shown_to_whoever_has_the_address(tmp_path: Path, made: N
         assert "/do/" not in page
         client.headers["X-CSRF"] = page.split('name="csrf" content="')[1].split('"')[0]
         assert client.post("/do/invite", data={"site": "c"}).status_code == 403
+
+
+def test_a_run_of_a_folder_alone_is_stopped_when_its_process_was_killed(
+    made: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made.config.runs / ran(made, DEVICE)
+    monkeypatch.setattr(watch, "AGES", 0.0)
+    app = create_app(runs_in(made.config.runs), by_token("t" * 43))
+    with serving(app) as url, httpx.Client(base_url=url) as client:
+        client.get("/enter", params={"token": "t" * 43})
+
+        def parts() -> str:
+            return client.get("/parts", params={"names": "headline,requests,reports", "run": run.name}).text
+
+        with carrying_out(run):
+            eventually(lambda: "Running" in parts(), 20, "it is not shown as running")
+            assert "topped" not in parts()
+        for page in ("headline", "requests", "reports"):
+            shown = partial(client.get, "/parts", params={"names": page, "run": run.name})
+            eventually(lambda shown=shown: "▲ " in unescape(shown().json().popitem()[1]), 20, f"{page} does not show it")
+        told = client.get("/parts", params={"names": "headline,requests,reports", "run": run.name}).json()
+    assert "▲ Stopped" in told["headline"]
+    assert "nobody carries it out since" in told["headline"]
+    assert "▲ stopped" in told["requests"]
+    assert "▲ stopped" in told["reports"]
 
 
 def test_documents_of_a_run_are_given_out_sealed(made: Network, url: str) -> None:

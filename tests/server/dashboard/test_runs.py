@@ -11,6 +11,7 @@ import pytest
 
 from excise.common.errors import RequestError
 from excise.server import events
+from excise.server.carrying import LOCK, carrying_out
 from excise.server.dashboard.runs import QUIET, Runs, moment, runs_of
 from excise.server.dashboard.settings import read_settings, shown
 
@@ -100,6 +101,36 @@ def test_a_run_without_a_sign_is_stale(copy: Copy) -> None:
     assert runs_of(run.parent, now=last + 6 + QUIET)[0].stale
 
 
+@pytest.mark.parametrize(("until", "told"), [("unlearned", "running"), ("started", "not started")])
+def test_a_run_that_nobody_carries_out_is_stopped(copy: Copy, until: str, told: str) -> None:
+    run = copy()
+    kept(run, until)
+    runs = Runs(run.parent)
+    before = runs.cards()[0]
+    assert before.state == told  # nobody ever took its lock: what the events tell
+    with carrying_out(run):
+        assert runs.cards()[0] == before
+    after = runs.cards()[0]
+    assert (after.state, after.waits_for, after.stale) == ("stopped", (), False)
+    assert (after.phase, after.round) == (before.phase, before.round)
+    assert not runs.cards(now=moment(after.last_at) + 2 * QUIET if after.last_at else None)[0].stale
+
+
+def test_a_run_that_says_it_was_stopped_is_until_somebody_goes_on(copy: Copy) -> None:
+    run = copy()
+    kept(run, "unlearned")
+    events.add(run, "stopped")
+    runs = Runs(run.parent)
+    card = runs.cards()[0]
+    assert (card.state, card.phase, card.malformed, card.round) == ("stopped", "unlearning", 0, 2)
+    with carrying_out(run):
+        assert runs.cards()[0].state == "running"
+    assert runs.cards()[0].state == "stopped"
+    events.add(run, "started", request="tiny", seed=0)
+    events.add(run, "finished", digest="d")
+    assert runs.cards()[0].state == "finished"
+
+
 def test_who_is_awaited_until_something_comes(copy: Copy) -> None:
     run = copy()
     kept(run, "unlearned")
@@ -109,6 +140,10 @@ def test_who_is_awaited_until_something_comes(copy: Copy) -> None:
     assert (runs.cards()[0].waits_for, runs.cards()[0].waits_since) == (("site-2",), since)
     events.add(run, "refused", round="unlearned", number=2, site="site-2", code="no_answer", incident="")
     assert runs.cards()[0].waits_for == ()
+    events.add(run, "awaiting", round="unlearned", number=2, sites=["site-2"], since=since)
+    with carrying_out(run):
+        assert runs.cards()[0].waits_for == ("site-2",)
+    assert (runs.cards()[0].state, runs.cards()[0].waits_for) == ("stopped", ())  # nobody would hear it
 
 
 def test_only_what_changed_is_read(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +157,7 @@ def test_only_what_changed_is_read(copy: Copy, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Path, "open", lambda self, *a, **k: opened.append(self) or path_open(self, *a, **k))
     monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: opened.append(self) or read_text(self, *a, **k))
     after = {card.name: card for card in runs.cards()}
-    assert opened == [run / "events.jsonl"]
+    assert opened == [run / "events.jsonl", run / LOCK]
     assert after["two"] == before[0]
     assert after["one"].state == "running"
 

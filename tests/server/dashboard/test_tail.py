@@ -25,7 +25,7 @@ def line(kind: str = "left", **details: Any) -> bytes:
 def test_every_kind_that_is_written_is_known() -> None:
     source = "".join(path.read_text() for path in Path(excise.server.__file__).parent.rglob("*.py"))
     found = re.findall(r'event\(\s*"(\w+)"(?: if \w+ else "(\w+)")?', source)
-    by_name = {events.FAILED, LATE, REPEATED, STRAY}
+    by_name = {events.FAILED, events.STOPPED, LATE, REPEATED, STRAY}
     assert {kind for pair in found for kind in pair if kind} | by_name == set(KINDS)
 
 
