@@ -19,6 +19,7 @@ from playwright.sync_api import Page, expect
 
 from excise.server.dashboard.access import COOKIE
 from excise.server.setup import AUTHORITY, SERVER_CERTIFICATE, SERVER_KEY
+from excise.server.store.leases import held, lease_of
 from tests.browser.conftest import Open
 from tests.browser.test_dashboard import event, live
 from tests.candidates import ran
@@ -228,7 +229,7 @@ def test_embeddings_have_one_scale(made: Network, url: str, opened: Open, width:
 
 def test_over_tls_the_pages_are_live_and_the_cookie_is_secure(made: Network, opened: Open) -> None:
     files = made.folder / SERVER_CERTIFICATE, made.folder / SERVER_KEY
-    with serving(app_of(made), 0, *files) as url:
+    with held(made.store, lease_of("mr7")), serving(app_of(made), 0, *files) as url:
         assert url.startswith("https://localhost:")
         trusting = ssl.create_default_context(cafile=str(made.folder / AUTHORITY))
         with httpx.Client(base_url=url, verify=trusting) as client:
