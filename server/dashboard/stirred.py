@@ -37,6 +37,7 @@ class Stirred:
 
     def __init__(self, runs: Path) -> None:
         self._place = str(runs)
+        self._at = mark(self._place)
         self._known: dict[str, Marks] = {}
         """Those that changed last at the end."""
         found = {name: _marks(path) for name, path in self._folders().items()}
@@ -48,8 +49,10 @@ class Stirred:
 
         Parameters
         ----------
-        whole : look at all of them; else at the `LATE` that changed last, and not for new ones
+        whole : look at all of them; else at the `LATE` that changed last, where none came or went
         """
+        before, self._at = self._at, mark(self._place)
+        whole = whole or self._at != before
         # Paths are text here, since making a Path takes longer than looking at it.
         there = self._folders() if whole else {name: f"{self._place}/{name}" for name in list(self._known)[-LATE:]}
         found = {name: _marks(path) for name, path in there.items()}

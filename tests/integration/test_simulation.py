@@ -69,6 +69,7 @@ def test_the_demo_leaves_everything_in_its_folder(demo: Simulation) -> None:
         "metrics.json",
         "report.html",
         "embeddings.json",
+        "run.lock",
     }
     kinds = [event["event"] for event in events(demo.folder)]
     rounds = len(demo.results["unlearned"]["history"])

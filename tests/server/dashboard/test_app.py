@@ -392,7 +392,7 @@ def test_a_run_that_is_carried_out_can_be_stopped_and_one_that_is_not_resumed(ma
         assert "waits for nobody" in page
         assert "coordinator" not in page.split('id="standing"')[1].split("</div>")[0]
         assert page.count("Together with it: mr1") == 2  # stop, reject
-        assert 'class="value">Running' in client.get(f"/?run={run.name}").text
+        eventually(lambda: 'class="value">Running' in client.get(f"/?run={run.name}").text, 20, "nor on the Overview")
         holds.close()
         add_event(run, "stopped")
         eventually(lambda: offers() == ["Resume…", "Reject…"], 20, "it is not shown as stopped")
@@ -401,9 +401,9 @@ def test_a_run_that_is_carried_out_can_be_stopped_and_one_that_is_not_resumed(ma
         assert "waits for the coordinator, to resume it" in page
         assert "the run is stopped" in page
         assert page.count("Together with it: mr1") == 2  # resume, reject
-        overview = client.get(f"/?run={run.name}").text
-        assert '<span class="warn">▲ Stopped</span>' in overview
-        assert "nobody carries it out since" in overview
+        stopped = '<span class="warn">▲ Stopped</span>'
+        eventually(lambda: stopped in client.get(f"/?run={run.name}").text, 20, "nor on the Overview")
+        assert "nobody carries it out since" in client.get(f"/?run={run.name}").text
         for path in ("/", "/requests", "/reports"):
             assert "▲ stopped" in client.get(path).text, path
         add_event(run, "failed", error="QuorumError", message="too few", exit_code=4)
