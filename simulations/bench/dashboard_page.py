@@ -17,7 +17,7 @@ from excise.simulations.bench.dashboard import LOOKS, Measured
 from excise.simulations.bench.pages import paragraph
 from excise.simulations.bench.soak import slope
 from excise.simulations.bench.soak_page import growth
-from excise.simulations.bench.viewers import LATER, WAITS, Load
+from excise.simulations.bench.viewers import LATER, WAITS, WARM, WARM_EVERY, Load
 
 DELIVERED, SHARE, GROWTH, PAINTED, SIZE, DRAWN = 50.0, 0.03, 1.0, 0.7, 500_000, 1.0
 """Goals: milliseconds beyond the poll, processor time of one core, MiB in the time looked at, seconds, bytes, seconds."""
@@ -42,7 +42,8 @@ def write_dashboard_page(page: Path, measured: Measured) -> None:
             f"others of whom the run awaits, while {load.viewers} viewers, each signed in as another user, "
             "hold the stream of changes open and fetch what changed, as a page does. Viewers are "
             "coroutines of one other process on the same machine; pages are opened in Chromium, each time in a profile that "
-            "nobody used."
+            f"nobody used. What is measured comes after {WARM} events that are not, within {WARM * WARM_EVERY:g} s: such a "
+            "dashboard is open all day, and is at its usual memory after about so many."
         ),
         "",
         f"![How soon viewers heard and saw, and the server's memory]({picture.name})",

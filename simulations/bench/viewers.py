@@ -26,6 +26,8 @@ WAITS = 10
 SINCE = "2026-01-01T00:00:00.000+00:00"
 LATER = 0.12
 """Seconds that a page waits for further changes before it fetches them (static/app.js)."""
+WARM, WARM_EVERY = 100, 0.5
+"""Events before those that are measured, and seconds between them: as a dashboard that is open all day was told long ago."""
 SAMPLES = 100
 """How often memory is looked at."""
 Progress = Callable[[str], None]
@@ -75,7 +77,7 @@ def sign_in(url: str, names: Sequence[str], password: str, progress: Progress) -
 async def load(
     url: str, sessions: Sequence[str], process: int, run: Path, seconds: float, every: float, progress: Progress
 ) -> Load:
-    """Let viewers follow a run to which an event is added now and then.
+    """Let viewers follow a run to which an event is added now and then; the first `WARM` events are not measured.
 
     Parameters
     ----------
@@ -91,19 +93,19 @@ async def load(
     ]
     try:
         await asyncio.wait_for(asyncio.gather(*(ready.wait() for ready in heard)), 60)
+        told = _Told(run)
+        for number in range(WARM):
+            progress(f"{len(sessions)} viewers, event {number + 1} of {WARM} before those that are measured")
+            clock.wrote = await asyncio.to_thread(told.add)
+            await asyncio.sleep(WARM_EVERY)
+        await asyncio.sleep(1)  # until each has seen the last of them
+        found.told, found.shown, found.lost = [], [], 0
         sampling = asyncio.create_task(_sample(process, found))
-        last = {key: value for key, value in rounds_of(run)[-1].items() if key not in ("at", "event")}
         number, began, used = 0, time.monotonic(), processor_seconds(process)
         while (now := time.monotonic() - began) < seconds:
             progress(f"{len(sessions)} viewers, {now:.0f} of {seconds:.0f} s")
             number += 1
-            if number % WAITS:
-                waits = {"number": last["round"] + 1, "sites": [], "since": SINCE}
-                await asyncio.to_thread(events.add, run, "awaiting", round="unlearned", **waits)
-            else:
-                last["round"] += 1
-                await asyncio.to_thread(events.add, run, "unlearned_round", **last)
-            clock.wrote = time.monotonic()
+            clock.wrote = await asyncio.to_thread(told.add)
             await asyncio.sleep(every)
         found.share = (processor_seconds(process) - used) / (time.monotonic() - began)
         found.lost += number * len(sessions) - len(found.told)
@@ -116,6 +118,25 @@ async def load(
         if isinstance(error, Exception):
             raise error
     return found
+
+
+class _Told:
+    """What the run that is looked at tells: the events of a run at many sites."""
+
+    def __init__(self, run: Path) -> None:
+        self._run, self._number = run, 0
+        self._last = {key: value for key, value in rounds_of(run)[-1].items() if key not in ("at", "event")}
+
+    def add(self) -> float:
+        """Tell the next event; returns when that was."""
+        self._number += 1
+        if self._number % WAITS:
+            waits = {"number": self._last["round"] + 1, "sites": [], "since": SINCE}
+            events.add(self._run, "awaiting", round="unlearned", **waits)
+        else:
+            self._last["round"] += 1
+            events.add(self._run, "unlearned_round", **self._last)
+        return time.monotonic()
 
 
 class _Clock:

@@ -12,6 +12,7 @@ from excise.server.dashboard.runs import runs_of
 from excise.server.life import State
 from excise.server.requests import statuses
 from excise.simulations.bench import dashboard as module
+from excise.simulations.bench import viewers
 from excise.simulations.bench.browser import First
 from excise.simulations.bench.crowd import crowd
 from excise.simulations.bench.dashboard import Measured, measure
@@ -54,6 +55,7 @@ def test_a_crowd_is_a_coordinator_with_runs(tmp_path: Path) -> None:
 
 def test_a_small_one_is_measured_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "EVERY", 2.0)
+    monkeypatch.setattr(viewers, "WARM", 2)
     measured = measure(tmp_path, sites=3, runs=4, viewers=3, seconds=4, progress=lambda _: None)
     load = measured.load
     assert (len(load.told), len(load.shown), load.lost) == (6, 6, 0)  # two events, three viewers
