@@ -147,6 +147,11 @@ class RelearnRatio:
     value: float
     bound: Bound
 
+    @property
+    def exact(self) -> float:
+        """The ratio; NaN where only a bound is known, which must not be averaged or ranked as if it were the value."""
+        return self.value if self.bound is Bound.EXACT else math.nan
+
     def __str__(self) -> str:
         """Such as ``0.40`` or ``≥ 2.50``; a dash where nothing is known."""
         signs = {Bound.EXACT: "", Bound.AT_LEAST: "≥ ", Bound.AT_MOST: "≤ "}

@@ -166,6 +166,7 @@ def test_ratio_tells_what_it_is_worth(
     got = relearn_ratio(unlearned, retrained_)
     assert (got.bound, str(got)) == (bound, text)
     assert got.value == pytest.approx(value, nan_ok=True)
+    assert got.exact == pytest.approx(value if bound is Bound.EXACT else math.nan, nan_ok=True)
 
 
 def test_resurfacing(original: nn.Module, retrained: nn.Module) -> None:

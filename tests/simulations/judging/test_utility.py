@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 from torchmetrics.functional.classification import multiclass_auroc, multiclass_calibration_error, multiclass_recall
@@ -21,6 +21,7 @@ def drawn(seed: int, images: int, classes: int) -> tuple[Tensor, Tensor]:
     return 2 * torch.randn(len(y), classes, generator=generator), y
 
 
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**16), images=st.integers(0, 60), classes=st.integers(2, 5))
 def test_utility_is_torchmetrics(seed: int, images: int, classes: int) -> None:
     logits, y = drawn(seed, images, classes)
