@@ -76,6 +76,9 @@ def output_attack(retain_NC: Tensor, held_out_KC: Tensor, forget_MC: Tensor, see
     down, without class names, since it learns on other classes than it is asked about. Both sides are brought to one number
     of images. Each of `FOLDS` attackers judges the part that it did not learn on, and all of them the forget set.
 
+    It is not the attack that Ebrahimpour-Boroojeny et al. (arXiv:2506.20893) call MIA-NN, which looks at which classes stand
+    in for the forgotten one: what that sees shows in `distance.divergence` on the forget set.
+
     Parameters
     ----------
     retain_NC, held_out_KC : logits of images trained on, and of unseen ones of the same classes; at least `FOLDS` each

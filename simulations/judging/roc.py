@@ -75,7 +75,7 @@ def attack(
 
 def hits(member_N: Floats, other_K: Floats, fpr: float) -> float:
     """Share of members that score above all but a share `fpr` of the others; one that ties with the threshold is not found."""
-    allowed = math.floor(fpr * len(other_K) + 1e-9)  # 0.29 · 100 is a hair below 29
+    allowed = min(math.floor(fpr * len(other_K) + 1e-9), len(other_K) - 1)  # 0.29 · 100 is a hair below 29
     return float((member_N > np.sort(other_K)[::-1][allowed]).mean())
 
 

@@ -18,7 +18,7 @@ from excise.common.settings import Settings, TrainingSettings
 from excise.simulations.judging.collateral import collateral_accuracy, nearest_retain
 from excise.simulations.judging.depth import linear_probe
 from excise.simulations.judging.distance import Accuracies, divergence, tow
-from excise.simulations.judging.membership import loss_attack, output_attack
+from excise.simulations.judging.membership import OutputAttack, loss_attack, output_attack
 from excise.simulations.judging.persistence import (
     Images,
     RelearnRatio,
@@ -30,6 +30,7 @@ from excise.simulations.judging.persistence import (
     taught,
 )
 from excise.simulations.judging.registry import Metric, Registry, shortfall, signed_gap
+from excise.simulations.judging.roc import Attack
 from excise.simulations.judging.utility import by_group, utility, worst_site
 
 NEAR = 0.1
@@ -57,6 +58,10 @@ class Case:
     whole_class : whether a class is forgotten as a whole, and not some of its images
     sites : of each test image its site; empty where there is none
     patients : of the forget images and of the `alike` ones whose they are; None where each is of its own
+
+    Raises
+    ------
+    ValueError : `alike` names no row, or one that `test` does not have
     """
 
     forget: Images
@@ -67,6 +72,11 @@ class Case:
     sites: tuple[str, ...] = ()
     patients: tuple[Sequence[Hashable], Sequence[Hashable]] | None = None
 
+    def __post_init__(self) -> None:
+        if len(self.alike) == 0 or int(self.alike.min()) < 0 or int(self.alike.max()) >= len(self.test[1]):
+            rows = self.alike.tolist()[:5]
+            raise ValueError(f"expected rows of {len(self.test[1])} test images to compare with, at least one, got {rows}")
+
 
 @dataclass(frozen=True)
 class Card:
@@ -76,10 +86,14 @@ class Card:
     ----------
     values : by metric; NaN where it cannot be told, such as a relearn ratio of which only a bound is known
     relearned : that ratio, or its bound
+    loss : the loss-threshold attack, with the interval of its AUC
+    outputs : the attack by outputs; where its own AUC is near 0.5 it says nothing
     """
 
     values: Mapping[str, float]
     relearned: RelearnRatio
+    loss: Attack
+    outputs: OutputAttack
 
 
 def scorecards(
@@ -115,12 +129,13 @@ def scorecards(
         values = _utility(own, logits[original], case)
         values |= {f"{of}_js": divergence(own[of], reference[of], of) for of in ("forget", "test")}
         values["tow"] = tow(accuracies[name], accuracies[retrained])
-        values |= _membership(own, case, seed)
+        loss, outputs = _attacks(own, case, seed)
+        values |= {"loss_auc": loss.auc, "loss_tpr": loss.tpr, "output_attack_members": outputs.members}
         values["probe_accuracy"] = _depth(model, case, seed)
         values["near_retain_accuracy"] = collateral_accuracy(own["retain"], case.retain[1], near)
         values["relearn_ratio"] = ratio.exact
         values["resurfaced"] = resurfaced(model, case.forget, case.retain, settings.training, seed).rise
-        cards[name] = Card(values, ratio)
+        cards[name] = Card(values, ratio, loss, outputs)
     return cards
 
 
@@ -185,13 +200,12 @@ def _utility(logits: Mapping[str, Tensor], original: Mapping[str, Tensor], case:
     return values
 
 
-def _membership(logits: Mapping[str, Tensor], case: Case, seed: int) -> dict[str, float]:
+def _attacks(logits: Mapping[str, Tensor], case: Case, seed: int) -> tuple[Attack, OutputAttack]:
     forget, alike = (logits["forget"], case.forget[1]), (logits["test"][case.alike], case.test[1][case.alike])
-    by_loss = loss_attack(forget, alike, patients=case.patients, seed=seed)
     # The attacker learns on classes of which both sides have images: of a forgotten class there are no retain images.
     unseen = torch.isin(case.test[1], case.retain[1].unique())
-    by_outputs = output_attack(logits["retain"], logits["test"][unseen], logits["forget"], seed)
-    return {"loss_auc": by_loss.auc, "loss_tpr": by_loss.tpr, "output_attack_members": by_outputs.members}
+    outputs = output_attack(logits["retain"], logits["test"][unseen], logits["forget"], seed)
+    return loss_attack(forget, alike, patients=case.patients, seed=seed), outputs
 
 
 def _depth(model: nn.Module, case: Case, seed: int) -> float:

@@ -79,6 +79,7 @@ def test_attack_is_seeded_and_refuses() -> None:
     m, o = np.arange(5.0), np.arange(7.0)
     assert attack(m, o, seed=3) == attack(m, o, seed=3)
     assert attack(m, o, seed=3) != attack(m, o, seed=4)
+    assert hits(m, o, 1 - 1e-12) == 0.8  # all others but the lowest may be above
     assert hits(m, o, 0.29) == 0  # of 7 others one may be above: 5 is the threshold
     for args, message in (
         (([], o), "members' scores"),

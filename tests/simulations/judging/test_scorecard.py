@@ -122,6 +122,8 @@ def test_samples_learned_by_heart() -> None:
     original, retrained = cards["original"].values, cards["retrained"].values
     assert again["original"].values == pytest.approx(original, rel=0, abs=0, nan_ok=True)
     assert original["loss_auc"] > 0.95
+    assert cards["original"].loss.low > 0.9
+    assert cards["retrained"].loss.low < 0.5 < cards["retrained"].loss.high
     assert retrained["loss_auc"] == pytest.approx(0.5, abs=0.15)
     assert "worst_site_accuracy" not in original
     row = next(row for row in table(original, retrained, original, known_metrics()) if row.metric.name == "loss_auc")
@@ -156,11 +158,14 @@ def test_real_shadow_models_that_unlearned_nothing_or_everything() -> None:
 
 def test_refuses() -> None:
     test = images(6, 0)
-    case = Case(images(6, 1, (2,)), images(6, 2, (0, 1)), test, torch.tensor([], dtype=torch.int64), whole_class=True)
+    for rows in ([], [18], [-1]):
+        with pytest.raises(ValueError, match="expected rows of 18 test images"):
+            Case(test, test, test, torch.tensor(rows, dtype=torch.int64), whole_class=True)
+    case = Case(images(6, 1, (2,)), images(6, 2, (0, 1)), test, torch.arange(3), whole_class=True, sites=("a",))
     model = trained(test)
     with pytest.raises(ValueError, match="missing: gold, old"):
         scorecards({"mine": model}, "old", "gold", case, SETTINGS)
-    with pytest.raises(ValueError, match="held-out images: expected at least one image"):
+    with pytest.raises(ValueError, match="a group for each of 18 images, got 1"):
         scorecards({"mine": model}, "mine", "mine", case, SETTINGS)
     with pytest.raises(ValueError, match="unknown metric 'tov'"):
         table({"tov": 1.0}, {}, {}, known_metrics())
