@@ -33,6 +33,8 @@ def test_same_and_separate_distributions() -> None:
     apart = attack(10 + rng.random(50), rng.random(40))
     assert (apart.low, apart.auc, apart.high, apart.tpr) == (1, 1, 1, 1)
     assert (apart.members, apart.others) == (50, 40)
+    ties = attack(np.zeros(5), np.zeros(7))
+    assert (ties.low, ties.auc, ties.high, ties.tpr) == (0.5, 0.5, 0.5, 0)
 
 
 def test_gaussian_auc_is_known() -> None:

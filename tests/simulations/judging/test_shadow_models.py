@@ -13,7 +13,7 @@ from excise.simulations.judging import rmia as rmia_module
 from excise.simulations.judging.checks import Bools, Floats
 from excise.simulations.judging.confidence import scaled_confidence, stacked_confidence
 from excise.simulations.judging.rmia import rmia, scores
-from excise.simulations.judging.ulira import EACH_FROM, leave_one_out, score, ulira
+from excise.simulations.judging.ulira import EACH_FROM, judged, leave_one_out, score, ulira
 
 
 def shadow(models: int, images: int, trace: float, seed: int) -> tuple[Floats, Bools]:
@@ -89,16 +89,16 @@ def test_ulira_score_is_the_ratio_of_densities() -> None:
     """Against scipy, image by image, with variances of its own and with shared ones."""
     for models in (EACH_FROM, 20):
         confidence, unlearned = shadow(models, 8, 1.0, seed=4)
-        judged = confidence.mean(0) + 0.3
+        own_model = confidence.mean(0) + 0.3
         groups = [[confidence[of[:, n], n] for n in range(8)] for of in (unlearned, ~unlearned)]
         own = [[g.std(ddof=1) for g in side] for side in groups]
         shared = [np.sqrt(sum(((g - g.mean()) ** 2).sum() for g in side) / sum(len(g) - 1 for g in side)) for side in groups]
         expected = [
-            norm.logpdf(judged[n], groups[0][n].mean(), own[0][n] if models >= EACH_FROM else shared[0])
-            - norm.logpdf(judged[n], groups[1][n].mean(), own[1][n] if models >= EACH_FROM else shared[1])
+            norm.logpdf(own_model[n], groups[0][n].mean(), own[0][n] if models >= EACH_FROM else shared[0])
+            - norm.logpdf(own_model[n], groups[1][n].mean(), own[1][n] if models >= EACH_FROM else shared[1])
             for n in range(8)
         ]
-        assert score(judged, confidence, unlearned) == pytest.approx(expected)
+        assert score(own_model, confidence, unlearned) == pytest.approx(expected)
 
 
 def test_a_judged_model_is_not_its_own_shadow() -> None:
@@ -164,16 +164,33 @@ def test_rmia_beats_a_threshold_and_needs_few_models() -> None:
 
 def test_rmia_scores_by_hand() -> None:
     """One image that some references saw, one that none did, against two of the population."""
-    judged, population_z = np.array([0.8, 0.3]), np.array([0.5, 0.4])
+    own_model, population_z = np.array([0.8, 0.3]), np.array([0.5, 0.4])
     reference, seen = np.array([[0.9, 0.2], [0.1, 0.4]]), np.array([[True, False], [False, False]])
     reference_z = np.array([[0.5, 0.9], [0.5, 0.7]])
     p = [(0.9 + 0.1) / 2, 0.5 * (1.3 * 0.3 + 0.7)]
     p_z = [0.5 * (1.3 * 0.5 + 0.7), 0.5 * (1.3 * 0.8 + 0.7)]
-    ratio, ratio_z = judged / p, population_z / p_z
+    ratio, ratio_z = own_model / p, population_z / p_z
     for gamma in (1.0, 1.9, 2.2, 4.0):
         expected = [np.mean([r / z >= gamma for z in ratio_z]) for r in ratio]
-        assert scores(judged, reference, seen, population_z, reference_z, gamma=gamma).tolist() == expected
-    assert scores(judged, reference, seen, population_z, reference_z, gamma=1.9).tolist() == [1.0, 0.0]
+        assert scores(own_model, reference, seen, population_z, reference_z, gamma=gamma).tolist() == expected
+    assert scores(own_model, reference, seen, population_z, reference_z, gamma=1.9).tolist() == [1.0, 0.0]
+
+
+def test_rmia_counts_who_is_exactly_as_well_known() -> None:
+    """The paper says *at least* γ."""
+    p, never = np.full((1, 1), 0.5), np.zeros((1, 1), dtype=bool)
+    assert scores(p[0], p, never, p[0], p, gamma=1).tolist() == [1]
+
+
+def test_rmia_judges_each_model_by_the_others() -> None:
+    confidence, unlearned = shadow(6, 30, 1.0, seed=8)
+    y, z, pop = labels(30), labels(50), population(6, 50, 9)
+    p, p_z = (rmia_module.confidences(of, c, "x") for of, c in ((as_logits(confidence), y), (pop, z)))
+    rows = []
+    for m in range(6):
+        r, r_z, seen = (np.delete(of, m, 0) for of in (p, p_z, unlearned))
+        rows.append(scores(p[m], r, seen, p_z[m], r_z))
+    assert rmia(as_logits(confidence), y, unlearned, pop, z) == judged(np.stack(rows), unlearned, 0)
 
 
 _p = st.floats(0.01, 1)
