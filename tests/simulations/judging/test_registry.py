@@ -22,6 +22,7 @@ def test_shortfall_by_hand() -> None:
     assert shortfall(AUC, 0.4) == shortfall(AUC, 0.6) == pytest.approx(0.1)
     assert shortfall(ACCURACY, 0.4, 0.7) == shortfall(ACCURACY, 0.7, 0.4) == pytest.approx(0.3)
     assert shortfall(TOW, 0.9) == pytest.approx(0.1)
+    assert shortfall(replace(TOW, ideal=0.8), 0.9) == 0
     assert shortfall(RATIO, 0.1) == 0  # beyond the ideal falls short by nothing
     assert shortfall(RATIO, 0.225) == pytest.approx(0.1)
     assert shortfall(RATIO, math.inf) == math.inf
