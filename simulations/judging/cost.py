@@ -1,0 +1,79 @@
+"""What a method cost, and how much that is of what retraining cost in the same run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Resources that one method used; None for what was not measured, or does not exist, such as the rounds of a central one.
+
+    Attributes
+    ----------
+    images : sent through the model, forwards or both ways, each time counted
+    seconds : wall time
+    rounds : of the federation
+    bytes_up, bytes_down : from and to each site
+    peak_bytes : most memory held at once
+
+    Raises
+    ------
+    ValueError : an amount below 0 or not finite
+    """
+
+    images: float | None = None
+    seconds: float | None = None
+    rounds: float | None = None
+    bytes_up: Mapping[str, float] = field(default_factory=dict)
+    bytes_down: Mapping[str, float] = field(default_factory=dict)
+    peak_bytes: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, amount in self.amounts().items():
+            if not (math.isfinite(amount) and amount >= 0):
+                raise ValueError(f"cost of {name}: expected a finite amount of at least 0, got {amount}")
+
+    def amounts(self) -> dict[str, float]:
+        """All that was measured, by name; of bytes the sum over sites, and each site's as ``bytes_up/<site>``."""
+        found: dict[str, float] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, Mapping):
+                found |= {each.name: float(sum(value.values()))} if value else {}
+                found |= {f"{each.name}/{site}": float(value[site]) for site in sorted(value)}
+            elif value is not None:
+                found[each.name] = float(value)
+        return found
+
+
+def ratios(cost: Cost, retraining: Cost) -> dict[str, float]:
+    """Each amount ÷ retraining's in the same run, by the names of `Cost.amounts`; below 1 is cheaper. 1 where both are 0.
+
+    A site that one of the two never asked sent and got nothing there. Where retraining alone left it in peace, such as a site
+    that leaves, its ratio is infinite.
+
+    Raises
+    ------
+    ValueError : one of the two measured what the other did not, or retraining as a whole used nothing of what the method used
+    """
+    mine, its = cost.amounts(), retraining.amounts()
+    odd = sorted(name for name in mine.keys() ^ its.keys() if "/" not in name)
+    if odd:
+        raise ValueError(f"expected both costs to measure the same, got of one alone: {', '.join(odd)}")
+    free = [name for name in mine if "/" not in name and its[name] == 0 and mine[name] > 0]
+    if free:
+        raise ValueError(
+            f"no ratio to a retraining that used nothing of: {', '.join(free)}; measure it, or leave it out of both"
+        )
+    return {
+        name: _ratio(mine.get(name, 0.0), its.get(name, 0.0)) for name in (*mine, *(name for name in its if name not in mine))
+    }
+
+
+def _ratio(amount: float, of: float) -> float:
+    if of == 0:
+        return 1.0 if amount == 0 else math.inf
+    return amount / of
