@@ -1,0 +1,1 @@
+"""The field's unlearning methods, one module each, behind the interface that ours has in the benchmark."""

@@ -1,0 +1,50 @@
+"""EU-k, exact unlearning of the last k layers: they begin anew and are trained with the retain images.
+
+    min over the last k layers  E_R CE(f(x; θ), y),   from weights drawn anew in those layers
+
+(Goel et al., arXiv 2201.06640.) In the code published with the sign-gradient paper (arXiv 2505.21872) EU-k re-initialises
+nothing, which makes it CF-k; here the layers are drawn anew, batch norm's statistics with them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from excise.simulations.baselines.central.cf_k import train_last
+from excise.simulations.baselines.descent import Descent, last_layers, layers
+from excise.simulations.baselines.method import Knob, Made, Method, Problem, Settings
+
+
+def begin_anew(model: nn.Module, k: int, seed: int) -> None:
+    """Draw the weights of the last `k` layers as those of a new model are drawn; no global state is touched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in layers(model)[-k:]:
+            for module in layer:
+                reset = getattr(module, "reset_parameters", None)
+                assert callable(reset), f"{type(module).__name__} cannot begin anew"
+                reset()
+
+
+def _run(problem: Problem, settings: Settings) -> Made:
+    k = int(settings["layers"])
+
+    def choose(model: nn.Module) -> list[nn.Parameter]:
+        return last_layers(model, k)
+
+    descent = Descent(problem.original, settings["learning_rate"], choose)
+    begin_anew(descent.model, k, problem.seed)
+    return train_last(descent, problem, k, int(settings["epochs"]))
+
+
+EU_K = Method(
+    "EU-k",
+    _run,
+    "Goel et al., arXiv 2201.06640",
+    {
+        "learning_rate": Knob(1e-3, 0.2, 0.05, log=True),
+        "layers": Knob(1, 6, 3, whole=True),
+        "epochs": Knob(1, 8, 4, whole=True),
+    },
+)

@@ -1,0 +1,54 @@
+"""Ours, with each kind of target: the preset for what is forgotten, and as many knobs as the others have.
+
+    min_θ  ψ·E_F CE(S(x), q(x)) + (1 − ψ)·E_R CE(S(x), y),   q read off the path of a boundary search
+
+`client/unlearning/central.py` itself; nothing is copied. The search goes with the target: calibrated ones need the path beyond
+the boundary, and every forget image. `topk` keeps two classes: one would be `nearest`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from excise.client.unlearning import unlearn
+from excise.common.errors import ConfigError
+from excise.common.settings import PRESETS
+from excise.simulations.baselines.method import Knob, Made, Method, Problem, Settings
+
+Kind = Literal["nearest", "soft", "topk", "calibrated"]
+KNOBS = {
+    "learning_rate": Knob(1e-3, 0.1, 0.01, log=True),
+    "psi": Knob(0.05, 0.9, 0.3),
+    "rounds": Knob(2, 12, 6, whole=True),
+}
+
+
+def _of(kind: Kind) -> Method:
+    def run(problem: Problem, settings: Settings) -> Made:
+        if kind == "calibrated" and not len(problem.unseen[1]):
+            raise ConfigError("calibrated targets need images that nothing was trained on; there are none")
+        preset = PRESETS["classes" if problem.whole_class else "samples"]
+        local = {"learning_rate": settings["learning_rate"], "rounds": int(settings["rounds"])}
+        target = preset.target.model_copy(update={"kind": kind, "k": 2})
+        chosen = {
+            "psi": settings["psi"],
+            "target": target,
+            "search": PRESETS["samples" if kind == "calibrated" else "classes"].search,
+            "forget_sample": None if kind == "calibrated" else preset.forget_sample,
+            "local": preset.local.model_copy(update=local),
+        }
+        made = unlearn(
+            problem.original,
+            problem.forget,
+            problem.retain,
+            problem.unseen,
+            preset.model_copy(update=chosen),
+            problem.seed,
+            forgotten=problem.forget[1].unique().tolist() if problem.whole_class else (),
+        )
+        return Made(made.model, made.passes)
+
+    return Method(f"excise, {kind}", run, "this project", KNOBS)
+
+
+OURS = tuple(_of(kind) for kind in get_args(Kind))
