@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,31 +15,15 @@ from rich.table import Table
 
 from excise.common.errors import ConfigError, ExciseError, Interrupted
 from excise.common.terminal import progress, tell, terminal
+from excise.simulations.bench.cli import bench
 from excise.simulations.live import dashboard
+from excise.simulations.shared import TITLES, BackendName, cache_folder
 
 if TYPE_CHECKING:
     from excise.common.request import ForgetRequest
-    from excise.simulations.engine import Backend
 
 app = typer.Typer()
-bench = typer.Typer(no_args_is_help=True, help="Benchmarks: each writes a result page and a picture.")
 app.add_typer(bench, name="bench")
-
-
-class BackendName(StrEnum):
-    """What carries the messages of a simulation."""
-
-    FLOWER = "flower"
-    INPROCESS = "inprocess"
-
-
-TITLES = {
-    "hospitals": "Preparing the hospitals",
-    "original": "Training the deployed model",
-    "unlearned": "Unlearning",
-    "retrained": "Retraining without the forget set",
-    "report": "Writing the report",
-}
 
 
 @app.command()
@@ -105,182 +84,6 @@ def simulate(
             typer.echo(json.dumps(json.loads((folder / "metrics.json").read_text())))
         tell("The dashboard stays until Ctrl-C." if live else f"To see it as live pages: {_shown(folder.parent)}")
         stays()
-
-
-@bench.command("demo")
-def bench_demo(
-    name: Annotated[str, typer.Argument(metavar="SCENARIO", help="A built-in scenario.")] = "brain-mri",
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 5,
-    fresh: Annotated[int, typer.Option(min=0, help="Number of further seeds, ours alone; their cost is not told.")] = 0,
-    home: Annotated[Path, typer.Option(help="Folder where finished seeds are kept, one below it for each scenario.")] = Path(
-        "runs/bench-demo"
-    ),
-    page: Annotated[Path | None, typer.Option(help="The result page to write; docs/results/SCENARIO.md by default.")] = None,
-    backend: Annotated[
-        BackendName, typer.Option(help="flower (Flower's engine on Ray) or inprocess (same apps, less memory).")
-    ] = BackendName.FLOWER,
-) -> None:
-    """Run a scenario over several seeds, and with parts of the method changed, and write the result page."""
-    from excise.simulations.bench.demo import FRESH, recipe, run_seed
-    from excise.simulations.bench.demo_page import write_page
-    from excise.simulations.scenario import read_scenario
-
-    scenario = read_scenario(name)
-    page = page or Path("docs/results") / f"{name}.md"
-    engine: Backend = "flower" if backend is BackendName.FLOWER else "inprocess"
-    results = {}
-    for seed in [*range(seeds), *range(FRESH, FRESH + fresh)]:
-        terminal.print(f"seed {seed}")
-        seeded = scenario.model_copy(update={"seed": seed})
-        with progress(TITLES) as report:
-            kept = home / name / f"seed-{seed}-{recipe(seeded)}"
-            results[seed] = run_seed(seeded, kept, cache_folder(), engine, report, only_ours=seed >= seeds)
-    further = {seed: result for seed, result in results.items() if seed >= seeds}
-    write_page(page, scenario, {seed: results[seed] for seed in range(seeds)}, further)
-    terminal.print(f"Result page: {page}")
-
-
-@bench.command("privacy")
-def bench_privacy(
-    name: Annotated[str, typer.Argument(metavar="SCENARIO", help="A built-in scenario.")] = "brain-mri",
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 5,
-    home: Annotated[Path, typer.Option(help="Folder where finished runs are kept.")] = Path("runs/bench-privacy"),
-    page: Annotated[Path, typer.Option(help="The result page to write.")] = Path("docs/results/privacy.md"),
-) -> None:
-    """Unlearn a scenario with updates clipped, noised and made sparse, and write what each costs."""
-    from excise.simulations.bench.privacy import recipe, run_seed
-    from excise.simulations.bench.privacy_page import write_privacy_page
-    from excise.simulations.scenario import read_scenario
-
-    scenario = read_scenario(name)
-    results = {}
-    for seed in range(seeds):
-        terminal.print(f"seed {seed}")
-        seeded = scenario.model_copy(update={"seed": seed})
-        with progress(TITLES) as report:
-            results[seed] = run_seed(seeded, home / name / f"seed-{seed}-{recipe(seeded)}", cache_folder(), report)
-    write_privacy_page(page, scenario, results)
-    terminal.print(f"Result page: {page}")
-
-
-@bench.command("engine")
-def bench_engine(
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 3,
-    home: Annotated[Path, typer.Option(help="Folder where trained models are kept.")] = Path("runs/bench-engine"),
-    page: Annotated[Path, typer.Option(help="The result page to write.")] = Path("docs/results/engine.md"),
-) -> None:
-    """Measure the engine against the published procedure and naive forms, and write the result page."""
-    from excise.common.settings import PRESETS
-    from excise.simulations.bench.engine import run_engine
-    from excise.simulations.bench.engine_page import write_engine_page
-    from excise.simulations.bench.fashion_models import TRAINED_ON, take
-    from excise.simulations.fashion import read_fashion
-
-    train, test = take(read_fashion("train"), slice(TRAINED_ON)), read_fashion("t10k")
-    with _status() as said:
-        results = run_engine(train, test, PRESETS["classes"], PRESETS["samples"], home, seeds, said)
-    write_engine_page(page, results, PRESETS["classes"])
-    terminal.print(f"Result page: {page}")
-
-
-@bench.command("profile")
-def bench_profile(
-    images: Annotated[int, typer.Option(min=16, help="Images that are searched.")] = 256,
-    home: Annotated[Path, typer.Option(help="Folder where trained models are kept.")] = Path("runs/bench-engine"),
-    page: Annotated[Path, typer.Option(help="The result page to write.")] = Path("docs/results/profile.md"),
-) -> None:
-    """Profile the engine and its naive form, and write where the time goes."""
-    from excise.common.settings import PRESETS
-    from excise.simulations.bench.engine import FORGOTTEN, SEARCH
-    from excise.simulations.bench.fashion_models import TRAINED_ON, Task, take
-    from excise.simulations.bench.profile import profile_engine, write_profile_page
-    from excise.simulations.fashion import read_fashion
-
-    train, test = take(read_fashion("train"), slice(TRAINED_ON)), read_fashion("t10k")
-    with _status() as said:
-        task = Task.of_class(FORGOTTEN, train, test, home, 0, said)
-        said("profiling")
-        profiles = profile_engine(task, SEARCH, PRESETS["classes"], images)
-    write_profile_page(page, profiles, images)
-    terminal.print(f"Result page: {page}")
-
-
-@bench.command("ingest")
-def bench_ingest(
-    files: Annotated[
-        int, typer.Option(min=30, help="Files of a transfer syntax that are decoded; of JPEG 2000 a fourth.")
-    ] = 16_000,
-    headers: Annotated[
-        int, typer.Option(min=1000, help="Headers that are indexed to measure memory; a tenth for speed.")
-    ] = 200_000,
-    repeats: Annotated[int, typer.Option(min=1, help="Runs of each way.")] = 3,
-    page: Annotated[Path, typer.Option(help="The result page to write.")] = Path("docs/results/ingest.md"),
-) -> None:
-    """Measure how fast a DICOM folder is indexed, decoded and prepared, and write the result page."""
-    from excise.simulations.bench import ingest
-    from excise.simulations.bench.ingest_page import write_ingest_page
-
-    with _status() as said, tempfile.TemporaryDirectory(prefix="excise-ingest-") as folder:
-        decoded = {}
-        for name, syntax in ingest.SYNTAXES.items():
-            count = files // ingest.FEWER.get(name, 1)
-            said(f"decoding {count:,} images, {name}")
-            decoded[name] = ingest.images(ingest.write_files(Path(folder, name), count, syntax), repeats)
-        said(f"reading {headers // 10:,} headers")
-        read = ingest.headers(Path(folder, "speed"), headers // 10, repeats)
-        said(f"indexing {headers:,} headers")
-        indexed = ingest.indexed(Path(folder, "memory"), headers)
-    write_ingest_page(page, (files, headers // 10), read, decoded, indexed, ingest.start_seconds())
-    terminal.print(f"Result page: {page}")
-
-
-@bench.command("soak")
-def bench_soak(
-    sites: Annotated[int, typer.Option(min=10, help="Sites; one in ten fails now and then.")] = 50,
-    rounds: Annotated[int, typer.Option(min=4, help="Rounds of unlearning.")] = 200,
-    page: Annotated[Path, typer.Option(help="The result page to write.")] = Path("docs/results/soak.md"),
-) -> None:
-    """Unlearn for many rounds at many sites in this process, some of them failing, and write what became of its memory."""
-    from excise.simulations.bench.soak import soak
-    from excise.simulations.bench.soak_page import write_soak_page
-
-    with _status() as said, tempfile.TemporaryDirectory(prefix="excise-soak-") as folder:
-        soaked = soak(sites, rounds, Path(folder), said)
-    write_soak_page(page, soaked)
-    terminal.print(f"Result page: {page}")
-
-
-@bench.command("dashboard")
-def bench_dashboard(
-    sites: Annotated[int, typer.Option(min=1, help="Sites of the coordinator.")] = 64,
-    runs: Annotated[int, typer.Option(min=2, help="Runs in its store, one of them under way.")] = 300,
-    viewers: Annotated[int, typer.Option(min=1, help="How many look at that one at once.")] = 50,
-    minutes: Annotated[float, typer.Option(min=0.1, help="For how long.")] = 10,
-    page: Annotated[Path, typer.Option(help="The result page to write.")] = Path("docs/results/dashboard.md"),
-) -> None:
-    """Measure how soon viewers see what happened, what that costs, and how quick a busy coordinator's pages are."""
-    from excise.simulations.bench.dashboard import measure
-    from excise.simulations.bench.dashboard_page import write_dashboard_page
-
-    with _status() as said, tempfile.TemporaryDirectory(prefix="excise-dashboard-") as folder:
-        measured = measure(Path(folder), sites, runs, viewers, 60 * minutes, said)
-    write_dashboard_page(page, measured)
-    terminal.print(f"Result page: {page}")
-
-
-def cache_folder() -> Path:
-    """Where simulated hospitals are kept between runs."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "excise"
-
-
-@contextmanager
-def _status() -> Iterator[Callable[[str], None]]:
-    """What is being done, in one line that changes; in a log a line each."""
-    if not terminal.is_terminal:
-        yield terminal.print
-        return
-    with terminal.status("beginning") as status:
-        yield status.update
 
 
 def _resuming(folder: Path) -> str:

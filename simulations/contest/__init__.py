@@ -1,0 +1,1 @@
+"""The field's methods side by side: what they are given, how their settings are searched, and how they are judged."""

@@ -1,0 +1,108 @@
+"""`excise bench`: methods side by side on scenarios, with a table of how each did."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from excise.common.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from excise.simulations.contest.entry import Entry
+    from excise.simulations.contest.record import Record
+
+SHOWN = {
+    "tow": "ToW",
+    "forget_accuracy": "forget",
+    "retain_accuracy": "retain",
+    "test_accuracy": "test",
+    "loss_auc": "membership AUC",
+}
+"""Metrics of the table, and what they are called there."""
+
+
+def run(
+    scenarios: Sequence[str],
+    only: Sequence[str],
+    own: Sequence[str],
+    seeds: int,
+    trials: int,
+    home: Path,
+    said: Callable[[str], None],
+) -> list[Record]:
+    """Compare methods, and tell how each did.
+
+    Parameters
+    ----------
+    only : names of the methods that take part; all of them when empty
+    own : import paths of a user's own methods, which take part as well
+
+    Raises
+    ------
+    ConfigError : a scenario, a method or an import path is unknown, or Optuna is not installed
+    """
+    if find_spec("optuna") is None:
+        raise ConfigError("the benchmark searches settings with Optuna, which is not installed: pip install 'excise[bench]'")
+    from excise.simulations.baselines.registry import load_method
+    from excise.simulations.contest.entry import entries_of
+    from excise.simulations.contest.running import compare
+    from excise.simulations.contest.scenarios import scenario_named
+
+    entries = chosen(only) | entries_of(map(load_method, own))
+    return compare([scenario_named(name, home) for name in scenarios], entries, seeds, trials, home, said)
+
+
+def chosen(only: Sequence[str]) -> dict[str, Entry]:
+    """The methods of these names, all when there are none.
+
+    Raises
+    ------
+    ConfigError : there is none of a name
+    """
+    from excise.simulations.baselines.registry import CENTRAL, FEDERATED
+    from excise.simulations.contest.entry import entries_of
+
+    known = entries_of([*FEDERATED.values(), *CENTRAL.values()])
+    for name in only:
+        if name not in known:
+            raise ConfigError(f"no method '{name}': {did_you_mean(name, known)}")
+    return {name: entry for name, entry in known.items() if not only or name in only}
+
+
+def print_records(records: Sequence[Record]) -> None:
+    """A table for each scenario, the method nearest to the retrained model first."""
+    for scenario in dict.fromkeys(one.scenario for one in records):
+        of = [one for one in records if one.scenario == scenario]
+        seeds = len({one.seed for one in of})
+        table = Table(title=f"{scenario}, {'one seed' if seeds == 1 else f'mean of {seeds} seeds'}")
+        for column in ("method", *SHOWN.values(), "images ÷ retraining's"):
+            is_name = column == "method"
+            table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
+        table.add_row("original", *_means([one.original for one in of]), "–")
+        table.add_row("retrained", *_means([one.retrained for one in of]), "1.000", end_section=True)
+        for its in sorted(_by_entry(of), key=_tow, reverse=True):
+            told = next((f"failed: {one.failed}" for one in its if one.failed), "")
+            cost = f"{statistics.fmean(one.cost.passes / one.retraining.passes for one in its):.3f}"
+            table.add_row(its[0].entry, *((told,) if told else (*_means([one.values for one in its]), cost)))
+        Console().print(table)
+
+
+def _by_entry(records: Sequence[Record]) -> list[list[Record]]:
+    return [[one for one in records if one.entry == name] for name in dict.fromkeys(one.entry for one in records)]
+
+
+def _tow(records: Sequence[Record]) -> float:
+    return -1.0 if any(one.failed for one in records) else statistics.fmean(one.values["tow"] for one in records)
+
+
+def _means(values: Sequence[Mapping[str, float]]) -> list[str]:
+    """Means over seeds of what is shown; a dash where one of them has none."""
+    return [
+        f"{statistics.fmean(one[key] for one in values):.3f}" if all(key in one for one in values) else "–" for key in SHOWN
+    ]

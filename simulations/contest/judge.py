@@ -1,0 +1,79 @@
+"""How a model of the benchmark is judged: when settings are chosen, on some images; in the end, on others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from excise.client.unlearning.inference import predict
+from excise.client.unlearning.labels import boundary_losses
+from excise.common.metrics import accuracy, membership_auc
+from excise.common.settings import TrainingSettings
+from excise.simulations.baselines.method import Images
+from excise.simulations.contest.task import Task
+from excise.simulations.judging.distance import Accuracies, tow
+from excise.simulations.judging.scorecard import Card, Case, JudgingSettings, scorecards
+
+FEWEST = 20
+"""Unseen images of the forgotten kind (that scanner, say) from which on the membership tests compare with these alone."""
+LATER_RATE = 0.1
+"""Step size of the retain-only epoch after unlearning, as a share of training's."""
+
+
+def loss_of(task: Task, model: nn.Module) -> float:
+    """The one objective by which settings of all methods are chosen; 0 is a model as the retrained one, less is not possible.
+
+    ``1 − ToW + |AUC − AUC of the retrained model|``, of accuracies on the forget, retain and tuning images, and of the
+    loss-threshold test of forget against tuning images of the forgotten classes.
+
+    Returns
+    -------
+    infinite for a model whose outputs are not finite
+    """
+    own, gold = _looked(task, model), _looked(task, task.retrained)
+    if own is None or gold is None:
+        return math.inf
+    return 1 - tow(own[0], gold[0]) + abs(own[1] - gold[1])
+
+
+def _looked(task: Task, model: nn.Module) -> tuple[Accuracies, float] | None:
+    """Accuracies and the AUC of the membership test; None where an output is not finite."""
+    forget, retain, tuning = (task.pooled(kind) for kind in ("forget", "retain", "tuning"))
+    logits = [predict(model, x) for x, _ in (forget, retain, tuning)]
+    if not all(bool(of.isfinite().all()) for of in logits):
+        return None
+    scores = Accuracies(*(accuracy(of, y) for of, (_, y) in zip(logits, (forget, retain, tuning), strict=True)))
+    alike = _alike(tuning, forget)
+    losses = boundary_losses(logits[0], forget[1]), boundary_losses(logits[2][alike], tuning[1][alike])
+    return scores, membership_auc(*(of.numpy() for of in losses))
+
+
+def case_of(task: Task) -> Case:
+    """The task's forget, retain and judged images, as the metrics take them."""
+    judged, alike, forget = task.pooled("judged"), task.pooled("alike"), task.pooled("forget")
+    sites = [name for kind in ("judged", "alike") for name, site in task.sites.items() for _ in getattr(site, kind)[1]]
+    test = torch.cat([judged[0], alike[0]]), torch.cat([judged[1], alike[1]])
+    rows = torch.arange(len(judged[1]), len(test[1]))
+    if len(rows) < FEWEST:
+        rows = _alike(test, forget)
+    return Case(forget, task.pooled("retain"), test, rows, task.whole_class, tuple(sites))
+
+
+def judge(task: Task, models: Mapping[str, nn.Module], training: TrainingSettings, seed: int) -> dict[str, Card]:
+    """Every metric of each model, and of the ``original`` and the ``retrained`` one.
+
+    Parameters
+    ----------
+    training : as the deployed model was trained
+    """
+    all_of = {"original": task.original, "retrained": task.retrained, **models}
+    later = training.model_copy(update={"learning_rate": LATER_RATE * training.learning_rate, "rounds": 1, "epochs": 1})
+    return scorecards(all_of, "original", "retrained", case_of(task), JudgingSettings(training=later), seed)
+
+
+def _alike(images: Images, forget: Images) -> torch.Tensor:
+    """Rows of images of the forgotten classes."""
+    return torch.isin(images[1], forget[1].unique()).nonzero().flatten()

@@ -1,0 +1,122 @@
+"""The benchmark's run: for each scenario the settings of every method are searched, then each runs under each seed.
+
+What is done is kept at once, and found again: who interrupts it goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from excise.client.unlearning.inference import predict
+from excise.client.unlearning.local import Diverged
+from excise.common.errors import ExciseError
+from excise.common.weights import snapshot
+from excise.simulations.baselines.method import Settings
+from excise.simulations.contest.entry import Entry, Outcome
+from excise.simulations.contest.judge import judge, loss_of
+from excise.simulations.contest.record import Record, keep, path_of, read
+from excise.simulations.contest.search import Searched, search
+from excise.simulations.contest.task import Task, make_task
+from excise.simulations.contest.together import Cost
+from excise.simulations.scenario import Scenario
+
+NOTHING = Cost(0, 0.0, 0)
+Progress = Callable[[str], None]
+
+
+def compare(
+    scenarios: Sequence[Scenario], entries: Mapping[str, Entry], seeds: int, trials: int, home: Path, progress: Progress
+) -> list[Record]:
+    """Compare methods on scenarios.
+
+    Settings are searched on the task of seed 0, with the same number of trials for each, and hold for all seeds.
+
+    Parameters
+    ----------
+    seeds : how many tasks of each scenario: 0, 1, …
+    home : where tasks, trials and results are kept
+
+    Raises
+    ------
+    ExciseError : a scenario's data cannot be used, or the disk is full
+    """
+    found = []
+    for scenario in scenarios:
+        first = make_task(scenario.model_copy(update={"seed": 0}), home, progress)
+        searched = {name: _searched(first, entry, trials, home, progress) for name, entry in entries.items()}
+        for seed in range(seeds):
+            task = first if seed == 0 else make_task(scenario.model_copy(update={"seed": seed}), home, progress)
+            found += _judged(task, scenario, entries, searched, home, progress)
+    return found
+
+
+def _searched(task: Task, entry: Entry, trials: int, home: Path, progress: Progress) -> Searched:
+    def loss(settings: Settings, seed: int) -> float:
+        made = _tried(entry, task, settings, seed)
+        return float("inf") if isinstance(made, str) else loss_of(task, made.model)
+
+    return search(f"{task.name} · {entry.name}", entry.knobs, loss, home, trials, progress)
+
+
+def _judged(
+    task: Task,
+    scenario: Scenario,
+    entries: Mapping[str, Entry],
+    searched: Mapping[str, Searched],
+    home: Path,
+    progress: Progress,
+) -> list[Record]:
+    """Records of one task; models that are still to be judged are judged side by side."""
+    kept = {name: read(path_of(home, task.name, name, task.seed)) for name in entries}
+    made: dict[str, Outcome] = {}
+    failed: dict[str, str] = {}
+    for name, entry in entries.items():
+        before = kept[name]
+        if before is not None and before.searched == searched[name]:
+            continue
+        progress(f"{task.name}, seed {task.seed}: {name}")
+        outcome = _tried(entry, task, searched[name].settings, task.seed)
+        if isinstance(outcome, str):
+            failed[name] = outcome
+        else:
+            made[name] = outcome
+    if made or failed:
+        progress(f"{task.name}, seed {task.seed}: judging")
+        cards = judge(task, {name: outcome.model for name, outcome in made.items()}, scenario.training, task.seed)
+        for name in (*made, *failed):
+            record = Record(
+                task.name,
+                task.seed,
+                name,
+                entries[name].federated,
+                entries[name].paper,
+                searched[name],
+                made[name].cost if name in made else NOTHING,
+                task.retraining,
+                cards["original"].values,
+                cards["retrained"].values,
+                cards[name].values if name in made else {},
+                failed.get(name, ""),
+            )
+            keep(record, home)
+    done = (read(path_of(home, task.name, name, task.seed)) for name in entries)
+    return [one for one in done if one is not None]
+
+
+def _tried(entry: Entry, task: Task, settings: Settings, seed: int) -> Outcome | str:
+    """What a method makes, or why that is nothing that can be judged."""
+    try:
+        outcome = entry.run(task, settings, seed)
+    except (ExciseError, Diverged) as error:  # it cannot do this task, or made nothing, and says why
+        return str(error)
+    return outcome if _is_finite(outcome.model, task) else "the outputs of its model are not finite"
+
+
+def _is_finite(model: nn.Module, task: Task) -> bool:
+    if not all(bool(value.isfinite().all()) for value in snapshot(model).values() if value.is_floating_point()):
+        return False
+    return bool(torch.isfinite(predict(model, task.pooled("tuning")[0])).all())

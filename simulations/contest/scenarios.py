@@ -1,0 +1,105 @@
+"""The scenarios of the benchmark, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from excise.common.errors import ConfigError, did_you_mean
+from excise.common.models import ModelSpec
+from excise.common.request import ForgetRequest, RequestKind
+from excise.common.settings import TrainingSettings
+from excise.simulations.contest.fashion import CLASSES, WITHDRAWN, Recipe, fashion_file
+from excise.simulations.scenario import Partition, Scenario, ScenarioData, read_scenario
+
+FORGOTTEN = 3
+"""The class of Fashion-MNIST of which something is forgotten: dresses."""
+WHOLE_SITE = "hospital-2"
+FASHION = ModelSpec(name="allcnn", classes=CLASSES, size=28, width=0.25, mean=0.2860, std=0.3530)
+TRAINING = TrainingSettings(rounds=20, batch_size=64, learning_rate=0.05, augment=False)
+Spread = Literal["iid", "dirichlet", "forget-on-one-site"]
+Make = Callable[[Path], Scenario]
+
+
+def _brain(name: str, where: str | None, home: Path) -> Scenario:
+    """A scenario of the demo's hospitals, or of their images of a whole site."""
+    found = read_scenario(name)
+    if where is None:
+        return found
+    request = ForgetRequest(
+        id="site-leaves",
+        kind=RequestKind.SITE,
+        where=where,
+        reason="The hospital leaves the network.",
+        requested_by="benchmark",
+    )
+    return found.model_copy(update={"name": "brain-mri-site", "request": request})
+
+
+def _fashion(
+    name: str, kind: RequestKind, where: str, recipe: Recipe, spread: Spread, home: Path, alpha: float = 0.5, sites: int = 4
+) -> Scenario:
+    request = ForgetRequest(id=name, kind=kind, where=where, reason="Benchmark.", requested_by="benchmark")
+    return Scenario(
+        name=name,
+        data=ScenarioData(source="npz", path=fashion_file(home, recipe)),
+        partition=Partition(sites=sites, kind=spread, alpha=alpha),
+        model=FASHION,
+        training=TRAINING,
+        request=request,
+    )
+
+
+def _samples(share: float, spread: Spread = "iid", alpha: float = 0.5, sites: int = 4) -> tuple[str, Make]:
+    name = f"fashion-{100 * share:g}-percent"
+    name += {"iid": "", "dirichlet": f"-dirichlet-{alpha:g}", "forget-on-one-site": f"-one-of-{sites}"}[spread]
+    where = f'patient matches "{WITHDRAWN}-*"'
+    recipe = Recipe(share=share, of=FORGOTTEN)
+    return name, partial(_fashion, name, RequestKind.SAMPLES, where, recipe, spread, alpha=alpha, sites=sites)
+
+
+def _class(name: str, spread: Spread) -> tuple[str, Make]:
+    return name, partial(_fashion, name, RequestKind.CLASS, f"class = {FORGOTTEN}", Recipe(), spread)
+
+
+SCENARIOS: dict[str, Make] = dict(
+    (
+        ("brain-mri", partial(_brain, "brain-mri", None)),
+        ("brain-mri-patients", partial(_brain, "brain-mri-patients", None)),
+        ("brain-mri-site", partial(_brain, "brain-mri", f"site = {WHOLE_SITE}")),
+        _class("fashion-class-one-site", "forget-on-one-site"),
+        _class("fashion-class-all-sites", "iid"),
+        *(_samples(share) for share in (0.01, 0.1, 0.5)),
+        *(_samples(0.1, "dirichlet", alpha) for alpha in (0.1, 0.5)),
+        *(_samples(0.1, "forget-on-one-site", sites=sites) for sites in (2, 4, 8, 16, 32, 64)),
+        (
+            "fashion-mislabelled",
+            partial(
+                _fashion,
+                "fashion-mislabelled",
+                RequestKind.DEVICE,
+                f'patient matches "{WITHDRAWN}-*"',
+                Recipe(share=0.1, mislabelled=True),
+                "forget-on-one-site",
+            ),
+        ),
+    )
+)
+"""Each makes its scenario; Fashion-MNIST's write their file of images below the folder that they are given."""
+
+
+def scenario_named(name: str, home: Path) -> Scenario:
+    """A scenario by name, or the one of a user's own file.
+
+    Raises
+    ------
+    ConfigError : there is none of this name, and no such file
+    DataError : its data is not installed
+    """
+    if name in SCENARIOS:
+        return SCENARIOS[name](home)
+    if name.endswith(".toml"):
+        return read_scenario("", Path(name))
+    raise ConfigError(f"unknown scenario '{name}': {did_you_mean(name, SCENARIOS)}, or the path of a scenario's TOML file")

@@ -1,0 +1,180 @@
+"""What methods are given and what they are judged on: one scenario at its simulated sites, in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Generator, Tensor, nn
+
+from excise.client.site import open_site
+from excise.common.errors import ConfigError
+from excise.common.files import write_atomically
+from excise.common.models import build_model
+from excise.common.request import RequestKind
+from excise.common.weights import Weights, load_weights, save_weights, snapshot
+from excise.simulations.baselines.federated.problem import FederatedProblem, Part
+from excise.simulations.baselines.method import Images, Problem
+from excise.simulations.contest.together import Cost, Together, train_together
+from excise.simulations.scenario import Scenario
+from excise.simulations.sites import make_sites
+
+VERSION = 1
+"""Of what is kept of a task: raise it when the code here trains other models."""
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SiteImages:
+    """The images of one site.
+
+    Attributes
+    ----------
+    forget, retain : it was trained on; they are to be forgotten and to be kept
+    unseen : never trained on; methods may look at them, as sites use reference images
+    tuning : never trained on; settings are chosen by them
+    judged : never trained on; methods are judged by them, and nothing is chosen by them
+    alike : never trained on, and such as are to be forgotten (the same scanner, say): there may be none
+    """
+
+    forget: Images
+    retain: Images
+    unseen: Images
+    tuning: Images
+    judged: Images
+    alike: Images
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to be forgotten of a model that sites trained together, and the model that was retrained without it.
+
+    Attributes
+    ----------
+    name, seed : of the scenario
+    whole_class : whether the forget images are all there are of their classes
+    trained, retrained : with and without what is to be forgotten
+    """
+
+    name: str
+    seed: int
+    classes: tuple[str, ...]
+    whole_class: bool
+    sites: Mapping[str, SiteImages]
+    initial: nn.Module
+    trained: Together
+    retrained: nn.Module
+    retraining: Cost
+
+    @property
+    def original(self) -> nn.Module:
+        """The deployed model."""
+        return self.trained.model
+
+    def pooled(self, kind: str) -> Images:
+        """Images of one kind (an attribute of `SiteImages`) of all sites."""
+        parts = [cast(Images, getattr(site, kind)) for site in self.sites.values()]
+        return torch.cat([x for x, _ in parts]), torch.cat([y_N for _, y_N in parts])
+
+    def federated(self) -> FederatedProblem:
+        """The problem as federated methods are given it."""
+        parts = {name: Part(site.forget, site.retain, site.unseen) for name, site in self.sites.items()}
+        return FederatedProblem(self.original, self.initial, parts, self.whole_class, self.trained.updates, self.seed)
+
+    def central(self) -> Problem:
+        """The problem as central methods are given it: all sites' images at one place."""
+        forget, retain, unseen = (self.pooled(kind) for kind in ("forget", "retain", "unseen"))
+        return Problem(self.original, forget, retain, unseen, self.whole_class, self.seed)
+
+
+def make_task(scenario: Scenario, home: Path, progress: Progress) -> Task:
+    """The task of a scenario. Its models are trained once, and found again in `home`.
+
+    Raises
+    ------
+    ConfigError : the scenario asks for what the benchmark has no baselines for, or its request forgets nothing
+    ExciseError : its data or its sites cannot be used
+    """
+    if scenario.model.multi_label or scenario.after or scenario.requests:
+        raise ConfigError("the benchmark takes one request, of single labels, to a model that the scenario itself trains")
+    made = make_sites(scenario, home, lambda done, of: progress(f"making sites, {done} of {of}"))
+    sites = {config.parent.name: _images(config, scenario) for config in made.configs}
+    forget = torch.cat([site.forget[1] for site in sites.values()])
+    if not len(forget):
+        raise ConfigError(f"'{scenario.request.where}' matches no training image of scenario '{scenario.name}'")
+    initial = build_model(scenario.model, scenario.seed)
+    both = {name: _joined(site.forget, site.retain) for name, site in sites.items()}
+    kept = {name: site.retain for name, site in sites.items()}
+    folder = home / "tasks" / _key(scenario)
+
+    def models(name: str, images: Mapping[str, Images], stored: bool) -> Together:
+        tell: Progress = lambda text: progress(f"{scenario.name}, seed {scenario.seed}: {name}, {text}")  # noqa: E731
+        return _kept(folder / name, scenario, initial, images, stored, tell)
+
+    trained, retrained = models("original", both, True), models("retrained", kept, False)
+    whole = scenario.request.kind is RequestKind.CLASS
+    return Task(
+        scenario.name, scenario.seed, made.classes, whole, sites, initial.eval(), trained, retrained.model, retrained.cost
+    )
+
+
+def _images(config: Path, scenario: Scenario) -> SiteImages:
+    site = open_site(config)
+    rows = site.select(scenario.request)
+    # Whole patients in either half: images of one patient are alike.
+    patients = sorted({site.scan.rows[i].patient for i in rows.held_out.tolist()})
+    order = torch.randperm(len(patients), generator=Generator().manual_seed(scenario.seed)).tolist()
+    first = {patients[i] for i in order[: len(order) // 2]}
+    tuning = torch.tensor([site.scan.rows[i].patient in first for i in rows.held_out.tolist()], dtype=torch.bool)
+
+    def images(which: Tensor) -> Images:
+        return site.x[which], site.y_N[which]
+
+    return SiteImages(
+        images(rows.forget),
+        images(rows.retain),
+        images(rows.reference),
+        images(rows.held_out[tuning]),
+        images(rows.held_out[~tuning]),
+        images(rows.excluded),
+    )
+
+
+def _joined(first: Images, second: Images) -> Images:
+    return torch.cat([first[0], second[0]]), torch.cat([first[1], second[1]])
+
+
+def _kept(
+    folder: Path, scenario: Scenario, initial: nn.Module, images: Mapping[str, Images], stored: bool, progress: Progress
+) -> Together:
+    """A model trained before, or trained now and kept; with what its sites sent, when that is `stored`."""
+    told = folder / "cost.json"
+    if not told.exists():
+        made = train_together(initial, images, scenario.training, scenario.seed, progress)
+        save_weights(snapshot(made.model), folder / "model.safetensors")
+        for number, updates in enumerate(made.updates if stored else ()):
+            whole = {f"{site}/{key}": value for site, update in updates.items() for key, value in update.items()}
+            save_weights(whole, folder / f"round-{number:04d}.safetensors")
+        write_atomically(told, json.dumps(asdict(made.cost)))  # last: what is there is whole
+    model = build_model(scenario.model)
+    model.load_state_dict(load_weights(folder / "model.safetensors"))
+    rounds = list[dict[str, Weights]]()
+    for path in sorted(folder.glob("round-*.safetensors")):
+        of: dict[str, Weights] = {}
+        for key, value in load_weights(path).items():
+            whose, _, name = key.partition("/")
+            of.setdefault(whose, {})[name] = value
+        rounds.append(of)
+    return Together(model.eval(), rounds, Cost(**json.loads(told.read_text())))
+
+
+def _key(scenario: Scenario) -> str:
+    """Name of the folder of a scenario's models: another for anything that they depend on."""
+    parts = ("data", "partition", "split", "model", "training", "request")
+    text = "|".join([str(VERSION), str(scenario.seed), *(getattr(scenario, part).model_dump_json() for part in parts)])
+    return f"{scenario.name}-{scenario.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

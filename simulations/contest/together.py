@@ -1,0 +1,68 @@
+"""Plain federated averaging in one process, with every site's update of every round: some methods need what was stored."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Generator, nn
+
+from excise.client.training import train_locally
+from excise.common.settings import TrainingSettings
+from excise.common.weights import Weights, difference, moved, snapshot
+from excise.simulations.baselines.method import Images
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What training took: images sent through the model, seconds of wall time, and rounds."""
+
+    passes: int
+    seconds: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Together:
+    """A model that sites trained together.
+
+    Attributes
+    ----------
+    model : after the last round, in evaluation mode
+    updates : each site's update of each round, by its name
+    """
+
+    model: nn.Module
+    updates: Sequence[Mapping[str, Weights]]
+    cost: Cost
+
+
+def train_together(
+    initial: nn.Module, sites: Mapping[str, Images], settings: TrainingSettings, seed: int, progress: Progress
+) -> Together:
+    """Train a copy of `initial` by federated averaging, sites weighed by their images (McMahan et al., AISTATS 2017).
+
+    Parameters
+    ----------
+    sites : training images of each site; one without any is never asked
+    """
+    asked = {name: images for name, images in sites.items() if len(images[1])}
+    total = sum(len(y_N) for _, y_N in asked.values())
+    model, passes, began = copy.deepcopy(initial), 0, time.monotonic()
+    rounds = list[dict[str, Weights]]()
+    for number in range(settings.rounds):
+        progress(f"round {number + 1} of {settings.rounds}")
+        before, updates = snapshot(model), dict[str, Weights]()
+        for place, (name, images) in enumerate(asked.items()):
+            model.load_state_dict(before)
+            generator = Generator().manual_seed(1_000_000 * seed + 1000 * number + place)
+            passes += train_locally(model, *images, settings, number, generator)[1]
+            updates[name] = difference(snapshot(model), before)
+        mean = {key: sum(len(asked[name][1]) / total * updates[name][key] for name in asked) for key in updates[name]}
+        model.load_state_dict(moved(before, mean))  # type: ignore[arg-type]
+        rounds.append(updates)
+    return Together(model.eval(), rounds, Cost(passes, time.monotonic() - began, settings.rounds))

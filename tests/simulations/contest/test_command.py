@@ -1,0 +1,56 @@
+"""`excise bench`: what it shows, a user's own method, and what it says of what it does not know."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from excise.simulations.contest import cli
+from tests.scenarios import scenario_file
+
+PAGE = Path(__file__).parents[3] / "docs" / "benchmark.md"
+Excise = Callable[..., tuple[int, str, str]]
+
+
+def test_the_method_of_the_documentation_stands_in_the_table_beside_others(tmp_path: Path, excise: Excise) -> None:
+    code = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert code
+    assert len(code[1].splitlines()) <= 40
+    (tmp_path / "mine.py").write_text(code[1])  # the command runs in this folder
+    file = scenario_file(tmp_path)
+    options = ("--scenario", str(file), "--only", "fine-tune (one place)", "--seeds", "1", "--trials", "1")
+    ended, told, error = excise("bench", *options, "--method", "mine:MINE", "--home", str(tmp_path / "home"))
+    assert ended == 0, error
+    for words in ("original", "retrained", "ascent and descent", "fine-tune", "ToW", "tiny, one seed"):
+        assert words in told
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--scenario", "brain-mir"), "unknown scenario 'brain-mir'.*brain-mri"),
+        (("--only", "SCRAP"), "no method 'SCRAP'"),
+        (("--method", "nowhere:X"), "there is no module 'nowhere'"),
+        (("--scenario", "none.toml"), "no scenario file at none.toml"),
+    ],
+)
+def test_what_is_not_known_is_told(excise: Excise, tmp_path: Path, options: tuple[str, ...], reason: str) -> None:
+    code, _, error = excise("bench", *options, "--home", str(tmp_path))
+    assert code == 2
+    assert re.search(reason, error)
+
+
+def test_without_optuna_it_says_what_to_install(excise: Excise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    code, _, error = excise("bench", "--seeds", "1", "--home", str(tmp_path))
+    assert (code, "excise[bench]" in error) == (2, True)
+
+
+def test_without_anything_it_shows_what_there_is(excise: Excise) -> None:
+    told: Any = excise("bench")
+    assert "--method" in str(told)
+    assert "soak" in str(told)
