@@ -22,7 +22,7 @@ SHOWN = {
     "forget_accuracy": "forget",
     "retain_accuracy": "retain",
     "test_accuracy": "test",
-    "loss_auc": "membership AUC",
+    "loss_auc": "AUC",
 }
 """Metrics of the table, and what they are called there."""
 
@@ -77,18 +77,21 @@ def chosen(only: Sequence[str]) -> dict[str, Entry]:
 
 def print_records(records: Sequence[Record]) -> None:
     """A table for each scenario, the method nearest to the retrained model first."""
-    for scenario in dict.fromkeys(one.scenario for one in records):
-        of = [one for one in records if one.scenario == scenario]
+    for key in dict.fromkeys(one.key for one in records):
+        of = [one for one in records if one.key == key]
         seeds = len({one.seed for one in of})
-        table = Table(title=f"{scenario}, {'one seed' if seeds == 1 else f'mean of {seeds} seeds'}")
-        for column in ("method", *SHOWN.values(), "images ÷ retraining's"):
+        table = Table(
+            title=f"{of[0].scenario}, {'one seed' if seeds == 1 else f'mean of {seeds} seeds'}",
+            caption="AUC: of the membership test; cost: images sent through models ÷ retraining's",
+        )
+        for column in ("method", *SHOWN.values(), "cost"):
             is_name = column == "method"
             table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
         table.add_row("original", *_means([one.original for one in of]), "–")
         table.add_row("retrained", *_means([one.retrained for one in of]), "1.000", end_section=True)
         for its in sorted(_by_entry(of), key=_tow, reverse=True):
             told = next((f"failed: {one.failed}" for one in its if one.failed), "")
-            cost = f"{statistics.fmean(one.cost.passes / one.retraining.passes for one in its):.3f}"
+            cost = f"{statistics.fmean(one.images for one in its):.3f}"
             table.add_row(its[0].entry, *((told,) if told else (*_means([one.values for one in its]), cost)))
         Console().print(table)
 

@@ -11,7 +11,7 @@ from torch import nn
 from excise.simulations.baselines.federated.problem import FederatedMethod
 from excise.simulations.baselines.method import Knob, Method, Settings
 from excise.simulations.contest.task import Task
-from excise.simulations.contest.together import Cost
+from excise.simulations.judging.cost import Cost
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ def entry_of(method: Method | FederatedMethod) -> Entry:
         def together(task: Task, settings: Settings, seed: int) -> Outcome:
             problem, began = replace(task.federated(), seed=seed), time.monotonic()
             made = method(problem, settings)
-            return Outcome(made.model, Cost(made.passes, time.monotonic() - began, made.rounds))
+            return Outcome(made.model, Cost(images=made.passes, seconds=time.monotonic() - began, rounds=made.rounds))
 
         return Entry(method.name, True, method.knobs, method.paper, together)
 
     def in_one_place(task: Task, settings: Settings, seed: int) -> Outcome:
         problem, began = replace(task.central(), seed=seed), time.monotonic()
         made = method(problem, settings)
-        return Outcome(made.model, Cost(made.passes, time.monotonic() - began, 0))
+        return Outcome(made.model, Cost(images=made.passes, seconds=time.monotonic() - began))
 
     return Entry(f"{method.name} (one place)", False, method.knobs, method.paper, in_one_place)
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from excise.client.unlearning.inference import predict
 from excise.client.unlearning.labels import boundary_losses
+from excise.common.errors import ConfigError
 from excise.common.metrics import accuracy, membership_auc
 from excise.common.settings import TrainingSettings
 from excise.simulations.baselines.method import Images
@@ -23,32 +24,40 @@ LATER_RATE = 0.1
 """Step size of the retain-only epoch after unlearning, as a share of training's."""
 
 
-def loss_of(task: Task, model: nn.Module) -> float:
-    """The one objective by which settings of all methods are chosen; 0 is a model as the retrained one, less is not possible.
+class Objective:
+    """That by which settings of all methods are chosen on a task; 0 is a model as the retrained one, less is not possible.
 
     ``1 − ToW + |AUC − AUC of the retrained model|``, of accuracies on the forget, retain and tuning images, and of the
     loss-threshold test of forget against tuning images of the forgotten classes.
 
-    Returns
-    -------
-    infinite for a model whose outputs are not finite
+    Raises
+    ------
+    ConfigError : an output of the retrained model is not finite
     """
-    own, gold = _looked(task, model), _looked(task, task.retrained)
-    if own is None or gold is None:
-        return math.inf
-    return 1 - tow(own[0], gold[0]) + abs(own[1] - gold[1])
 
+    def __init__(self, task: Task) -> None:
+        self._images = [task.pooled(kind) for kind in ("forget", "retain", "tuning")]
+        forget, _, tuning = self._images
+        self._alike = _alike(tuning, forget)
+        gold = self._looked(task.retrained)
+        if gold is None:
+            raise ConfigError(f"the retrained model of scenario '{task.name}' is no model: its outputs are not finite")
+        self._gold = gold
 
-def _looked(task: Task, model: nn.Module) -> tuple[Accuracies, float] | None:
-    """Accuracies and the AUC of the membership test; None where an output is not finite."""
-    forget, retain, tuning = (task.pooled(kind) for kind in ("forget", "retain", "tuning"))
-    logits = [predict(model, x) for x, _ in (forget, retain, tuning)]
-    if not all(bool(of.isfinite().all()) for of in logits):
-        return None
-    scores = Accuracies(*(accuracy(of, y) for of, (_, y) in zip(logits, (forget, retain, tuning), strict=True)))
-    alike = _alike(tuning, forget)
-    losses = boundary_losses(logits[0], forget[1]), boundary_losses(logits[2][alike], tuning[1][alike])
-    return scores, membership_auc(*(of.numpy() for of in losses))
+    def __call__(self, model: nn.Module) -> float:
+        """Of a model; infinite where an output is not finite."""
+        own = self._looked(model)
+        return math.inf if own is None else 1 - tow(own[0], self._gold[0]) + abs(own[1] - self._gold[1])
+
+    def _looked(self, model: nn.Module) -> tuple[Accuracies, float] | None:
+        """Accuracies and the AUC of the membership test; None where an output is not finite."""
+        logits = [predict(model, x) for x, _ in self._images]
+        if not all(bool(of.isfinite().all()) for of in logits):
+            return None
+        scores = Accuracies(*(accuracy(of, y_N) for of, (_, y_N) in zip(logits, self._images, strict=True)))
+        (_, forget), _, (_, tuning) = self._images
+        losses = boundary_losses(logits[0], forget), boundary_losses(logits[2][self._alike], tuning[self._alike])
+        return scores, membership_auc(*(of.numpy() for of in losses))
 
 
 def case_of(task: Task) -> Case:

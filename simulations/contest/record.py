@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,9 +13,9 @@ from excise.common.canonical import finite
 from excise.common.errors import DataError
 from excise.common.files import write_atomically
 from excise.simulations.contest.search import Searched
-from excise.simulations.contest.together import Cost
+from excise.simulations.judging.cost import Cost
 
-VERSION = 1
+VERSION = 2
 """Raise it when records of before cannot be compared with those of now."""
 
 
@@ -24,7 +25,7 @@ class Record:
 
     Attributes
     ----------
-    scenario, seed : of the task
+    key, scenario, seed : of the task: two scenarios of one name have two keys
     entry : name of the method
     federated, paper : as of the `Entry`
     searched : how its settings were chosen
@@ -33,6 +34,7 @@ class Record:
     failed : why there is no model that can be judged; empty where there is one
     """
 
+    key: str
     scenario: str
     seed: int
     entry: str
@@ -47,11 +49,16 @@ class Record:
     failed: str = ""
     version: int = VERSION
 
+    @property
+    def images(self) -> float:
+        """Images that it sent through models, ÷ those of retraining."""
+        return (self.cost.images or 0) / (self.retraining.images or math.nan)
 
-def path_of(home: Path, scenario: str, entry: str, seed: int) -> Path:
-    """Where a record is kept."""
+
+def path_of(home: Path, key: str, entry: str, seed: int) -> Path:
+    """Where the record of an entry on a task is kept."""
     slug = re.sub(r"[^a-z0-9]+", "-", entry.lower()).strip("-")
-    return home / "results" / scenario / f"{slug}-{seed}.json"
+    return home / "results" / key / f"{slug}-{seed}.json"
 
 
 def keep(record: Record, home: Path) -> None:
@@ -61,7 +68,7 @@ def keep(record: Record, home: Path) -> None:
     ------
     StorageError : the disk is full, or `home` cannot be written
     """
-    path = path_of(home, record.scenario, record.entry, record.seed)
+    path = path_of(home, record.key, record.entry, record.seed)
     write_atomically(path, json.dumps(finite(asdict(record)), indent=1, allow_nan=False) + "\n")
 
 
@@ -88,11 +95,11 @@ def read(path: Path) -> Record | None:
 
 
 def records(home: Path) -> list[Record]:
-    """Every record below `home`, by scenario, entry and seed.
+    """Every record below `home`, by task, entry and seed.
 
     Raises
     ------
     DataError : one of the files is none
     """
     found = [record for path in (home / "results").glob("*/*.json") if (record := read(path)) is not None]
-    return sorted(found, key=lambda one: (one.scenario, one.entry, one.seed))
+    return sorted(found, key=lambda one: (one.key, one.entry, one.seed))

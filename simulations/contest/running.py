@@ -5,26 +5,25 @@ What is done is kept at once, and found again: who interrupts it goes on where i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from excise.client.unlearning.inference import predict
 from excise.client.unlearning.local import Diverged
 from excise.common.errors import ExciseError
-from excise.common.weights import snapshot
 from excise.simulations.baselines.method import Settings
 from excise.simulations.contest.entry import Entry, Outcome
-from excise.simulations.contest.judge import judge, loss_of
+from excise.simulations.contest.judge import Objective, judge
 from excise.simulations.contest.record import Record, keep, path_of, read
 from excise.simulations.contest.search import Searched, search
 from excise.simulations.contest.task import Task, make_task
-from excise.simulations.contest.together import Cost
+from excise.simulations.judging.cost import Cost
 from excise.simulations.scenario import Scenario
 
-NOTHING = Cost(0, 0.0, 0)
+NOTHING = Cost()
 Progress = Callable[[str], None]
 
 
@@ -47,19 +46,20 @@ def compare(
     found = []
     for scenario in scenarios:
         first = make_task(scenario.model_copy(update={"seed": 0}), home, progress)
-        searched = {name: _searched(first, entry, trials, home, progress) for name, entry in entries.items()}
+        objective = Objective(first)
+        searched = {name: _searched(first, objective, entry, trials, home, progress) for name, entry in entries.items()}
         for seed in range(seeds):
             task = first if seed == 0 else make_task(scenario.model_copy(update={"seed": seed}), home, progress)
             found += _judged(task, scenario, entries, searched, home, progress)
     return found
 
 
-def _searched(task: Task, entry: Entry, trials: int, home: Path, progress: Progress) -> Searched:
+def _searched(task: Task, objective: Objective, entry: Entry, trials: int, home: Path, progress: Progress) -> Searched:
     def loss(settings: Settings, seed: int) -> float:
         made = _tried(entry, task, settings, seed)
-        return float("inf") if isinstance(made, str) else loss_of(task, made.model)
+        return math.inf if isinstance(made, str) else objective(made.model)
 
-    return search(f"{task.name} · {entry.name}", entry.knobs, loss, home, trials, progress)
+    return search(f"{task.key} · {entry.name}", entry.knobs, loss, home, trials, progress)
 
 
 def _judged(
@@ -71,7 +71,7 @@ def _judged(
     progress: Progress,
 ) -> list[Record]:
     """Records of one task; models that are still to be judged are judged side by side."""
-    kept = {name: read(path_of(home, task.name, name, task.seed)) for name in entries}
+    kept = {name: read(path_of(home, task.key, name, task.seed)) for name in entries}
     made: dict[str, Outcome] = {}
     failed: dict[str, str] = {}
     for name, entry in entries.items():
@@ -82,6 +82,8 @@ def _judged(
         outcome = _tried(entry, task, searched[name].settings, task.seed)
         if isinstance(outcome, str):
             failed[name] = outcome
+        elif not _is_finite(outcome.model, task):
+            failed[name] = "the outputs of its model are not finite"
         else:
             made[name] = outcome
     if made or failed:
@@ -89,6 +91,7 @@ def _judged(
         cards = judge(task, {name: outcome.model for name, outcome in made.items()}, scenario.training, task.seed)
         for name in (*made, *failed):
             record = Record(
+                task.key,
                 task.name,
                 task.seed,
                 name,
@@ -103,7 +106,7 @@ def _judged(
                 failed.get(name, ""),
             )
             keep(record, home)
-    done = (read(path_of(home, task.name, name, task.seed)) for name in entries)
+    done = (read(path_of(home, task.key, name, task.seed)) for name in entries)
     return [one for one in done if one is not None]
 
 
@@ -113,10 +116,8 @@ def _tried(entry: Entry, task: Task, settings: Settings, seed: int) -> Outcome |
         outcome = entry.run(task, settings, seed)
     except (ExciseError, Diverged) as error:  # it cannot do this task, or made nothing, and says why
         return str(error)
-    return outcome if _is_finite(outcome.model, task) else "the outputs of its model are not finite"
+    return outcome
 
 
 def _is_finite(model: nn.Module, task: Task) -> bool:
-    if not all(bool(value.isfinite().all()) for value in snapshot(model).values() if value.is_floating_point()):
-        return False
-    return bool(torch.isfinite(predict(model, task.pooled("tuning")[0])).all())
+    return bool(predict(model, task.pooled("tuning")[0]).isfinite().all())

@@ -20,11 +20,12 @@ from excise.common.request import RequestKind
 from excise.common.weights import Weights, load_weights, save_weights, snapshot
 from excise.simulations.baselines.federated.problem import FederatedProblem, Part
 from excise.simulations.baselines.method import Images, Problem
-from excise.simulations.contest.together import Cost, Together, train_together
+from excise.simulations.contest.together import Together, train_together
+from excise.simulations.judging.cost import Cost
 from excise.simulations.scenario import Scenario
 from excise.simulations.sites import make_sites
 
-VERSION = 1
+VERSION = 2
 """Of what is kept of a task: raise it when the code here trains other models."""
 Progress = Callable[[str], None]
 
@@ -57,12 +58,14 @@ class Task:
     Attributes
     ----------
     name, seed : of the scenario
+    key : its name, with a digest of all that a task of any seed depends on
     whole_class : whether the forget images are all there are of their classes
     trained, retrained : with and without what is to be forgotten
     """
 
     name: str
     seed: int
+    key: str
     classes: tuple[str, ...]
     whole_class: bool
     sites: Mapping[str, SiteImages]
@@ -110,7 +113,8 @@ def make_task(scenario: Scenario, home: Path, progress: Progress) -> Task:
     initial = build_model(scenario.model, scenario.seed)
     both = {name: _joined(site.forget, site.retain) for name, site in sites.items()}
     kept = {name: site.retain for name, site in sites.items()}
-    folder = home / "tasks" / _key(scenario)
+    key = _key(scenario)
+    folder = home / "tasks" / key / str(scenario.seed)
 
     def models(name: str, images: Mapping[str, Images], stored: bool) -> Together:
         tell: Progress = lambda text: progress(f"{scenario.name}, seed {scenario.seed}: {name}, {text}")  # noqa: E731
@@ -119,7 +123,16 @@ def make_task(scenario: Scenario, home: Path, progress: Progress) -> Task:
     trained, retrained = models("original", both, True), models("retrained", kept, False)
     whole = scenario.request.kind is RequestKind.CLASS
     return Task(
-        scenario.name, scenario.seed, made.classes, whole, sites, initial.eval(), trained, retrained.model, retrained.cost
+        name=scenario.name,
+        seed=scenario.seed,
+        key=key,
+        classes=made.classes,
+        whole_class=whole,
+        sites=sites,
+        initial=initial.eval(),
+        trained=trained,
+        retrained=retrained.model,
+        retraining=retrained.cost,
     )
 
 
@@ -174,7 +187,7 @@ def _kept(
 
 
 def _key(scenario: Scenario) -> str:
-    """Name of the folder of a scenario's models: another for anything that they depend on."""
+    """Name of what is kept of a scenario: another for anything but the seed that its tasks depend on."""
     parts = ("data", "partition", "split", "model", "training", "request")
-    text = "|".join([str(VERSION), str(scenario.seed), *(getattr(scenario, part).model_dump_json() for part in parts)])
-    return f"{scenario.name}-{scenario.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    text = "|".join([str(VERSION), *(getattr(scenario, part).model_dump_json() for part in parts)])
+    return f"{scenario.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

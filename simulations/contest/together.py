@@ -13,17 +13,9 @@ from excise.client.training import train_locally
 from excise.common.settings import TrainingSettings
 from excise.common.weights import Weights, difference, moved, snapshot
 from excise.simulations.baselines.method import Images
+from excise.simulations.judging.cost import Cost
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What training took: images sent through the model, seconds of wall time, and rounds."""
-
-    passes: int
-    seconds: float
-    rounds: int
 
 
 @dataclass(frozen=True)
@@ -65,4 +57,5 @@ def train_together(
         mean = {key: sum(len(asked[name][1]) / total * updates[name][key] for name in asked) for key in updates[name]}
         model.load_state_dict(moved(before, mean))  # type: ignore[arg-type]
         rounds.append(updates)
-    return Together(model.eval(), rounds, Cost(passes, time.monotonic() - began, settings.rounds))
+    cost = Cost(images=passes, seconds=time.monotonic() - began, rounds=settings.rounds)
+    return Together(model.eval(), rounds, cost)

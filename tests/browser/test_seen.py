@@ -140,13 +140,13 @@ def option(page: Page, kind: str, of: str) -> Any:
 
 
 def measured(made: Network, **changes: Any) -> None:
-    """The run of the fixture with other results."""
+    """The run of the fixture with other results; before a dashboard looks, which sees files that are replaced."""
     file = made.config.runs / "mr7" / "metrics.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_cells_of_the_heat_map_can_be_read(made: Network, url: str, opened: Open, theme: str) -> None:
+def test_cells_of_the_heat_map_can_be_read(made: Network, opened: Open, theme: str) -> None:
     before = {"held_out_accuracy": 0.5, "held_out_images": 100.0, "retain_accuracy": 0.5, "retain_images": 100.0}
     names = [f"s{number:02}" for number in range(11)]
     after = {name: before | {"held_out_accuracy": 0.45 + number / 100} for number, name in enumerate(names)}
@@ -156,7 +156,7 @@ def test_cells_of_the_heat_map_can_be_read(made: Network, url: str, opened: Open
         original={"pooled": {}, "sites": dict.fromkeys(names, before | {"forget_accuracy": 0.5})},
         unlearned={"pooled": {}, "sites": after},
     )
-    with opened(url, color_scheme=theme) as page:
+    with serving(app_of(made)) as url, opened(url, color_scheme=theme) as page:
         cells = option(page, "heat", "chart.getOption().series[0].data.map((one) => [one.label.color, one.itemStyle.color])")
         texts = option(page, "heat", "chart.getOption().series[0].data.map((one) => one.label.formatter)")
         pairs = list(dict.fromkeys(map(tuple, cells)))
@@ -175,13 +175,13 @@ def test_few_sites_do_not_fill_the_height(url: str, opened: Open) -> None:
     assert 20 < height <= 52
 
 
-def test_what_retraining_reaches_is_told_beside_the_curves(made: Network, url: str, opened: Open) -> None:
+def test_what_retraining_reaches_is_told_beside_the_curves(made: Network, opened: Open) -> None:
     keys = ("forget_accuracy", "retain_accuracy", "held_out_accuracy", "membership_auc")
     told = {"candidate": "unlearned", "excess": 0.1, "objective_gradient_norm": 1.0, "refused": [], "metrics": {}}
     event(made, "unlearned_round", round=1, scores=dict.fromkeys(keys, 0.75), **told)
     reached = dict(zip(keys, (0.761, 0.999, 0.76, 0.759), strict=True))  # three that lie on each other
     measured(made, retrained={"pooled": reached, "sites": {}})
-    with opened(url) as page:
+    with serving(app_of(made)) as url, opened(url) as page:
         right = option(page, "curve", "chart.getWidth() - chart.getOption().grid[0].right")
         places = option(
             page,
@@ -212,11 +212,11 @@ def test_no_accuracy_beyond_1_is_offered(url: str, opened: Open, theme: str) -> 
 
 
 @pytest.mark.parametrize("width", [390, 1366])
-def test_embeddings_have_one_scale(made: Network, url: str, opened: Open, width: int) -> None:
+def test_embeddings_have_one_scale(made: Network, opened: Open, width: int) -> None:
     points = [[0.0, 0.0], [10.0, 1.0], [5.0, 4.0]]
     told = {"groups": ["forget", "retain"], "sites": {"a": {"before": points, "after": points, "group": [0, 1, 1]}}}
     (made.config.runs / "mr7" / "embeddings.json").write_text(json.dumps(told))
-    with opened(url, width=width) as page:
+    with serving(app_of(made)) as url, opened(url, width=width) as page:
         for path in ("/", "/embeddings"):
             page.goto(url + path)
             low, high = (

@@ -20,7 +20,7 @@ from excise.simulations.baselines.federated.problem import Composed, FederatedMe
 from excise.simulations.baselines.method import Knob, Made, Method, Problem, Settings
 from excise.simulations.contest import task as tasks
 from excise.simulations.contest.entry import entries_of
-from excise.simulations.contest.judge import case_of, loss_of
+from excise.simulations.contest.judge import Objective, case_of
 from excise.simulations.contest.record import path_of, read, records
 from excise.simulations.contest.running import compare
 from excise.simulations.contest.task import Task, make_task
@@ -96,6 +96,15 @@ def test_a_task_is_trained_once_and_found_again(
         assert {site: digest(update) for site, update in before.items()} == {site: digest(of) for site, of in after.items()}
 
 
+def test_what_is_kept_of_another_task_of_the_name_is_not_its_own(scenario: Scenario, home: Path, task: Task) -> None:
+    other = scenario.model_copy(update={"training": scenario.training.model_copy(update={"rounds": 1})})
+    apart = make_task(other, home, quiet)
+    assert apart.name == task.name
+    assert apart.key != task.key
+    assert len(apart.trained.updates) == 1
+    assert make_task(scenario.model_copy(update={"seed": 1}), home, quiet).key == task.key
+
+
 def test_a_request_that_matches_nothing_is_told(scenario: Scenario, home: Path) -> None:
     nothing = scenario.request.model_copy(update={"where": "site = site-9 and class = 1"})
     with pytest.raises(ConfigError, match="matches no training image"):
@@ -103,13 +112,14 @@ def test_a_request_that_matches_nothing_is_told(scenario: Scenario, home: Path) 
 
 
 def test_the_objective_is_lowest_for_the_retrained_model_and_infinite_for_none(task: Task) -> None:
-    assert loss_of(task, task.retrained) == 0
-    assert 0 <= loss_of(task, task.original) < 3
+    objective = Objective(task)
+    assert objective(task.retrained) == 0
+    assert 0 <= objective(task.original) < 3
     broken = copy.deepcopy(task.original)
     with torch.no_grad():
         for parameter in broken.parameters():
             parameter.fill_(math.nan)
-    assert loss_of(task, broken) == math.inf
+    assert objective(broken) == math.inf
 
 
 def test_models_are_judged_by_images_that_settings_are_not_chosen_by(task: Task) -> None:
@@ -156,8 +166,8 @@ def test_a_run_judges_every_method_on_every_seed_and_keeps_it(scenario: Scenario
     assert nothing.values["forget_accuracy"] == nothing.original["forget_accuracy"]
     assert nothing.retrained["tow"] == 1
     assert (nothing.searched.trials, together.searched.trials) == (3, 1)
-    assert nothing.cost.passes == nothing.searched.settings["passes"]
-    assert (together.cost.passes, together.cost.rounds, together.federated) == (7, 3, True)
+    assert nothing.cost.images == nothing.searched.settings["passes"]
+    assert (together.cost.images, together.cost.rounds, together.federated) == (7, 3, True)
     assert "not with this task" in of["refuses (one place)", 0].failed
     assert "not finite" in of["breaks (one place)", 0].failed
     assert sorted(records(home), key=str) == sorted(found, key=str)
@@ -181,7 +191,7 @@ def test_what_is_done_is_not_done_again(scenario: Scenario, home: Path) -> None:
 
 def test_a_file_that_is_no_record_is_told_and_one_of_another_version_left_out(scenario: Scenario, home: Path) -> None:
     (one,) = compare([scenario], entries_of([METHODS[1]]), 1, 1, home, quiet)
-    path = path_of(home, one.scenario, one.entry, one.seed)
+    path = path_of(home, one.key, one.entry, one.seed)
     whole = path.read_text()
     assert read(path) == one
     try:

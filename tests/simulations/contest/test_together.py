@@ -55,7 +55,7 @@ def test_the_mean_is_weighed_by_images(initial: nn.Module, sites: Mapping[str, I
 def test_the_history_leads_from_the_first_model_to_the_last(initial: nn.Module, sites: Mapping[str, Images]) -> None:
     made = train_together(initial, sites, SETTINGS, 0, quiet)
     assert [set(updates) for updates in made.updates] == [{"a", "b"}] * 3
-    assert (made.cost.passes, made.cost.rounds) == (3 * 32, 3)
+    assert (made.cost.images, made.cost.rounds) == (3 * 32, 3)
     now = {key: value.clone() for key, value in snapshot(initial).items()}
     for updates in made.updates:
         for key in updates["a"]:
