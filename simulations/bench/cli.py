@@ -47,6 +47,21 @@ def bench_methods(
     print_records(found)
 
 
+@bench.command("report")
+def bench_report(
+    home: Annotated[Path | None, typer.Option(help="Where results are kept; ~/.cache/excise/bench by default.")] = None,
+    page: Annotated[Path, typer.Option(help="The result page to write; pictures beside it.")] = Path(
+        "docs/results/benchmark.md"
+    ),
+    html: Annotated[Path | None, typer.Option(help="The same as one HTML file; beside the page by default.")] = None,
+) -> None:
+    """Write the result pages of the comparison of methods, from what is kept of it."""
+    from excise.simulations.contest.report.page import write_report
+
+    for path in write_report(home or cache_folder() / "bench", page, html)[:2]:
+        terminal.print(f"Result page: {path}")
+
+
 @bench.command("demo")
 def bench_demo(
     name: Annotated[str, typer.Argument(metavar="SCENARIO", help="A built-in scenario.")] = "brain-mri",

@@ -1,0 +1,303 @@
+"""The result pages tell the truth of made-up records: who wins, ties and loses, by how much, and what is not known."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from excise.simulations.contest.record import Record
+from excise.simulations.contest.report.contests import AUC, TOW, Contest, contests_of
+from excise.simulations.contest.report.page import anchored, write_report
+from excise.simulations.contest.report.pictures import Point, front, points_of
+from excise.simulations.contest.report.ranking import overall
+from excise.simulations.contest.report.standing import costs, ranks, standings
+from excise.simulations.contest.report.tables import Cell, settings_of, tables_of
+from excise.simulations.contest.report.winners import winners
+from excise.simulations.contest.report.words import honest, not_run, ran, rules
+from tests.simulations.contest.made import kept, over_seeds, record
+
+OURS = "excise, mean"
+SCRUB = "SCRUB (one place)"
+Excise = Callable[..., tuple[int, str, str]]
+
+
+def contest(*records: list[Record]) -> Contest:
+    (found,) = contests_of(one for some in records for one in some)
+    return found
+
+
+def said(*contests: Contest) -> list[str]:
+    return [f"{point.head}: {point.text}" for point in honest(contests).points]
+
+
+# ---- who wins -----------------------------------------------------------------------------------------------------------
+
+
+def test_who_wins_is_told_with_figures_and_nothing_is_lost() -> None:
+    won = contest(over_seeds(OURS, [0.95, 0.96, 0.94], auc=0.51), over_seeds("PUF", [0.90, 0.91, 0.89], auc=0.45))
+    tow, auc = standings(won)
+    assert (tow.word, auc.word) == ("first", "first")
+    assert tow.leads[0].by.mean == pytest.approx(0.05)
+    assert auc.leads[0].by.mean == pytest.approx(0.04)  # 0.01 from retrained's, against 0.05
+    assert costs(won) == pytest.approx({"images": 0.05, "seconds": 0.05})
+    told = honest([won])
+    assert told.points == ()
+    assert "first in 2, ties in 0 and is behind in 0" in told.summary
+    assert "It loses to no other method: ToW 0.950; AUC distance 0.010." in told.summary
+    assert "costs 0.050 of its images, 0.050 of its seconds." in told.summary
+    row = winners([won]).lines[0]
+    assert [cell.text for cell in row.cells] == ["ToW", OURS, OURS, "0.950", "+0.050", "PUF", "first"]
+    assert row.cells[1].small == "0.950"
+
+
+def test_a_difference_that_seeds_do_not_decide_is_a_tie_and_no_loss() -> None:
+    tied = contest(over_seeds(OURS, [0.90, 0.90, 0.90]), over_seeds("PUF", [0.95, 0.88, 0.91]))
+    tow, auc = standings(tied)
+    assert tow.leads[0].by.mean < 0 < tow.leads[0].by.high
+    assert (tow.word, auc.word) == ("tie", "tie")  # equal AUCs tie as well
+    assert said(tied) == []
+    assert {name: str(rank) for name, rank in ranks(tied.ranked(TOW)).items()} == {"PUF": "=1", OURS: "=2"}
+
+
+def test_a_loss_is_told_with_its_figures_and_to_whom() -> None:
+    lost = contest(
+        over_seeds(OURS, [0.90, 0.91, 0.89], share=0.2),
+        over_seeds(SCRUB, [0.94, 0.96, 0.93]),  # ahead by 0.04, 0.05, 0.04
+        over_seeds("PUF", [0.91, 0.92, 0.90]),
+        over_seeds("NoT", [0.909, 0.919, 0.899]),
+        over_seeds("FedOSD", [0.5, 0.5, 0.5]),
+    )
+    assert said(lost) == [
+        "brain-mri, ToW: 0.900, behind SCRUB (one place) by 0.043 [0.040 to 0.050] and PUF by 0.010 [0.010 to 0.010]. "
+        "1 more is ahead.",
+        "brain-mri, cost: 0.200 of retraining's images and 0.200 of retraining's seconds, where at most 0.125 was to be.",
+    ]
+    assert "is first in 0, ties in 1 and is behind in 1" in honest([lost]).summary
+    places = {name: str(rank) for name, rank in ranks(lost.ranked(TOW)).items()}
+    assert places == {SCRUB: "=1", "PUF": "2", "NoT": "3", OURS: "4", "FedOSD": "5"}
+    assert str(ranks(lost.ranked(TOW, federated=True))["PUF"]) == "=1"
+
+
+def test_the_nearest_best_is_not_enough_when_a_second_rival_is_surely_ahead() -> None:
+    lost = contest(
+        over_seeds(OURS, [0.90, 0.90, 0.90]), over_seeds("PUF", [0.99, 0.89, 0.99]), over_seeds("NoT", [0.92, 0.92, 0.92])
+    )
+    (tow, _) = standings(lost)
+    assert [lead.rival.name for lead in tow.leads] == ["PUF", "NoT"]
+    assert [lead.rival.name for lead in tow.lost] == ["NoT"]
+    assert tow.word == "behind"
+
+
+def test_one_seed_has_no_interval_and_who_is_worse_is_behind() -> None:
+    one = contest([record(OURS, tow=0.90, auc=0.53)], [record("PUF", tow=0.91, auc=0.52)], [record("NoT", tow=0.8)])
+    points = said(one)
+    assert points[0] == ("brain-mri, ToW: 0.900, behind PUF by 0.010. One seed has no interval, so this counts as no tie.")
+    assert points[1].startswith("brain-mri, AUC distance: 0.030, behind NoT by 0.010")
+    assert [str(rank) for rank in ranks(one.ranked(TOW)).values()] == ["3", "1", "2"]
+    assert "With one seed there is no interval" in " ".join(rules([one]))
+
+
+def test_others_of_ours_and_retraining_count_neither_for_nor_against_it() -> None:
+    found = contest(
+        over_seeds(OURS, [0.9] * 3),
+        over_seeds("excise, ties", [0.99] * 3),
+        over_seeds("retrain", [1.0] * 3),
+        over_seeds("PUF", [0.8] * 3),
+    )
+    assert [one.word for one in standings(found)] == ["first", "tie"]
+    assert list(found.ranked(TOW)) == ["PUF", OURS, "excise, ties"]
+    assert "Others of ours, here 1," in rules([found])[0]
+    assert winners([found]).lines[0].cells[1] == Cell("excise, ties", "0.990")
+
+
+# ---- what there is not ----------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_method_stands_in_the_table_with_its_reason_and_has_no_rank() -> None:
+    found = contest(
+        over_seeds(OURS, [0.9, 0.9]), [record("PUF", 0), record("PUF", 1, failed="not finite")], over_seeds("NoT", [0.8, 0.8])
+    )
+    lines = {line.name: line for line in tables_of(found)[0].lines}
+    assert lines["PUF"].told == "failed: not finite (seed 1)"
+    assert [str(lines[name].cells[0].text) for name in (OURS, "NoT")] == ["=1", "2"]
+    assert [lead.rival.name for lead in standings(found)[0].leads] == ["NoT"]
+    assert list(lines)[:2] == ["original", "retrained"]
+    assert ran([found]).lines[0].cells[3].text == "1"
+
+
+def test_where_ours_failed_or_was_not_run_that_is_told() -> None:
+    failed = contest([record(OURS, failed="broken")], [record("PUF")])
+    absent = contest([record("PUF", scenario="other")])
+    assert said(failed, absent) == [
+        'brain-mri: "excise, mean" failed: broken (seed 0).',
+        'other: "excise, mean" was not run.',
+    ]
+    assert honest([failed]).summary.startswith("Nothing can be said of ours")
+    assert winners([failed, absent]).lines[0].cells[-1].text == "failed"
+
+
+def test_what_was_not_run_is_told_from_the_records() -> None:
+    found = contest(
+        over_seeds(OURS, [0.9] * 3), over_seeds("NoT", [0.9] * 3), over_seeds("PUF", [0.9] * 4), [record("FedOSD")]
+    )
+    assert found.seeds == (0, 1, 2)
+    told = {item.head: item.text for item in not_run([found], ["brain-mri", "fashion-x"], [OURS, "PUF", "SalUn"])}
+    assert told == {
+        "Scenarios": "fashion-x.",
+        "Methods in brain-mri": "SalUn.",
+        "Seeds in brain-mri": "FedOSD with seeds 1, 2: not ranked.",
+        "Further seeds in brain-mri": "some methods have seed 3 as well; no figure is of that.",
+    }
+    assert "FedOSD" not in found.ranked(TOW)
+    lines = {line.name: line for line in tables_of(found)[0].lines}
+    assert lines["FedOSD"].told == "not run with seed 1, 2; not ranked"
+
+
+def test_two_scenarios_of_one_name_are_two_contests() -> None:
+    found = contests_of([record(OURS, key="a-1", scenario="a"), record(OURS, key="a-2", scenario="a")])
+    assert [one.title for one in found] == ["a (a-1)", "a (a-2)"]
+
+
+def test_metrics_that_are_not_known_are_dashes_and_columns_without_any_are_left_out() -> None:
+    one, two = record(OURS, relearn_ratio=0.75), record("PUF")
+    _, more, gaps = tables_of(contest([one], [two]))
+    assert more.columns == ("AUC", "JS, forget", "relearn ratio")
+    assert {line.name: line.cells[2].text for line in more.lines}["PUF"] == "–"
+    assert {line.name: line.cells[2].text for line in more.lines}[OURS] == "0.750"
+    assert {line.name: line.cells[0].text for line in gaps.lines}[OURS] == "0.000"  # forget accuracy 0.8, as retrained
+    assert settings_of(contest([one])).lines[0].cells[0].text == "rate = 0.25"
+
+
+# ---- over scenarios, and pictures -------------------------------------------------------------------------------------------
+
+
+def many(scenarios: int, seeds: int = 3) -> list[Contest]:
+    tows = {OURS: 0.95, "PUF": 0.9, "NoT": 0.8}
+    made = [
+        record(name, seed, tow, scenario=f"s{i}")
+        for i in range(scenarios)
+        for name, tow in tows.items()
+        for seed in range(seeds)
+    ]
+    return contests_of([*made, record("FedOSD", scenario="s0")])
+
+
+def test_enough_blocks_give_a_critical_difference_and_few_an_interval_plot() -> None:
+    found = overall(many(4), TOW)
+    assert found
+    assert {name: rank.mean for name, rank in found.ranks.items()} == {OURS: 1, "PUF": 2, "NoT": 3}
+    assert found.difference == pytest.approx(2.343 * (3 * 4 / (6 * 12)) ** 0.5, abs=1e-3)  # Demšar's table 5(a)
+    assert found.groups == ()  # 1 apart, and the difference is 0.957
+    assert "critical-difference diagram" in found.words
+    assert "methods differ" in found.words
+    assert "Left out, since some block lacks them: FedOSD" in found.words
+    few = overall(many(3), AUC)
+    assert few
+    assert few.difference is None
+    assert "an interval plot" in few.words
+    assert {rank.mean for rank in few.ranks.values()} == {2.0}  # all tie
+
+
+def test_a_method_that_failed_is_last_in_its_block() -> None:
+    found = overall([contest([record(OURS, tow=0.1)], [record("PUF", failed="broken")])], TOW)
+    assert found
+    assert {name: rank.mean for name, rank in found.ranks.items()} == {OURS: 1, "PUF": 2}
+    assert "Last where they failed: PUF" in found.words
+
+
+def test_points_are_distances_to_the_retrained_model_and_the_front_is_the_nearest() -> None:
+    found = contest([record(OURS, tow=0.85, share=0.1)], [record("PUF", tow=0.9, retain_accuracy=0.6)])
+    points = {point.runs.name: point for point in points_of(found)}
+    assert points[OURS].forget == pytest.approx(0.05)  # 0.75 against 0.8
+    assert points["PUF"].retain == pytest.approx(0.3)
+    assert points[OURS].cost == pytest.approx(0.1)
+    runs = points[OURS].runs
+    a, b, c = (Point(runs, *place, 1, 1) for place in ((0.1, 0.5), (0.2, 0.6), (0.3, 0.1)))
+    assert front([b, c, a]) == [a, c]
+
+
+# ---- the pages ------------------------------------------------------------------------------------------------------------
+
+
+class Elements(HTMLParser):
+    """Elements and attributes of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_the_command_writes_both_pages_and_pictures_that_stand_alone(tmp_path: Path, excise: Excise) -> None:
+    records = [one for i in range(3) for name in (OURS, "PUF", SCRUB) for one in over_seeds(name, [0.9] * 4, scenario=f"s{i}")]
+    home = kept(tmp_path / "home", [*records, record("SSD (one place)", scenario="s0", failed="broken")])
+    code, _, told = excise("bench", "report", "--home", home, "--page", tmp_path / "p.md", "--html", tmp_path / "h.html")
+    assert code == 0, told
+    assert "h.html" in told
+    markdown, html = (tmp_path / "p.md").read_text(), (tmp_path / "h.html").read_text()
+    pictures = re.findall(r"\]\((\S+\.svg)\)", markdown)
+    assert sorted(pictures) == sorted(path.name for path in tmp_path.glob("*.svg"))
+    assert len(pictures) == 5
+    for name in pictures:
+        assert ET.fromstring((tmp_path / name).read_text()).tag == "{http://www.w3.org/2000/svg}svg"
+    elements = Elements(html).found
+    assert sum(tag == "svg" for tag, _ in elements) == 5
+    assert not {tag for tag, _ in elements} & {"script", "link", "img", "iframe", "object"}
+    links = [value or "" for _, of in elements for key, value in of.items() if key in ("href", "src", "xlink:href")]
+    assert all(link.startswith("#") for link in links)
+    assert not re.search(r"@import|url\((?!#)", html)
+    ids = [of["id"] for _, of in elements if "id" in of]
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in links} <= set(ids)
+    for words in ("Where ours does not win", "Who wins", "not ranked", "fashion-mislabelled", "critical-difference diagram"):
+        assert words in markdown
+        assert words in html
+    assert html.count("<details>") == markdown.count("<details>") == 9
+
+
+def test_hostile_names_and_reasons_are_shown_as_text(tmp_path: Path) -> None:
+    evil = '<script>alert(1)</script>|$x^$ "><img src=x onerror=1> --> ]]>'
+    records = [
+        record(OURS, scenario=evil, key="a"),
+        record(f"m {evil}", scenario=evil, key="a", tow=0.95),
+        record("PUF", scenario=evil, key="a", failed=f"why\n{evil}"),
+    ]
+    records = [replace(one, paper=evil) for one in records]
+    page, html, *pictures = write_report(kept(tmp_path / "home", records), tmp_path / "page.md")
+    elements = Elements(html.read_text()).found
+    assert not {tag for tag, _ in elements} & {"script", "img"}
+    assert not [key for _, of in elements for key in of if key.startswith("on")]
+    assert "&lt;script&gt;alert(1)" in html.read_text()
+    text = page.read_text()
+    assert "<script" not in text
+    assert "<img" not in text
+    rows = [line for line in text.splitlines() if line.startswith("| PUF")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {11, 6}  # ranks and scores; best settings
+    assert pictures
+    for picture in pictures:
+        ET.fromstring(picture.read_text())
+
+
+def test_scenarios_whose_names_have_no_letters_for_files_have_names_of_their_own() -> None:
+    found = anchored(contests_of([record(OURS, scenario=name, key=name) for name in ("脳", "肺", "brain mri")]))
+    assert {anchor: one.title for anchor, one in found.items()} == {
+        "brain-mri": "brain mri",
+        "scenario": "肺",
+        "scenario-2": "脳",
+    }
+
+
+def test_without_results_it_says_what_to_run(tmp_path: Path, excise: Excise) -> None:
+    code, _, error = excise("bench", "report", "--home", tmp_path / "none")
+    assert code == 2
+    assert re.search(r"no results of the benchmark.*excise bench --scenario brain-mri", " ".join(error.split()))
+    assert not (tmp_path / "docs").exists()
