@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from excise.common.errors import ConfigError
 from excise.common.terminal import progress, terminal
 from excise.simulations.shared import TITLES, BackendName, cache_folder
 
@@ -38,6 +39,7 @@ def bench_methods(
     What is done is kept: the same command goes on where it was interrupted.
     """
     if context.invoked_subcommand is not None:
+        _refuse_options(context)
         return
     from excise.simulations.contest.cli import print_records, run
     from excise.simulations.engine import one_thread
@@ -58,7 +60,10 @@ def bench_report(
     """Write the result pages of the comparison of methods, from what is kept of it."""
     from excise.simulations.contest.report.page import write_report
 
-    for path in write_report(home or cache_folder() / "bench", page, html)[:2]:
+    with _status() as said:
+        said("writing the result pages")
+        written = write_report(home or cache_folder() / "bench", page, html)
+    for path in written[:2]:
         terminal.print(f"Result page: {path}")
 
 
@@ -221,6 +226,15 @@ def bench_dashboard(
         measured = measure(Path(folder), sites, runs, viewers, 60 * minutes, said)
     write_dashboard_page(page, measured)
     terminal.print(f"Result page: {page}")
+
+
+def _refuse_options(context: typer.Context) -> None:
+    """Options before a command below would do nothing, though that command may have one of the same name."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = [f"--{name}" for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        command = context.invoked_subcommand
+        raise ConfigError(f"{', '.join(given)} before '{command}' does nothing: write it behind, excise bench {command} …")
 
 
 @contextmanager

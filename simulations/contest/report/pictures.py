@@ -121,7 +121,8 @@ def _scatter(axes: Axes, points: Sequence[Point], at: Sequence[tuple[float, floa
         those = [place for one, place in zip(points, at, strict=True) if one.runs.kind == kind]
         if those:
             x, y = zip(*those, strict=True)
-            axes.scatter(x, y, s=size, marker=marker, color=colour, edgecolors="white", linewidths=0.6, label=label, zorder=3)
+            drawn = axes.scatter(x, y, s=size, marker=marker, color=colour, edgecolors="white", linewidths=0.6, label=label)
+            drawn.set(zorder=3, clip_on=False)
 
 
 def ranks_picture(found: Overall, name: str) -> str:

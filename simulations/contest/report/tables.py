@@ -173,7 +173,7 @@ def _told(contest: Contest, runs: Runs) -> str:
 def _rank(runs: Runs, among_all: dict[str, Rank], among_federated: dict[str, Rank]) -> Cell:
     if runs.name not in among_all:
         return Cell(MISSING)
-    return Cell(f"{among_all[runs.name]}", f"{among_federated[runs.name]}" if runs.federated else MISSING)
+    return Cell(f"{among_all[runs.name]}", f"{among_federated[runs.name]}" if runs.federated else "")
 
 
 def _of_record(score: Score, record: Record) -> float:

@@ -135,9 +135,7 @@ def _loss(one: Standing) -> Item:
     if (more := len(one.lost) - len(told)) > 0:
         text += f" {more} more {'are' if more > 1 else 'is'} ahead."
     if federated is None:
-        text += " No federated method is ahead beyond the interval."
-    if any(lead.by.values == 1 for lead in told):
-        text += " One seed has no interval, so this counts as no tie."
+        text += " No federated method is surely ahead."
     return Item(f"{one.contest.title}, {one.measure.name}", text)
 
 
@@ -146,9 +144,9 @@ def _behind(lead: Lead) -> str:
 
 
 def _told(by: Interval) -> str:
-    """How far behind, above 0, and the interval where there is one."""
-    text = three(-by.mean)
-    return f"{text} [{three(-by.high)} to {three(-by.low)}]" if by.values > 1 else text
+    """How far behind, above 0, and the interval."""
+    ends = f"[{three(-by.high)} to {three(-by.low)}]" if by.values > 1 else "(one seed: no interval, so no tie)"
+    return f"{three(-by.mean)} {ends}"
 
 
 def rules(contests: Sequence[Contest]) -> list[str]:
