@@ -128,8 +128,8 @@ class Contest:
         return found
 
 
-def contests_of(records: Iterable[Record]) -> list[Contest]:
-    """Contests, by the names of their scenarios."""
+def contests_of(records: Iterable[Record], scenarios: Iterable[str] = ()) -> list[Contest]:
+    """Contests in the order of `scenarios`, names of these; then others, by their names."""
     by_key: dict[str, dict[str, dict[int, Record]]] = {}
     for one in records:
         by_key.setdefault(one.key, {}).setdefault(one.entry, {})[one.seed] = one
@@ -142,7 +142,8 @@ def contests_of(records: Iterable[Record]) -> list[Contest]:
             methods[name] = Runs(name, next(iter(of.values())).federated, dict(sorted(of.items())))
         title = names[key] if shared[names[key]] == 1 else f"{names[key]} ({key})"
         found.append(Contest(key, title, _seeds(methods.values()), methods))
-    return sorted(found, key=lambda one: one.title)
+    order = {name: place for place, name in enumerate(scenarios)}
+    return sorted(found, key=lambda one: (order.get(names[one.key], len(order)), one.title))
 
 
 def _seeds(methods: Iterable[Runs]) -> tuple[int, ...]:

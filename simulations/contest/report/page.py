@@ -77,7 +77,7 @@ def write_report(home: Path, page: Path, html_page: Path | None = None) -> list[
     DataError : there are no results, or a file of them is none
     StorageError : something cannot be written
     """
-    contests = contests_of(records(home))
+    contests = contests_of(records(home), SCENARIOS)
     if not contests:
         raise DataError(
             f"no results of the benchmark below {home}: make some by excise bench --scenario brain-mri --home {home}, "

@@ -164,6 +164,11 @@ def test_two_scenarios_of_one_name_are_two_contests() -> None:
     assert [one.title for one in found] == ["a (a-1)", "a (a-2)"]
 
 
+def test_contests_come_in_the_order_of_the_scenarios_and_others_after_them() -> None:
+    found = contests_of([record(OURS, scenario=name) for name in ("mine", "of-16", "of-4")], ["of-4", "of-16"])
+    assert [one.title for one in found] == ["of-4", "of-16", "mine"]
+
+
 def test_metrics_that_are_not_known_are_dashes_and_columns_without_any_are_left_out() -> None:
     one, two = record(OURS, relearn_ratio=0.75), record("PUF")
     _, more, gaps = tables_of(contest([one], [two]))
