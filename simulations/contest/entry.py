@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -10,13 +9,14 @@ from torch import nn
 
 from excise.simulations.baselines.federated.problem import FederatedMethod
 from excise.simulations.baselines.method import Knob, Method, Settings
+from excise.simulations.contest.resources import used
 from excise.simulations.contest.task import Task
 from excise.simulations.judging.cost import Cost
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A revised model, in evaluation mode, and what it took; a central method has no rounds."""
+    """A revised model, in evaluation mode, and what it took; a central method has no rounds, and nothing travels."""
 
     model: nn.Module
     cost: Cost
@@ -47,16 +47,25 @@ def entry_of(method: Method | FederatedMethod) -> Entry:
     if isinstance(method, FederatedMethod):
 
         def together(task: Task, settings: Settings, seed: int) -> Outcome:
-            problem, began = replace(task.federated(), seed=seed), time.monotonic()
-            made = method(problem, settings)
-            return Outcome(made.model, Cost(images=made.passes, seconds=time.monotonic() - began, rounds=made.rounds))
+            problem = replace(task.federated(), seed=seed)
+            took = used(lambda: method(problem, settings))
+            made = took.made
+            cost = Cost(
+                images=made.passes,
+                seconds=took.seconds,
+                rounds=made.rounds,
+                bytes_up=made.bytes_up,
+                bytes_down=made.bytes_down,
+                peak_bytes=took.peak_bytes,
+            )
+            return Outcome(made.model, cost)
 
         return Entry(method.name, True, method.knobs, method.paper, together)
 
     def in_one_place(task: Task, settings: Settings, seed: int) -> Outcome:
-        problem, began = replace(task.central(), seed=seed), time.monotonic()
-        made = method(problem, settings)
-        return Outcome(made.model, Cost(images=made.passes, seconds=time.monotonic() - began))
+        problem = replace(task.central(), seed=seed)
+        took = used(lambda: method(problem, settings))
+        return Outcome(took.made.model, Cost(images=took.made.passes, seconds=took.seconds, peak_bytes=took.peak_bytes))
 
     return Entry(f"{method.name} (one place)", False, method.knobs, method.paper, in_one_place)
 

@@ -16,11 +16,11 @@ from excise.client.unlearning.local import Diverged
 from excise.common.errors import ExciseError
 from excise.simulations.baselines.method import Settings
 from excise.simulations.contest.entry import Entry, Outcome
-from excise.simulations.contest.judge import Objective, judge
+from excise.simulations.contest.judge import Objective, accuracies, judge
 from excise.simulations.contest.record import Record, keep, path_of, read
 from excise.simulations.contest.search import Searched, search
 from excise.simulations.contest.task import Task, make_task
-from excise.simulations.judging.cost import Cost
+from excise.simulations.judging.cost import Cost, shared_ratios
 from excise.simulations.scenario import Scenario
 
 NOTHING = Cost()
@@ -88,26 +88,38 @@ def _judged(
             made[name] = outcome
     if made or failed:
         progress(f"{task.name}, seed {task.seed}: judging")
-        cards = judge(task, {name: outcome.model for name, outcome in made.items()}, scenario.training, task.seed)
+        models = {name: outcome.model for name, outcome in made.items()}
+        cards = judge(task, models, scenario.training, task.seed)
+        every = {"original": task.original, "retrained": task.retrained, **models}
+        groups = {name: accuracies(task, model) for name, model in every.items()}
         for name in (*made, *failed):
+            cost = made[name].cost if name in made else NOTHING
+            of_models = {"original": "original", "retrained": "retrained", "method": name} if name in made else {}
             record = Record(
-                task.key,
-                task.name,
-                task.seed,
-                name,
-                entries[name].federated,
-                entries[name].paper,
-                searched[name],
-                made[name].cost if name in made else NOTHING,
-                task.retraining,
-                cards["original"].values,
-                cards["retrained"].values,
-                cards[name].values if name in made else {},
-                failed.get(name, ""),
+                key=task.key,
+                scenario=task.name,
+                seed=task.seed,
+                entry=name,
+                federated=entries[name].federated,
+                paper=entries[name].paper,
+                searched=searched[name],
+                cost=cost,
+                retraining=task.retraining,
+                original=cards["original"].values,
+                retrained={**cards["retrained"].values, **_cost_values(task.retraining, task.retraining)},
+                values={**cards[name].values, **_cost_values(cost, task.retraining)} if name in made else {},
+                failed=failed.get(name, ""),
+                by_site={of: groups[model][0] for of, model in of_models.items()},
+                by_class={of: groups[model][1] for of, model in of_models.items()},
             )
             keep(record, home)
     done = (read(path_of(home, task.key, name, task.seed)) for name in entries)
     return [one for one in done if one is not None]
+
+
+def _cost_values(cost: Cost, retraining: Cost) -> dict[str, float]:
+    """The metrics of cost; of bytes those of all sites together."""
+    return {f"{name}_ratio": value for name, value in shared_ratios(cost, retraining).items() if "/" not in name}
 
 
 def _tried(entry: Entry, task: Task, settings: Settings, seed: int) -> Outcome | str:

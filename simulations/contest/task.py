@@ -25,7 +25,7 @@ from excise.simulations.judging.cost import Cost
 from excise.simulations.scenario import Scenario
 from excise.simulations.sites import make_sites
 
-VERSION = 2
+VERSION = 3
 """Of what is kept of a task: raise it when the code here trains other models."""
 Progress = Callable[[str], None]
 
@@ -168,9 +168,9 @@ def _kept(
     """A model trained before, or trained now and kept; with what its sites sent, when that is `stored`."""
     told = folder / "cost.json"
     if not told.exists():
-        made = train_together(initial, images, scenario.training, scenario.seed, progress)
+        made = train_together(initial, images, scenario.training, scenario.seed, progress, stored)
         save_weights(snapshot(made.model), folder / "model.safetensors")
-        for number, updates in enumerate(made.updates if stored else ()):
+        for number, updates in enumerate(made.updates):
             whole = {f"{site}/{key}": value for site, update in updates.items() for key, value in update.items()}
             save_weights(whole, folder / f"round-{number:04d}.safetensors")
         write_atomically(told, json.dumps(asdict(made.cost)))  # last: what is there is whole
