@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from excise.client.unlearning.local import Diverged
+from excise.common.errors import ExciseError
 from excise.simulations.baselines.federated.problem import FederatedMethod
 from excise.simulations.baselines.method import Knob, Method, Settings
 from excise.simulations.contest.resources import used
@@ -68,6 +70,15 @@ def entry_of(method: Method | FederatedMethod) -> Entry:
         return Outcome(took.made.model, Cost(images=took.made.passes, seconds=took.seconds, peak_bytes=took.peak_bytes))
 
     return Entry(f"{method.name} (one place)", False, method.knobs, method.paper, in_one_place)
+
+
+def tried(entry: Entry, task: Task, settings: Settings, seed: int) -> Outcome | str:
+    """What a method makes, or why that is nothing that can be judged."""
+    try:
+        outcome = entry.run(task, settings, seed)
+    except (ExciseError, Diverged) as error:  # it cannot do this task, or made nothing, and says why
+        return str(error)
+    return outcome
 
 
 def entries_of(methods: Iterable[Method | FederatedMethod]) -> dict[str, Entry]:

@@ -34,6 +34,8 @@ class Record:
     failed : why there is no model that can be judged; empty where there is one
     by_site, by_class : accuracy on the held-out images by which models are judged, of "original", "retrained" and "method": of
         each site's, and of each class's; empty where there is no model
+    shadows : shadow models with which U-LiRA and RMIA were tried (`traces.py`); 0 where nobody asked for them
+    untraced : why the two could not be done of a method that did not fail before; empty where they were, or nobody asked
     """
 
     key: str
@@ -52,6 +54,8 @@ class Record:
     version: int = VERSION
     by_site: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     by_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    shadows: int = 0
+    untraced: str = ""
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -64,10 +68,14 @@ class Record:
         return (self.cost.images or 0) / (self.retraining.images or math.nan)
 
 
+def slug(entry: str) -> str:
+    """An entry's name as part of a file's."""
+    return re.sub(r"[^a-z0-9]+", "-", entry.lower()).strip("-")
+
+
 def path_of(home: Path, key: str, entry: str, seed: int) -> Path:
     """Where the record of an entry on a task is kept."""
-    slug = re.sub(r"[^a-z0-9]+", "-", entry.lower()).strip("-")
-    return home / "results" / key / f"{slug}-{seed}.json"
+    return home / "results" / key / f"{slug(entry)}-{seed}.json"
 
 
 def keep(record: Record, home: Path) -> None:
