@@ -32,6 +32,9 @@ def bench_methods(
     method: Annotated[list[str] | None, typer.Option(help="Your own method, package.module:NAME; several: once each.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Tasks of each scenario: seeds 0, 1, …")] = 3,
     trials: Annotated[int, typer.Option(min=1, help="Trials of each method's settings.")] = 12,
+    shadows: Annotated[
+        int, typer.Option(min=0, help="Shadow models of each task, an even number from 6, for U-LiRA and RMIA; 0: neither.")
+    ] = 0,
     home: Annotated[Path | None, typer.Option(help="Where what is done is kept; ~/.cache/excise/bench by default.")] = None,
 ) -> None:
     """Compare the field's unlearning methods, settings searched for each alike; or measure one thing, by a command below.
@@ -45,7 +48,8 @@ def bench_methods(
     from excise.simulations.engine import one_thread
 
     with _status() as said, one_thread():
-        found = run(scenario or ["brain-mri"], only or (), method or (), seeds, trials, home or cache_folder() / "bench", said)
+        where = home or cache_folder() / "bench"
+        found = run(scenario or ["brain-mri"], only or (), method or (), seeds, trials, where, said, shadows)
     print_records(found)
 
 

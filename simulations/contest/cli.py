@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,8 @@ SHOWN = {
     "loss_auc": "AUC",
 }
 """Metrics of the table, and what they are called there."""
+TRACED = {"ulira_auc": "U-LiRA", "rmia_auc": "RMIA"}
+"""Those that stand there as well where there are shadow models."""
 
 
 def run(
@@ -35,6 +37,7 @@ def run(
     trials: int,
     home: Path,
     said: Callable[[str], None],
+    shadows: int = 0,
 ) -> list[Record]:
     """Compare methods, and tell how each did.
 
@@ -42,10 +45,12 @@ def run(
     ----------
     only : names of the methods that take part; all of them when empty
     own : import paths of a user's own methods, which take part as well
+    shadows : shadow models of each task for U-LiRA and RMIA; 0 leaves the two out
 
     Raises
     ------
-    ConfigError : a scenario, a method or an import path is unknown, or Optuna is not installed
+    ConfigError : a scenario, a method or an import path is unknown, a number of shadow models does not do, or Optuna is not
+        installed
     """
     if find_spec("optuna") is None:
         raise ConfigError("the benchmark searches settings with Optuna, which is not installed: pip install 'excise[bench]'")
@@ -55,7 +60,7 @@ def run(
     from excise.simulations.contest.scenarios import scenario_named
 
     entries = chosen(only) | entries_of(map(load_method, own))
-    return compare([scenario_named(name, home) for name in scenarios], entries, seeds, trials, home, said)
+    return compare([scenario_named(name, home) for name in scenarios], entries, seeds, trials, home, said, shadows)
 
 
 def chosen(only: Sequence[str]) -> dict[str, Entry]:
@@ -84,15 +89,16 @@ def print_records(records: Sequence[Record]) -> None:
             title=f"{of[0].scenario}, {'one seed' if seeds == 1 else f'mean of {seeds} seeds'}",
             caption="AUC: of the membership test; cost: images sent through models ÷ retraining's",
         )
-        for column in ("method", *SHOWN.values(), "cost"):
+        shown = SHOWN | (TRACED if any(one.shadows for one in of) else {})
+        for column in ("method", *shown.values(), "cost"):
             is_name = column == "method"
             table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
-        table.add_row("original", *_means([one.original for one in of]), "–")
-        table.add_row("retrained", *_means([one.retrained for one in of]), "1.000", end_section=True)
+        table.add_row("original", *_means([one.original for one in of], shown), "–")
+        table.add_row("retrained", *_means([one.retrained for one in of], shown), "1.000", end_section=True)
         for its in sorted(_by_entry(of), key=_tow, reverse=True):
             told = next((f"failed: {one.failed}" for one in its if one.failed), "")
             cost = f"{statistics.fmean(one.images for one in its):.3f}"
-            table.add_row(its[0].entry, *((told,) if told else (*_means([one.values for one in its]), cost)))
+            table.add_row(its[0].entry, *((told,) if told else (*_means([one.values for one in its], shown), cost)))
         Console().print(table)
 
 
@@ -104,8 +110,8 @@ def _tow(records: Sequence[Record]) -> float:
     return -1.0 if any(one.failed for one in records) else statistics.fmean(one.values["tow"] for one in records)
 
 
-def _means(values: Sequence[Mapping[str, float]]) -> list[str]:
+def _means(values: Sequence[Mapping[str, float]], shown: Iterable[str]) -> list[str]:
     """Means over seeds of what is shown; a dash where one of them has none."""
     return [
-        f"{statistics.fmean(one[key] for one in values):.3f}" if all(key in one for one in values) else "–" for key in SHOWN
+        f"{statistics.fmean(one[key] for one in values):.3f}" if all(key in one for one in values) else "–" for key in shown
     ]

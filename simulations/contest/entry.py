@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
 
+from excise.client.unlearning.local import Diverged
+from excise.common.errors import ExciseError
 from excise.simulations.baselines.federated.problem import FederatedMethod
 from excise.simulations.baselines.method import Knob, Method, Settings
+from excise.simulations.contest.resources import used
 from excise.simulations.contest.task import Task
 from excise.simulations.judging.cost import Cost
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A revised model, in evaluation mode, and what it took; a central method has no rounds."""
+    """A revised model, in evaluation mode, and what it took; a central method has no rounds, and nothing travels."""
 
     model: nn.Module
     cost: Cost
@@ -47,18 +49,36 @@ def entry_of(method: Method | FederatedMethod) -> Entry:
     if isinstance(method, FederatedMethod):
 
         def together(task: Task, settings: Settings, seed: int) -> Outcome:
-            problem, began = replace(task.federated(), seed=seed), time.monotonic()
-            made = method(problem, settings)
-            return Outcome(made.model, Cost(images=made.passes, seconds=time.monotonic() - began, rounds=made.rounds))
+            problem = replace(task.federated(), seed=seed)
+            took = used(lambda: method(problem, settings))
+            made = took.made
+            cost = Cost(
+                images=made.passes,
+                seconds=took.seconds,
+                rounds=made.rounds,
+                bytes_up=made.bytes_up,
+                bytes_down=made.bytes_down,
+                peak_bytes=took.peak_bytes,
+            )
+            return Outcome(made.model, cost)
 
         return Entry(method.name, True, method.knobs, method.paper, together)
 
     def in_one_place(task: Task, settings: Settings, seed: int) -> Outcome:
-        problem, began = replace(task.central(), seed=seed), time.monotonic()
-        made = method(problem, settings)
-        return Outcome(made.model, Cost(images=made.passes, seconds=time.monotonic() - began))
+        problem = replace(task.central(), seed=seed)
+        took = used(lambda: method(problem, settings))
+        return Outcome(took.made.model, Cost(images=took.made.passes, seconds=took.seconds, peak_bytes=took.peak_bytes))
 
     return Entry(f"{method.name} (one place)", False, method.knobs, method.paper, in_one_place)
+
+
+def tried(entry: Entry, task: Task, settings: Settings, seed: int) -> Outcome | str:
+    """What a method makes, or why that is nothing that can be judged."""
+    try:
+        outcome = entry.run(task, settings, seed)
+    except (ExciseError, Diverged) as error:  # it cannot do this task, or made nothing, and says why
+        return str(error)
+    return outcome
 
 
 def entries_of(methods: Iterable[Method | FederatedMethod]) -> dict[str, Entry]:

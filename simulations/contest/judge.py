@@ -17,6 +17,7 @@ from excise.simulations.baselines.method import Images
 from excise.simulations.contest.task import Task
 from excise.simulations.judging.distance import Accuracies, tow
 from excise.simulations.judging.scorecard import Card, Case, JudgingSettings, scorecards
+from excise.simulations.judging.utility import by_group
 
 FEWEST = 20
 """Unseen images of the forgotten kind (that scanner, say) from which on the membership tests compare with these alone."""
@@ -81,6 +82,14 @@ def judge(task: Task, models: Mapping[str, nn.Module], training: TrainingSetting
     all_of = {"original": task.original, "retrained": task.retrained, **models}
     later = training.model_copy(update={"learning_rate": LATER_RATE * training.learning_rate, "rounds": 1, "epochs": 1})
     return scorecards(all_of, "original", "retrained", case_of(task), JudgingSettings(training=later), seed)
+
+
+def accuracies(task: Task, model: nn.Module) -> tuple[dict[str, float], dict[str, float]]:
+    """A model's accuracy on the test images of each site and of each class, by name, in [0, 1]; of those that have any."""
+    case = case_of(task)
+    logits, y_N = predict(model, case.test[0]), case.test[1]
+    of_sites, of_classes = by_group(logits, y_N, case.sites), by_group(logits, y_N, [task.classes[c] for c in y_N.tolist()])
+    return {name: of.accuracy for name, of in of_sites.items()}, {name: of.accuracy for name, of in of_classes.items()}
 
 
 def _alike(images: Images, forget: Images) -> torch.Tensor:

@@ -12,15 +12,15 @@ from pathlib import Path
 from torch import nn
 
 from excise.client.unlearning.inference import predict
-from excise.client.unlearning.local import Diverged
-from excise.common.errors import ExciseError
 from excise.simulations.baselines.method import Settings
-from excise.simulations.contest.entry import Entry, Outcome
-from excise.simulations.contest.judge import Objective, judge
+from excise.simulations.contest.entry import Entry, Outcome, tried
+from excise.simulations.contest.judge import Objective, accuracies, judge
 from excise.simulations.contest.record import Record, keep, path_of, read
 from excise.simulations.contest.search import Searched, search
+from excise.simulations.contest.shadows import check_number
 from excise.simulations.contest.task import Task, make_task
-from excise.simulations.judging.cost import Cost
+from excise.simulations.contest.traces import traced
+from excise.simulations.judging.cost import Cost, shared_ratios
 from excise.simulations.scenario import Scenario
 
 NOTHING = Cost()
@@ -28,7 +28,13 @@ Progress = Callable[[str], None]
 
 
 def compare(
-    scenarios: Sequence[Scenario], entries: Mapping[str, Entry], seeds: int, trials: int, home: Path, progress: Progress
+    scenarios: Sequence[Scenario],
+    entries: Mapping[str, Entry],
+    seeds: int,
+    trials: int,
+    home: Path,
+    progress: Progress,
+    shadows: int = 0,
 ) -> list[Record]:
     """Compare methods on scenarios.
 
@@ -38,11 +44,14 @@ def compare(
     ----------
     seeds : how many tasks of each scenario: 0, 1, …
     home : where tasks, trials and results are kept
+    shadows : how many shadow models each task is given for U-LiRA and RMIA; 0 leaves the two out
 
     Raises
     ------
+    ConfigError : a number of shadow models that does not do
     ExciseError : a scenario's data cannot be used, or the disk is full
     """
+    check_number(shadows)
     found = []
     for scenario in scenarios:
         first = make_task(scenario.model_copy(update={"seed": 0}), home, progress)
@@ -50,13 +59,14 @@ def compare(
         searched = {name: _searched(first, objective, entry, trials, home, progress) for name, entry in entries.items()}
         for seed in range(seeds):
             task = first if seed == 0 else make_task(scenario.model_copy(update={"seed": seed}), home, progress)
-            found += _judged(task, scenario, entries, searched, home, progress)
+            judged = _judged(task, scenario, entries, searched, home, progress)
+            found += traced(judged, task, scenario, entries, shadows, home, progress) if shadows else judged
     return found
 
 
 def _searched(task: Task, objective: Objective, entry: Entry, trials: int, home: Path, progress: Progress) -> Searched:
     def loss(settings: Settings, seed: int) -> float:
-        made = _tried(entry, task, settings, seed)
+        made = tried(entry, task, settings, seed)
         return math.inf if isinstance(made, str) else objective(made.model)
 
     return search(f"{task.key} · {entry.name}", entry.knobs, loss, home, trials, progress)
@@ -79,7 +89,7 @@ def _judged(
         if before is not None and before.searched == searched[name]:
             continue
         progress(f"{task.name}, seed {task.seed}: {name}")
-        outcome = _tried(entry, task, searched[name].settings, task.seed)
+        outcome = tried(entry, task, searched[name].settings, task.seed)
         if isinstance(outcome, str):
             failed[name] = outcome
         elif not _is_finite(outcome.model, task):
@@ -88,35 +98,38 @@ def _judged(
             made[name] = outcome
     if made or failed:
         progress(f"{task.name}, seed {task.seed}: judging")
-        cards = judge(task, {name: outcome.model for name, outcome in made.items()}, scenario.training, task.seed)
+        models = {name: outcome.model for name, outcome in made.items()}
+        cards = judge(task, models, scenario.training, task.seed)
+        every = {"original": task.original, "retrained": task.retrained, **models}
+        groups = {name: accuracies(task, model) for name, model in every.items()}
         for name in (*made, *failed):
+            cost = made[name].cost if name in made else NOTHING
+            of_models = {"original": "original", "retrained": "retrained", "method": name} if name in made else {}
             record = Record(
-                task.key,
-                task.name,
-                task.seed,
-                name,
-                entries[name].federated,
-                entries[name].paper,
-                searched[name],
-                made[name].cost if name in made else NOTHING,
-                task.retraining,
-                cards["original"].values,
-                cards["retrained"].values,
-                cards[name].values if name in made else {},
-                failed.get(name, ""),
+                key=task.key,
+                scenario=task.name,
+                seed=task.seed,
+                entry=name,
+                federated=entries[name].federated,
+                paper=entries[name].paper,
+                searched=searched[name],
+                cost=cost,
+                retraining=task.retraining,
+                original=cards["original"].values,
+                retrained={**cards["retrained"].values, **_cost_values(task.retraining, task.retraining)},
+                values={**cards[name].values, **_cost_values(cost, task.retraining)} if name in made else {},
+                failed=failed.get(name, ""),
+                by_site={of: groups[model][0] for of, model in of_models.items()},
+                by_class={of: groups[model][1] for of, model in of_models.items()},
             )
             keep(record, home)
     done = (read(path_of(home, task.key, name, task.seed)) for name in entries)
     return [one for one in done if one is not None]
 
 
-def _tried(entry: Entry, task: Task, settings: Settings, seed: int) -> Outcome | str:
-    """What a method makes, or why that is nothing that can be judged."""
-    try:
-        outcome = entry.run(task, settings, seed)
-    except (ExciseError, Diverged) as error:  # it cannot do this task, or made nothing, and says why
-        return str(error)
-    return outcome
+def _cost_values(cost: Cost, retraining: Cost) -> dict[str, float]:
+    """The metrics of cost; of bytes those of all sites together."""
+    return {f"{name}_ratio": value for name, value in shared_ratios(cost, retraining).items() if "/" not in name}
 
 
 def _is_finite(model: nn.Module, task: Task) -> bool:

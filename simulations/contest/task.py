@@ -25,7 +25,7 @@ from excise.simulations.judging.cost import Cost
 from excise.simulations.scenario import Scenario
 from excise.simulations.sites import make_sites
 
-VERSION = 2
+VERSION = 3
 """Of what is kept of a task: raise it when the code here trains other models."""
 Progress = Callable[[str], None]
 
@@ -41,6 +41,7 @@ class SiteImages:
     tuning : never trained on; settings are chosen by them
     judged : never trained on; methods are judged by them, and nothing is chosen by them
     alike : never trained on, and such as are to be forgotten (the same scanner, say): there may be none
+    forget_patients, retain_patients : whose the first two are; empty where each is of a patient of its own
     """
 
     forget: Images
@@ -49,6 +50,8 @@ class SiteImages:
     tuning: Images
     judged: Images
     alike: Images
+    forget_patients: tuple[str, ...] = ()
+    retain_patients: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def make_task(scenario: Scenario, home: Path, progress: Progress) -> Task:
 
     def models(name: str, images: Mapping[str, Images], stored: bool) -> Together:
         tell: Progress = lambda text: progress(f"{scenario.name}, seed {scenario.seed}: {name}, {text}")  # noqa: E731
-        return _kept(folder / name, scenario, initial, images, stored, tell)
+        return trained_or_found(folder / name, scenario, initial, images, stored, tell)
 
     trained, retrained = models("original", both, True), models("retrained", kept, False)
     whole = scenario.request.kind is RequestKind.CLASS
@@ -148,6 +151,9 @@ def _images(config: Path, scenario: Scenario) -> SiteImages:
     def images(which: Tensor) -> Images:
         return site.x[which], site.y_N[which]
 
+    def patients_of(which: Tensor) -> tuple[str, ...]:
+        return tuple(site.scan.rows[i].patient for i in which.tolist())
+
     return SiteImages(
         images(rows.forget),
         images(rows.retain),
@@ -155,6 +161,8 @@ def _images(config: Path, scenario: Scenario) -> SiteImages:
         images(rows.held_out[tuning]),
         images(rows.held_out[~tuning]),
         images(rows.excluded),
+        patients_of(rows.forget),
+        patients_of(rows.retain),
     )
 
 
@@ -162,15 +170,20 @@ def _joined(first: Images, second: Images) -> Images:
     return torch.cat([first[0], second[0]]), torch.cat([first[1], second[1]])
 
 
-def _kept(
+def trained_or_found(
     folder: Path, scenario: Scenario, initial: nn.Module, images: Mapping[str, Images], stored: bool, progress: Progress
 ) -> Together:
-    """A model trained before, or trained now and kept; with what its sites sent, when that is `stored`."""
+    """A model trained before and kept in `folder`, or trained now and kept; with what its sites sent, when that is `stored`.
+
+    Raises
+    ------
+    StorageError : the disk is full
+    """
     told = folder / "cost.json"
     if not told.exists():
-        made = train_together(initial, images, scenario.training, scenario.seed, progress)
+        made = train_together(initial, images, scenario.training, scenario.seed, progress, stored)
         save_weights(snapshot(made.model), folder / "model.safetensors")
-        for number, updates in enumerate(made.updates if stored else ()):
+        for number, updates in enumerate(made.updates):
             whole = {f"{site}/{key}": value for site, update in updates.items() for key, value in update.items()}
             save_weights(whole, folder / f"round-{number:04d}.safetensors")
         write_atomically(told, json.dumps(asdict(made.cost)))  # last: what is there is whole

@@ -73,6 +73,14 @@ def ratios(cost: Cost, retraining: Cost) -> dict[str, float]:
     }
 
 
+def shared_ratios(cost: Cost, retraining: Cost) -> dict[str, float]:
+    """`ratios` of what both measured: a central method has no rounds. What retraining used nothing of is left out as well."""
+    mine, its = cost.amounts(), retraining.amounts()
+    both = [name for name in mine if name in its and "/" not in name and (its[name] > 0 or mine[name] == 0)]
+    of_both = (Cost(**{name: getattr(one, name) for name in both}) for one in (cost, retraining))
+    return ratios(*of_both)
+
+
 def _ratio(amount: float, of: float) -> float:
     if of == 0:
         return 1.0 if amount == 0 else math.inf

@@ -8,6 +8,8 @@ never saw the image. p(x | model) is the probability of the right class, by a pl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from torch import Tensor
 from excise.simulations.judging.checks import Bools, Floats, finite
 from excise.simulations.judging.confidence import stacked_confidence
 from excise.simulations.judging.roc import Attack
-from excise.simulations.judging.ulira import check_kinds, judged
+from excise.simulations.judging.ulira import check_kinds, judged, others
 
 GAMMA = 2.0
 """γ of the paper: an image must be twice as much better known as one of the population to count."""
@@ -32,6 +34,7 @@ def rmia(
     *,
     gamma: float = GAMMA,
     offline: float = OFFLINE,
+    draw_M: Sequence[int] | None = None,
     seed: int = 0,
 ) -> Attack:
     """The attack's AUC and its hits at 1 % false alarms; 0.5 and 0.01 are ideal. Each model is judged by all the others.
@@ -41,7 +44,9 @@ def rmia(
     logits_MNC, y_N, unlearned_MN : as in `ulira`: logits of M models of N images, their classes, and who unlearned what; each
         image needs two models of both kinds
     population_MZC, population_y_Z : logits of the same models of Z images that none was trained on, and their classes
-    gamma, offline, seed : as in `scores`; `seed` of the interval
+    gamma, offline : as in `scores`
+    draw_M : as in `ulira.others`
+    seed : of the interval
 
     Raises
     ------
@@ -52,9 +57,8 @@ def rmia(
     check_kinds(unlearned_MN, p_MN.shape, 2)
     if len(p_MZ) != len(p_MN):
         raise ValueError(f"expected the population's logits of the same {len(p_MN)} models, got of {len(p_MZ)}")
-    rows, models = [], np.arange(len(p_MN))
-    for m in models:
-        rest = models != m
+    rows = []
+    for m, rest in enumerate(others(len(p_MN), draw_M)):
         rows.append(scores(p_MN[m], p_MN[rest], unlearned_MN[rest], p_MZ[m], p_MZ[rest], gamma=gamma, offline=offline))
     return judged(np.stack(rows), unlearned_MN, seed)
 

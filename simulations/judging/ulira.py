@@ -9,6 +9,8 @@ densities at the judged model's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from torch import Tensor
 
@@ -22,7 +24,9 @@ LEAST_VARIANCE = 1e-6
 """Of confidences, squared units of log-odds: models that all agree do not make an attacker infinitely sure."""
 
 
-def ulira(logits_MNC: Tensor, y_N: Tensor, unlearned_MN: Bools, *, seed: int = 0) -> Attack:
+def ulira(
+    logits_MNC: Tensor, y_N: Tensor, unlearned_MN: Bools, *, draw_M: Sequence[int] | None = None, seed: int = 0
+) -> Attack:
     """The attack's AUC and its hits at 1 % false alarms; 0.5 and 0.01 are ideal.
 
     Each model is judged by all the others. For the interval whole images are drawn, since one's scores are alike.
@@ -33,13 +37,14 @@ def ulira(logits_MNC: Tensor, y_N: Tensor, unlearned_MN: Bools, *, seed: int = 0
     y_N : classes, integers (N,)
     unlearned_MN : bool; True where model m was trained on image n and unlearned it, False where it never saw it. A model
         retrained without an image, and one that unlearned others, both count as never having seen it
+    draw_M : as in `others`
     seed : of the interval
 
     Raises
     ------
     ValueError : shapes that do not fit, logits that are not finite, or an image with fewer than three models of a kind
     """
-    scores_MN = leave_one_out(stacked_confidence(logits_MNC, y_N), unlearned_MN)
+    scores_MN = leave_one_out(stacked_confidence(logits_MNC, y_N), unlearned_MN, draw_M)
     return judged(scores_MN, unlearned_MN, seed)
 
 
@@ -50,13 +55,33 @@ def judged(scores_MN: Floats, unlearned_MN: Bools, seed: int) -> Attack:
     return attack(scores_MN[unlearned_MN], scores_MN[~unlearned_MN], groups=groups, seed=seed)
 
 
-def leave_one_out(confidence_MN: Floats, unlearned_MN: Bools) -> Floats:
-    """`score` of each model against all the others, float64 (M, N).
+def others(models: int, draw_M: Sequence[int] | None) -> Bools:
+    """For each model those by which it is judged, bool (M, M): all but those of its own draw.
+
+    Parameters
+    ----------
+    draw_M : number of the draw by which each model's images were chosen; each model has one of its own when left out. Two
+        that were drawn as halves belong together. Without one alone an image would have one model less of the judged one's
+        kind than of the other: with few models its kind's mean is the less sure, and models without any trace score below 0.5
+
+    Raises
+    ------
+    ValueError : another number of draws than of models
+    """
+    draw = np.arange(models) if draw_M is None else np.asarray(draw_M)
+    if draw.shape != (models,):
+        raise ValueError(f"expected the draw of each of {models} models, got shape {draw.shape}")
+    return np.asarray(draw[:, None] != draw[None, :], dtype=np.bool_)
+
+
+def leave_one_out(confidence_MN: Floats, unlearned_MN: Bools, draw_M: Sequence[int] | None = None) -> Floats:
+    """`score` of each model against all the `others`, float64 (M, N).
 
     Parameters
     ----------
     confidence_MN : `scaled_confidence` of M models, (M, N)
     unlearned_MN : as in `ulira`; each image needs three models of both kinds, that two are left when one is judged
+    draw_M : as in `others`
 
     Raises
     ------
@@ -64,9 +89,10 @@ def leave_one_out(confidence_MN: Floats, unlearned_MN: Bools) -> Floats:
     """
     confidence_MN = finite(confidence_MN, "confidences", ndim=2)
     check_kinds(unlearned_MN, confidence_MN.shape, 3)
-    models = np.arange(len(confidence_MN))
-    rows = [score(confidence_MN[m], confidence_MN[models != m], unlearned_MN[models != m]) for m in models]
-    return np.stack(rows)
+    judges_MM = others(len(confidence_MN), draw_M)
+    return np.stack(
+        [score(own, confidence_MN[of], unlearned_MN[of]) for own, of in zip(confidence_MN, judges_MM, strict=True)]
+    )
 
 
 def score(judged_N: Floats, shadow_MN: Floats, unlearned_MN: Bools) -> Floats:

@@ -77,6 +77,48 @@ def test_no_variance_is_negative(problem: FederatedProblem) -> None:
     assert all((value >= 0).all() for name, value in snapshot(federation.model).items() if name.endswith("running_var"))
 
 
+# ---- bytes ----------------------------------------------------------------------------------------------------------------
+
+
+def size(problem: FederatedProblem) -> int:
+    """Bytes of a model of `tiny.Net`: its numbers are float32, and batch norm's counters do not travel."""
+    return 4 * sum(value.numel() for name, value in snapshot(problem.original).items() if "num_batches" not in name)
+
+
+def test_every_round_moves_a_model_to_each_site_and_an_update_back(problem: FederatedProblem) -> None:
+    one = size(problem)
+    assert one == 4 * (6 * 9 + 8 * 6 * 9 + 8 * 8 * 9 + 4 * (6 + 8 + 8) + 3 * 72 + 3)
+    made = FEDERATED["retrain"](problem, {"rounds": 4})
+    assert made.bytes_up == made.bytes_down == dict.fromkeys(SITES, 4 * one)
+    gone = replace(problem, sites=dict(problem.sites) | {"b": Part(*[none_of(problem.sites["b"].retain)] * 3)})
+    assert FEDERATED["retrain"](gone, {"rounds": 4}).bytes_up == {"a": 4 * one, "c": 4 * one}
+
+
+def test_a_round_of_the_forgetting_site_alone_moves_nothing_elsewhere(problem: FederatedProblem) -> None:
+    one = size(problem)
+    for name in ("PUF", "FedQUIT-like", "projected ascent"):
+        made = FEDERATED[name](problem, {"recovery": 0})
+        assert made.bytes_up == made.bytes_down == {"a": one}
+        recovered = FEDERATED[name](problem, {"recovery": 2})
+        assert recovered.bytes_up == {"a": 3 * one, "b": 2 * one, "c": 2 * one}
+
+
+def test_gradients_travel_without_statistics_and_stored_updates_do_not_travel_again(problem: FederatedProblem) -> None:
+    one, statistics = size(problem), 4 * 2 * (6 + 8 + 8)
+    osd = FEDERATED["FedOSD"](problem, {"rounds": 3, "recovery": 0})
+    assert osd.bytes_down == dict.fromkeys(SITES, 3 * one)
+    assert osd.bytes_up == {"a": 6 * (one - statistics), "b": 3 * (one - statistics), "c": 3 * (one - statistics)}
+    eraser = FEDERATED["FedEraser"](replace(problem, history=problem.history[:1]))
+    assert eraser.bytes_up == {"a": one}
+
+
+def test_ours_sends_quantiles_beside_models(problem: FederatedProblem) -> None:
+    one, quantiles = size(problem), 8 * PRESETS["samples"].quantiles
+    made = FEDERATED["excise, mean"](replace(problem, whole_class=False), {"rounds": 2})
+    assert made.bytes_up == dict.fromkeys(SITES, 2 * one + quantiles)
+    assert made.bytes_down == {"a": 3 * one + 2 * quantiles, "b": 3 * one, "c": 3 * one}
+
+
 # ---- methods --------------------------------------------------------------------------------------------------------------
 
 
@@ -127,7 +169,7 @@ def test_fed_eraser_needs_a_history_and_gets_it(problem: FederatedProblem) -> No
 
 def test_the_first_round_of_fed_eraser_takes_what_keeping_sites_sent(problem: FederatedProblem) -> None:
     made = FEDERATED["FedEraser"](replace(problem, history=problem.history[:1]))
-    stored, now = problem.history[0], Federation(problem, problem.initial).train(problem.sites["a"].retain, 0.05)
+    stored, now = problem.history[0], Federation(problem, problem.initial).train("a", problem.sites["a"].retain, 0.05)
     updates = {"a": with_length_of(stored["a"], now), "b": stored["b"], "c": stored["c"]}
     expected = moved(snapshot(problem.initial), mean(updates, problem.retain))
     for name, value in made.model.state_dict().items():
@@ -141,7 +183,7 @@ def test_an_update_has_the_stored_length_and_the_new_direction() -> None:
 
 
 def test_puf_reverses_what_training_would_add(problem: FederatedProblem) -> None:
-    added = Federation(problem, problem.original).train(problem.sites["a"].forget, RATE)
+    added = Federation(problem, problem.original).train("a", problem.sites["a"].forget, RATE)
     made = FEDERATED["PUF"](problem, {"scale": 2.0, "recovery": 0})
     before = snapshot(problem.original)
     for name, value in snapshot(made.model).items():
@@ -202,7 +244,7 @@ def test_the_gradient_is_that_of_all_images(problem: FederatedProblem) -> None:
 
 
 def test_recovery_of_fed_osd_does_not_go_back(problem: FederatedProblem) -> None:
-    update = Federation(problem, problem.original).train(problem.sites["b"].retain, RATE)
+    update = Federation(problem, problem.original).train("b", problem.sites["b"].retain, RATE)
     away = torch.randn(len(flat(update)), generator=Generator().manual_seed(0))
     kept = not_back(update, away)
     assert abs(float(flat(kept) @ away)) < 1e-4 * float(away.norm() * flat(kept).norm())

@@ -65,7 +65,8 @@ def climbed(problem: FederatedProblem, name: str, learning_rate: float) -> Desce
 
 def _run(problem: FederatedProblem, settings: Settings) -> Composed:
     federation = Federation(problem, problem.original)
-    updates = {name: federation.update_of(climbed(problem, name, settings["learning_rate"])) for name in problem.forgetting}
+    climbs = {name: climbed(problem, name, settings["learning_rate"]) for name in problem.forgetting}
+    updates = {name: federation.update_of(name, climb) for name, climb in climbs.items()}
     federation.add(mean(updates, problem.forget))
     for _ in range(int(settings["recovery"])):
         federation.retain_round(settings["recovery_rate"])

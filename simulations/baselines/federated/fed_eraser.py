@@ -33,7 +33,7 @@ def _run(problem: FederatedProblem, settings: Settings) -> Composed:
             if number == 0 and not problem.forget[name]:
                 updates[name] = stored[name]
                 continue
-            now = federation.train(problem.sites[name].retain, settings["learning_rate"])
+            now = federation.train(name, problem.sites[name].retain, settings["learning_rate"])
             updates[name] = with_length_of(stored[name], now)
         if updates:
             federation.add(mean(updates, problem.retain))

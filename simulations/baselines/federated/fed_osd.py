@@ -23,6 +23,7 @@ from excise.common.weights import Weights, difference, snapshot
 from excise.simulations.baselines.descent import parts
 from excise.simulations.baselines.federated.problem import Composed, FederatedMethod, FederatedProblem
 from excise.simulations.baselines.federated.rounds import RATE, Federation, flat, mean, shaped
+from excise.simulations.baselines.federated.traffic import size_of
 from excise.simulations.baselines.method import Images, Knob, Settings
 
 
@@ -64,6 +65,10 @@ def direction(federation: Federation) -> Tensor:
     wanted = [gradient(model, problem.sites[name].forget, unlearning_loss) for name in problem.forgetting]
     kept = [gradient(model, problem.sites[name].retain, retain_loss) for name in problem.keeping]
     federation.passes += sum(problem.forget.values()) + sum(problem.retain.values())
+    one = size_of(dict(model.named_parameters()))
+    for name in problem.sites:
+        if gradients := (name in problem.forgetting) + (name in problem.keeping):
+            federation.traffic.add(name, down=size_of(model.state_dict()), up=gradients * one)
     return orthogonal(torch.stack(wanted).mean(0), kept)
 
 
@@ -79,7 +84,7 @@ def _run(problem: FederatedProblem, settings: Settings) -> Composed:
         federation.add(shaped(step, dict(federation.model.named_parameters())))
     for _ in range(int(settings["recovery"])):
         away = flat(difference(snapshot(federation.model), deployed))
-        trained = {name: federation.train(problem.sites[name].retain, RATE) for name in problem.keeping}
+        trained = {name: federation.train(name, problem.sites[name].retain, RATE) for name in problem.keeping}
         updates = {name: not_back(update, away) for name, update in trained.items()}
         federation.add(mean(updates, dict.fromkeys(updates, 1)))
     return federation.made()

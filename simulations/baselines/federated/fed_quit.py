@@ -32,7 +32,7 @@ def _run(problem: FederatedProblem, settings: Settings) -> Composed:
                 told = quasi_competent(teacher(x), y)
                 descent.step(F.kl_div(descent(x).log_softmax(1), told, reduction="batchmean"))
                 descent.passes += len(y)
-        updates[name] = federation.update_of(descent)
+        updates[name] = federation.update_of(name, descent)
     federation.add(mean(updates, problem.forget))
     for _ in range(int(settings["recovery"])):
         federation.retain_round(RATE)

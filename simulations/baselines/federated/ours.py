@@ -35,6 +35,7 @@ from excise.server.weighting import SiteWeight, objective_weights, retain_weight
 from excise.simulations.baselines.central.ours import KNOBS
 from excise.simulations.baselines.federated.problem import Composed, FederatedMethod, FederatedProblem
 from excise.simulations.baselines.federated.rounds import Federation
+from excise.simulations.baselines.federated.traffic import size_of
 from excise.simulations.baselines.method import Images, Settings
 
 
@@ -80,19 +81,23 @@ class Unlearning:
 
     def reference(self) -> Reference:
         """The teacher's losses on unseen images, pooled over sites by their quantiles, for each forgotten class."""
-        points, told = self.settings.quantiles, {}
+        points, told, traffic = self.settings.quantiles, {}, self.federation.traffic
         levels = (np.arange(points) + 0.5) / points
         for name, part in self.problem.sites.items():
             if len(part.unseen[1]):
                 told[name] = boundary_losses(predict(self.problem.original, part.unseen[0]), part.unseen[1])
                 self.federation.passes += len(part.unseen[1])
+                traffic.add(name, down=size_of(self.teacher))
         self.federation.rounds += 1
         found = {}
         for c in sorted(self.mix.forget):
             own = {name: losses[self.problem.sites[name].unseen[1] == c] for name, losses in told.items()}
             pooled = own if any(map(len, own.values())) else told
-            of_sites = [(loss_quantiles(losses, points).numpy(), len(losses)) for losses in pooled.values() if len(losses)]
-            quantiles = pooled_quantiles(of_sites, levels)
+            asked = {name: losses for name, losses in pooled.items() if len(losses)}
+            of_sites = {name: (loss_quantiles(losses, points).numpy(), len(losses)) for name, losses in asked.items()}
+            for name, (its, _) in of_sites.items():
+                traffic.add(name, up=its.nbytes)
+            quantiles = pooled_quantiles(list(of_sites.values()), levels)
             shift = self.mix.log_odds_shift(c) if self.settings.target.label_shift else 0.0
             found[c] = shifted_losses(quantiles, shift) if shift else quantiles
         return found
@@ -109,6 +114,7 @@ class Unlearning:
     def forget_set(self, name: str, searched: Searched, reference: Reference, r: int) -> ForgetSet:
         """A site's forget images with their targets in round `r`."""
         x, y = searched.images
+        self.federation.traffic.add(name, down=sum(quantiles.nbytes for quantiles in reference.values()))
         target, overshoot = self.at_site(name).target, None
         if reference and is_corrected(target, r):
             looked = measured_rows(searched.logits_TNC, y, target.looks)
@@ -136,7 +142,9 @@ class Unlearning:
                 self.teacher,
             )
             self.federation.passes += result.passes
-            composer.add(Update(name, difference(snapshot(student), base), weight.p, weight.a > 0))
+            update = difference(snapshot(student), base)
+            self.federation.traffic.add(name, down=size_of(base), up=size_of(update))
+            composer.add(Update(name, update, weight.p, weight.a > 0))
         self.federation.model.load_state_dict(composer.result())
         self.federation.rounds += 1
 

@@ -75,11 +75,14 @@ class Composed:
     model : the revised model, in evaluation mode
     passes : images sent through any model, at all sites
     rounds : times that sites were asked and answered
+    bytes_up, bytes_down : from and to each site that was asked, by its name (`traffic.py`); empty where nobody counted them
     """
 
     model: nn.Module
     passes: int
     rounds: int
+    bytes_up: Mapping[str, int] = field(default_factory=dict)
+    bytes_down: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

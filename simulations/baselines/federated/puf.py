@@ -15,7 +15,7 @@ from excise.simulations.baselines.method import Knob, Settings
 
 def _run(problem: FederatedProblem, settings: Settings) -> Composed:
     federation = Federation(problem, problem.original)
-    learned = {name: federation.train(problem.sites[name].forget, RATE) for name in problem.forgetting}
+    learned = {name: federation.train(name, problem.sites[name].forget, RATE) for name in problem.forgetting}
     composed = parameters_of(mean(learned, problem.forget))
     federation.add({name: -settings["scale"] * value for name, value in composed.items()})
     for _ in range(int(settings["recovery"])):

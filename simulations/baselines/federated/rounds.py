@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 from excise.common.weights import Weights, difference, is_statistic, moved, snapshot
 from excise.simulations.baselines.descent import Descent, batches
 from excise.simulations.baselines.federated.problem import Composed, FederatedProblem, Updates
+from excise.simulations.baselines.federated.traffic import Traffic, size_of
 from excise.simulations.baselines.method import Images
 
 RATE = 0.05
@@ -29,31 +30,37 @@ class Federation:
     ----------
     model : the global model, in evaluation mode
     passes, rounds : images sent through any model so far, and times that sites were asked and answered
+    traffic : bytes that the sites were sent and sent so far
     """
 
     def __init__(self, problem: FederatedProblem, model: nn.Module) -> None:
         """Begin with a copy of `model`."""
         self.problem, self.model = problem, copy.deepcopy(model).eval()
         self.passes = self.rounds = 0
+        self.traffic = Traffic()
         self._generator = Generator().manual_seed(problem.seed)
 
-    def train(self, images: Images, learning_rate: float, epochs: int = 1) -> Weights:
-        """The update of a site that trains on `images`, beginning with the global model."""
+    def train(self, site: str, images: Images, learning_rate: float, epochs: int = 1) -> Weights:
+        """The update of a site that is sent the global model, and trains it on `images`."""
         descent = Descent(self.model, learning_rate)
         for _ in range(epochs):
             for x, y in batches(images, self._generator):
                 descent.step(F.cross_entropy(descent(x), y))
-        return self.update_of(descent)
+        return self.update_of(site, descent)
 
-    def update_of(self, descent: Descent) -> Weights:
-        """What a site's descent changed in the global model; its passes are counted."""
+    def update_of(self, site: str, descent: Descent) -> Weights:
+        """What a site's descent changed in the global model; its passes, and that model and update travelled, are counted."""
         made = descent.made()
         self.passes += made.passes
-        return difference(snapshot(made.model), snapshot(self.model))
+        before = snapshot(self.model)
+        update = difference(snapshot(made.model), before)
+        self.traffic.add(site, down=size_of(before), up=size_of(update))
+        return update
 
     def retain_round(self, learning_rate: float, epochs: int = 1) -> Updates:
         """A round on retain images at every site that has some; the global model is changed. Returns the updates."""
-        updates = {name: self.train(self.problem.sites[name].retain, learning_rate, epochs) for name in self.problem.keeping}
+        retain = {name: self.problem.sites[name].retain for name in self.problem.keeping}
+        updates = {name: self.train(name, images, learning_rate, epochs) for name, images in retain.items()}
         self.add(mean(updates, self.problem.retain))
         return updates
 
@@ -68,7 +75,7 @@ class Federation:
 
     def made(self) -> Composed:
         """The global model as it is now."""
-        return Composed(self.model, self.passes, self.rounds)
+        return Composed(self.model, self.passes, self.rounds, dict(self.traffic.up), dict(self.traffic.down))
 
 
 def mean(updates: Updates, images: Mapping[str, int]) -> Weights:

@@ -36,6 +36,7 @@ def test_the_method_of_the_documentation_stands_in_the_table_beside_others(tmp_p
         (("--only", "SCRAP"), "no method 'SCRAP'"),
         (("--method", "nowhere:X"), "there is no module 'nowhere'"),
         (("--scenario", "none.toml"), "no scenario file at none.toml"),
+        (("--shadows", "7"), "shadow models come in pairs"),
     ],
 )
 def test_what_is_not_known_is_told(excise: Excise, tmp_path: Path, options: tuple[str, ...], reason: str) -> None:

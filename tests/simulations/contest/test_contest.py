@@ -18,12 +18,14 @@ from excise.common.errors import ConfigError, DataError
 from excise.common.weights import digest, snapshot
 from excise.simulations.baselines.federated.problem import Composed, FederatedMethod, FederatedProblem
 from excise.simulations.baselines.method import Knob, Made, Method, Problem, Settings
+from excise.simulations.contest import running
 from excise.simulations.contest import task as tasks
 from excise.simulations.contest.entry import entries_of
 from excise.simulations.contest.judge import Objective, case_of
 from excise.simulations.contest.record import path_of, read, records
 from excise.simulations.contest.running import compare
 from excise.simulations.contest.task import Task, make_task
+from excise.simulations.judging.metrics import known_metrics
 from excise.simulations.scenario import Scenario
 from excise.simulations.sites import make_sites
 from tests.scenarios import scenario as tiny
@@ -134,7 +136,7 @@ def _nothing(problem: Problem, settings: Settings) -> Made:
 
 
 def _retrained(problem: FederatedProblem, settings: Settings) -> Composed:
-    return Composed(copy.deepcopy(problem.original), 7, 3)
+    return Composed(copy.deepcopy(problem.original), 7, 3, {"site-1": 60}, {"site-1": 40, "site-2": 5})
 
 
 def _refuses(problem: Problem, settings: Settings) -> Made:
@@ -173,6 +175,35 @@ def test_a_run_judges_every_method_on_every_seed_and_keeps_it(scenario: Scenario
     assert sorted(records(home), key=str) == sorted(found, key=str)
 
 
+def test_a_record_tells_every_cost_beside_retraining_and_the_accuracy_of_each_site_and_class(
+    scenario: Scenario, home: Path, task: Task
+) -> None:
+    entries = entries_of(METHODS)
+    nothing, together, refuses, _ = compare([scenario], entries, 1, 3, home, quiet)
+    its = together.retraining
+    size = 4 * sum(value.numel() for value in task.trained.updates[0]["site-1"].values())
+    rounds = scenario.training.rounds
+    assert its.bytes_up == its.bytes_down == dict.fromkeys(task.sites, rounds * size)
+    assert together.values["bytes_up_ratio"] == pytest.approx(60 / (3 * rounds * size))
+    assert together.values["bytes_down_ratio"] == pytest.approx(45 / (3 * rounds * size))
+    assert together.ratios["bytes_down/site-3"] == 0
+    assert its.images
+    assert together.values["images_ratio"] == 7 / its.images
+    assert not {"rounds_ratio", "bytes_up_ratio"} & nothing.values.keys()
+    assert not nothing.cost.bytes_up
+    assert {nothing.retrained[f"{name}_ratio"] for name in ("images", "seconds", "rounds", "bytes_up", "bytes_down")} == {1.0}
+    known = known_metrics()
+    assert all(known.get(name) for name in (*together.values, *together.retrained))
+    for of, overall in (("original", nothing.original), ("retrained", nothing.retrained), ("method", nothing.values)):
+        assert list(nothing.by_site[of]) == list(task.sites)
+        assert min(nothing.by_site[of].values()) == overall["worst_site_accuracy"]
+        assert set(nothing.by_class[of]) == set(task.classes)
+        assert sum(nothing.by_class[of].values()) / 2 == pytest.approx(overall["test_balanced_accuracy"])
+    assert nothing.by_site["method"] == nothing.by_site["original"]
+    assert refuses.by_site == refuses.by_class == {}
+    assert refuses.searched.loss == math.inf
+
+
 def test_what_is_done_is_not_done_again(scenario: Scenario, home: Path) -> None:
     calls = list[int]()
 
@@ -187,6 +218,13 @@ def test_what_is_done_is_not_done_again(scenario: Scenario, home: Path) -> None:
     assert len(calls) == before
     compare([scenario], entries, 1, 4, home, quiet)
     assert before < len(calls) <= before + 5
+
+
+def test_what_failed_is_not_judged_again(scenario: Scenario, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = entries_of(METHODS)
+    first = compare([scenario], entries, 1, 3, home, quiet)
+    monkeypatch.setattr(running, "judge", None)
+    assert compare([scenario], entries, 1, 3, home, quiet) == first
 
 
 def test_a_file_that_is_no_record_is_told_and_one_of_another_version_left_out(scenario: Scenario, home: Path) -> None:

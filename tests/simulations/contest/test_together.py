@@ -56,6 +56,9 @@ def test_the_history_leads_from_the_first_model_to_the_last(initial: nn.Module, 
     made = train_together(initial, sites, SETTINGS, 0, quiet)
     assert [set(updates) for updates in made.updates] == [{"a", "b"}] * 3
     assert (made.cost.images, made.cost.rounds) == (3 * 32, 3)
+    one = 4 * sum(value.numel() for value in made.updates[0]["a"].values())
+    assert made.cost.bytes_up == made.cost.bytes_down == {"a": 3 * one, "b": 3 * one}
+    assert not train_together(initial, sites, SETTINGS, 0, quiet, stored=False).updates
     now = {key: value.clone() for key, value in snapshot(initial).items()}
     for updates in made.updates:
         for key in updates["a"]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from excise.simulations.judging.cost import Cost, ratios
+from excise.simulations.judging.cost import Cost, ratios, shared_ratios
 
 RETRAINING = Cost(
     images=1000, seconds=10.0, rounds=40, bytes_up={"b": 60, "a": 40}, bytes_down={"a": 50, "b": 50}, peak_bytes=1e6
@@ -49,6 +49,13 @@ def test_nothing_over_nothing_is_alike_and_something_over_nothing_is_refused() -
 def test_a_site_that_leaves_is_not_asked_to_retrain() -> None:
     got = ratios(Cost(bytes_up={"a": 10, "gone": 10}), Cost(bytes_up={"a": 40, "new": 40}))
     assert got == {"bytes_up": 0.25, "bytes_up/a": 0.25, "bytes_up/gone": math.inf, "bytes_up/new": 0.0}
+
+
+def test_of_a_method_in_one_place_what_both_measured_is_told() -> None:
+    central = Cost(images=100, seconds=20.0, peak_bytes=0)
+    assert shared_ratios(central, RETRAINING) == {"images": 0.1, "seconds": 2.0, "peak_bytes": 0.0}
+    assert shared_ratios(RETRAINING, RETRAINING) == dict.fromkeys(RETRAINING.amounts(), 1.0)
+    assert shared_ratios(Cost(peak_bytes=5, rounds=0), Cost(peak_bytes=0, rounds=0)) == {"rounds": 1.0}
 
 
 @pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf])

@@ -110,6 +110,23 @@ def test_a_judged_model_is_not_its_own_shadow() -> None:
     )
 
 
+def test_a_model_is_not_judged_by_those_of_its_draw() -> None:
+    """Of halves each image has one in either: without both, what has no trace is told apart from neither side."""
+    rng = np.random.default_rng(9)
+    first = rng.random((3, 4000)) < 0.5
+    halves = np.stack([first, ~first], axis=1).reshape(6, 4000)
+    noise, draws = rng.normal(size=(6, 4000)), [0, 0, 1, 1, 2, 2]
+    assert ulira(as_logits(noise), labels(4000), halves, draw_M=draws).auc == pytest.approx(0.5, abs=0.02)
+    assert ulira(as_logits(noise), labels(4000), halves).auc < 0.48
+    moved = noise.copy()
+    moved[:2] += 7
+    assert leave_one_out(noise, halves, draws)[0] == pytest.approx(score(noise[0], moved[2:], halves[2:]))
+    pop = population(6, 300, 10)
+    assert rmia(as_logits(noise), labels(4000), halves, pop, labels(300), draw_M=draws).auc == pytest.approx(0.5, abs=0.02)
+    with pytest.raises(ValueError, match=r"draw of each of 6 models, got shape \(5,\)"):
+        leave_one_out(noise, halves, draws[:5])
+
+
 def test_models_that_all_agree_give_finite_scores() -> None:
     confidence, unlearned = shadow(8, 6, 1.0, seed=6)
     assert np.isfinite(leave_one_out(np.zeros_like(confidence), unlearned)).all()
