@@ -16,10 +16,21 @@ from excise.simulations.judging.cost import Cost
 
 @dataclass(frozen=True)
 class Outcome:
-    """A revised model, in evaluation mode, and what it took; a central method has no rounds."""
+    """A revised model, in evaluation mode, and what it took; a central method has no rounds.
+
+    Attributes
+    ----------
+    earlier : of several requests in a row the models before, one after each request but the last
+    """
 
     model: nn.Module
     cost: Cost
+    earlier: tuple[nn.Module, ...] = ()
+
+    @property
+    def models(self) -> tuple[nn.Module, ...]:
+        """After each request."""
+        return (*self.earlier, self.model)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from excise.client.unlearning.local import Diverged
 from excise.common.errors import ExciseError
 from excise.simulations.baselines.method import Settings
 from excise.simulations.contest.entry import Entry, Outcome
+from excise.simulations.contest.in_a_row import carry_out, on_the_way
 from excise.simulations.contest.judge import Objective, judge
 from excise.simulations.contest.record import Record, keep, path_of, read
 from excise.simulations.contest.search import Searched, search
@@ -89,6 +90,9 @@ def _judged(
     if made or failed:
         progress(f"{task.name}, seed {task.seed}: judging")
         cards = judge(task, {name: outcome.model for name, outcome in made.items()}, scenario.training, task.seed)
+        requests = task.steps or (task,)
+        original = on_the_way(task, [task.original for _ in requests])
+        retrained = on_the_way(task, [one.retrained for one in requests])
         for name in (*made, *failed):
             record = Record(
                 task.key,
@@ -100,9 +104,9 @@ def _judged(
                 searched[name],
                 made[name].cost if name in made else NOTHING,
                 task.retraining,
-                cards["original"].values,
-                cards["retrained"].values,
-                cards[name].values if name in made else {},
+                {**cards["original"].values, **original},
+                {**cards["retrained"].values, **retrained},
+                {**cards[name].values, **on_the_way(task, made[name].models)} if name in made else {},
                 failed.get(name, ""),
             )
             keep(record, home)
@@ -113,7 +117,7 @@ def _judged(
 def _tried(entry: Entry, task: Task, settings: Settings, seed: int) -> Outcome | str:
     """What a method makes, or why that is nothing that can be judged."""
     try:
-        outcome = entry.run(task, settings, seed)
+        outcome = carry_out(entry, task, settings, seed)
     except (ExciseError, Diverged) as error:  # it cannot do this task, or made nothing, and says why
         return str(error)
     return outcome
