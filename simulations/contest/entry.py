@@ -18,10 +18,21 @@ from excise.simulations.judging.cost import Cost
 
 @dataclass(frozen=True)
 class Outcome:
-    """A revised model, in evaluation mode, and what it took; a central method has no rounds, and nothing travels."""
+    """A revised model, in evaluation mode, and what it took; a central method has no rounds, and nothing travels.
+
+    Attributes
+    ----------
+    earlier : of several requests in a row the models before, one after each request but the last
+    """
 
     model: nn.Module
     cost: Cost
+    earlier: tuple[nn.Module, ...] = ()
+
+    @property
+    def models(self) -> tuple[nn.Module, ...]:
+        """After each request."""
+        return (*self.earlier, self.model)
 
 
 @dataclass(frozen=True)
@@ -72,10 +83,10 @@ def entry_of(method: Method | FederatedMethod) -> Entry:
     return Entry(f"{method.name} (one place)", False, method.knobs, method.paper, in_one_place)
 
 
-def tried(entry: Entry, task: Task, settings: Settings, seed: int) -> Outcome | str:
-    """What a method makes, or why that is nothing that can be judged."""
+def tried(run: Callable[[], Outcome]) -> Outcome | str:
+    """What a method's run makes, or why that is nothing that can be judged."""
     try:
-        outcome = entry.run(task, settings, seed)
+        outcome = run()
     except (ExciseError, Diverged) as error:  # it cannot do this task, or made nothing, and says why
         return str(error)
     return outcome

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 from excise.client.unlearning.inference import predict
 from excise.simulations.baselines.method import Settings
 from excise.simulations.contest.entry import Entry, Outcome, tried
+from excise.simulations.contest.in_a_row import carry_out, on_the_way
 from excise.simulations.contest.judge import Objective, accuracies, judge
 from excise.simulations.contest.record import Record, keep, path_of, read
 from excise.simulations.contest.search import Searched, search
@@ -66,7 +68,7 @@ def compare(
 
 def _searched(task: Task, objective: Objective, entry: Entry, trials: int, home: Path, progress: Progress) -> Searched:
     def loss(settings: Settings, seed: int) -> float:
-        made = tried(entry, task, settings, seed)
+        made = tried(partial(carry_out, entry, task, settings, seed))
         return math.inf if isinstance(made, str) else objective(made.model)
 
     return search(f"{task.key} · {entry.name}", entry.knobs, loss, home, trials, progress)
@@ -89,7 +91,7 @@ def _judged(
         if before is not None and before.searched == searched[name]:
             continue
         progress(f"{task.name}, seed {task.seed}: {name}")
-        outcome = tried(entry, task, searched[name].settings, task.seed)
+        outcome = tried(partial(carry_out, entry, task, searched[name].settings, task.seed))
         if isinstance(outcome, str):
             failed[name] = outcome
         elif not _is_finite(outcome.model, task):
@@ -102,6 +104,9 @@ def _judged(
         cards = judge(task, models, scenario.training, task.seed)
         every = {"original": task.original, "retrained": task.retrained, **models}
         groups = {name: accuracies(task, model) for name, model in every.items()}
+        requests = task.steps or (task,)
+        original = on_the_way(task, [task.original for _ in requests])
+        retrained = on_the_way(task, [one.retrained for one in requests])
         for name in (*made, *failed):
             cost = made[name].cost if name in made else NOTHING
             of_models = {"original": "original", "retrained": "retrained", "method": name} if name in made else {}
@@ -115,9 +120,11 @@ def _judged(
                 searched=searched[name],
                 cost=cost,
                 retraining=task.retraining,
-                original=cards["original"].values,
-                retrained={**cards["retrained"].values, **_cost_values(task.retraining, task.retraining)},
-                values={**cards[name].values, **_cost_values(cost, task.retraining)} if name in made else {},
+                original={**cards["original"].values, **original},
+                retrained={**cards["retrained"].values, **retrained, **_cost_values(task.retraining, task.retraining)},
+                values={**cards[name].values, **on_the_way(task, made[name].models), **_cost_values(cost, task.retraining)}
+                if name in made
+                else {},
                 failed=failed.get(name, ""),
                 by_site={of: groups[model][0] for of, model in of_models.items()},
                 by_class={of: groups[model][1] for of, model in of_models.items()},

@@ -11,13 +11,14 @@ from excise.common.errors import ConfigError, did_you_mean
 from excise.common.models import ModelSpec
 from excise.common.request import ForgetRequest, RequestKind
 from excise.common.settings import TrainingSettings
-from excise.simulations.contest.fashion import CLASSES, WITHDRAWN, Recipe, fashion_file
+from excise.simulations.contest.fashion import CLASSES, WITHDRAWN, Recipe, fashion_file, mnist_file
 from excise.simulations.scenario import Partition, Scenario, ScenarioData, read_scenario
 
 FORGOTTEN = 3
-"""The class of Fashion-MNIST of which something is forgotten: dresses."""
+"""The class of which something is forgotten: dresses of Fashion-MNIST, threes of MNIST."""
 WHOLE_SITE = "hospital-2"
 FASHION = ModelSpec(name="allcnn", classes=CLASSES, size=28, width=0.25, mean=0.2860, std=0.3530)
+MNIST = FASHION.model_copy(update={"mean": 0.1307, "std": 0.3081})
 TRAINING = TrainingSettings(rounds=20, batch_size=64, learning_rate=0.05, augment=False)
 Spread = Literal["iid", "dirichlet", "forget-on-one-site"]
 Make = Callable[[Path], Scenario]
@@ -38,23 +39,27 @@ def _brain(name: str, where: str | None, home: Path) -> Scenario:
     return found.model_copy(update={"name": "brain-mri-site", "request": request})
 
 
+def _request(name: str, kind: RequestKind, where: str) -> ForgetRequest:
+    return ForgetRequest(id=name.replace(".", "-"), kind=kind, where=where, reason="Benchmark.", requested_by="benchmark")
+
+
 def _fashion(
     name: str, kind: RequestKind, where: str, recipe: Recipe, spread: Spread, home: Path, alpha: float = 0.5, sites: int = 4
 ) -> Scenario:
-    request = ForgetRequest(id=name, kind=kind, where=where, reason="Benchmark.", requested_by="benchmark")
     return Scenario(
         name=name,
         data=ScenarioData(source="npz", path=fashion_file(home, recipe)),
         partition=Partition(sites=sites, kind=spread, alpha=alpha),
         model=FASHION,
         training=TRAINING,
-        request=request,
+        request=_request(name, kind, where),
     )
 
 
 def _samples(share: float, spread: Spread = "iid", alpha: float = 0.5, sites: int = 4) -> tuple[str, Make]:
     name = f"fashion-{100 * share:g}-percent"
-    name += {"iid": "", "dirichlet": f"-dirichlet-{alpha:g}", "forget-on-one-site": f"-one-of-{sites}"}[spread]
+    # Two digits of sites, so that names sort as numbers do.
+    name += {"iid": "", "dirichlet": f"-dirichlet-{alpha:g}", "forget-on-one-site": f"-one-of-{sites:02}"}[spread]
     where = f'patient matches "{WITHDRAWN}-*"'
     recipe = Recipe(share=share, of=FORGOTTEN)
     return name, partial(_fashion, name, RequestKind.SAMPLES, where, recipe, spread, alpha=alpha, sites=sites)
@@ -62,6 +67,38 @@ def _samples(share: float, spread: Spread = "iid", alpha: float = 0.5, sites: in
 
 def _class(name: str, spread: Spread) -> tuple[str, Make]:
     return name, partial(_fashion, name, RequestKind.CLASS, f"class = {FORGOTTEN}", Recipe(), spread)
+
+
+def _digit(name: str, spread: Spread) -> tuple[str, Make]:
+    def make(home: Path) -> Scenario:
+        return Scenario(
+            name=name,
+            data=ScenarioData(source="npz", path=mnist_file(home, Recipe())),
+            partition=Partition(kind=spread),
+            model=MNIST,
+            training=TRAINING,
+            request=_request(name, RequestKind.CLASS, f"class = {FORGOTTEN}"),
+        )
+
+    return name, make
+
+
+def _in_a_row(home: Path) -> Scenario:
+    """Three lists of patients, each of 3 % of all images, which are forgotten one after another."""
+    name, lists = "fashion-three-in-a-row", 3
+    requests = tuple(
+        _request(f"list-{number}", RequestKind.PATIENTS, f'patient matches "{WITHDRAWN}-{number}-*"')
+        for number in range(1, lists + 1)
+    )
+    return Scenario.model_validate(
+        {
+            "name": name,
+            "data": ScenarioData(source="npz", path=fashion_file(home, Recipe(share=0.03, lists=lists))),
+            "model": FASHION,
+            "training": TRAINING,
+            "requests": requests,
+        }
+    )
 
 
 SCENARIOS: dict[str, Make] = dict(
@@ -85,9 +122,12 @@ SCENARIOS: dict[str, Make] = dict(
                 "forget-on-one-site",
             ),
         ),
+        ("fashion-three-in-a-row", _in_a_row),
+        _digit("mnist-class", "iid"),
+        _digit("mnist-class-one-site", "forget-on-one-site"),
     )
 )
-"""Each makes its scenario; Fashion-MNIST's write their file of images below the folder that they are given."""
+"""Each makes its scenario; those of Fashion-MNIST and MNIST write their images below the folder that they are given."""
 
 
 def scenario_named(name: str, home: Path) -> Scenario:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -16,12 +16,12 @@ from excise.client.site import open_site
 from excise.common.errors import ConfigError
 from excise.common.files import write_atomically
 from excise.common.models import build_model
-from excise.common.request import RequestKind
+from excise.common.request import ForgetRequest, RequestKind
 from excise.common.weights import Weights, load_weights, save_weights, snapshot
 from excise.simulations.baselines.federated.problem import FederatedProblem, Part
 from excise.simulations.baselines.method import Images, Problem
 from excise.simulations.contest.together import Together, train_together
-from excise.simulations.judging.cost import Cost
+from excise.simulations.judging.cost import Cost, summed
 from excise.simulations.scenario import Scenario
 from excise.simulations.sites import make_sites
 
@@ -64,6 +64,9 @@ class Task:
     key : its name, with a digest of all that a task of any seed depends on
     whole_class : whether the forget images are all there are of their classes
     trained, retrained : with and without what is to be forgotten
+    retraining : what it took; of several requests in a row the sum of one retraining for each
+    steps : of several requests in a row a task of each, in their order: to forget is what it alone asks for, retained all that
+        is not forgotten by then, and retrained likewise; empty of a single request. The whole task forgets what all ask for
     """
 
     name: str
@@ -76,6 +79,7 @@ class Task:
     trained: Together
     retrained: nn.Module
     retraining: Cost
+    steps: tuple[Task, ...] = ()
 
     @property
     def original(self) -> nn.Module:
@@ -103,11 +107,11 @@ def make_task(scenario: Scenario, home: Path, progress: Progress) -> Task:
 
     Raises
     ------
-    ConfigError : the scenario asks for what the benchmark has no baselines for, or its request forgets nothing
+    ConfigError : the scenario asks for what the benchmark has no baselines for, or a request forgets nothing
     ExciseError : its data or its sites cannot be used
     """
-    if scenario.model.multi_label or scenario.after or scenario.requests:
-        raise ConfigError("the benchmark takes one request, of single labels, to a model that the scenario itself trains")
+    if scenario.model.multi_label or scenario.after:
+        raise ConfigError("the benchmark takes requests, of single labels, to a model that the scenario itself trains")
     made = make_sites(scenario, home, lambda done, of: progress(f"making sites, {done} of {of}"))
     sites = {config.parent.name: _images(config, scenario) for config in made.configs}
     forget = torch.cat([site.forget[1] for site in sites.values()])
@@ -124,18 +128,50 @@ def make_task(scenario: Scenario, home: Path, progress: Progress) -> Task:
         return trained_or_found(folder / name, scenario, initial, images, stored, tell)
 
     trained, retrained = models("original", both, True), models("retrained", kept, False)
-    whole = scenario.request.kind is RequestKind.CLASS
-    return Task(
+    whole = Task(
         name=scenario.name,
         seed=scenario.seed,
         key=key,
         classes=made.classes,
-        whole_class=whole,
+        whole_class=scenario.request.kind is RequestKind.CLASS,
         sites=sites,
         initial=initial.eval(),
         trained=trained,
         retrained=retrained.model,
         retraining=retrained.cost,
+    )
+    return _in_a_row(whole, made.configs, scenario, models) if len(scenario.requests) > 1 else whole
+
+
+def _in_a_row(
+    whole: Task, configs: Sequence[Path], scenario: Scenario, models: Callable[[str, Mapping[str, Images], bool], Together]
+) -> Task:
+    """The task with the steps of its requests, of which the last retains what the whole task does."""
+    steps, gone = list[Task](), {config.parent.name: set[int]() for config in configs}
+    for number, request in enumerate(scenario.requests, 1):
+        sites = {config.parent.name: _step(config, request, gone, whole) for config in configs}
+        if not any(len(site.forget[1]) for site in sites.values()):
+            raise ConfigError(f"'{request.where}' matches no training image that an earlier request has not forgotten")
+        last = number == len(scenario.requests)
+        kept = {name: site.retain for name, site in sites.items()}
+        gold = Together(whole.retrained, (), whole.retraining) if last else models(f"retrained-{number}", kept, False)
+        name = f"{whole.name}, request {number}"
+        step = replace(whole, name=name, sites=sites, retrained=gold.model, retraining=gold.cost)
+        steps.append(replace(step, whole_class=request.kind is RequestKind.CLASS))
+    return replace(whole, retraining=summed([step.retraining for step in steps]), steps=tuple(steps))
+
+
+def _step(config: Path, request: ForgetRequest, gone: Mapping[str, set[int]], whole: Task) -> SiteImages:
+    """A site's images for one of several requests. What `gone` forgot is in none; this request's is put to it."""
+    site, before = open_site(config), gone[config.parent.name]
+    rows = site.select(request)
+    forget, retain = ([i for i in of.tolist() if i not in before] for of in (rows.forget, rows.retain))
+    before.update(forget)
+    return replace(
+        # What nothing was trained on is as in the whole task: no method may see what it is judged by in the end.
+        whole.sites[config.parent.name],
+        forget=(site.x[torch.tensor(forget, dtype=torch.int64)], site.y_N[forget]),
+        retain=(site.x[torch.tensor(retain, dtype=torch.int64)], site.y_N[retain]),
     )
 
 
@@ -203,4 +239,6 @@ def _key(scenario: Scenario) -> str:
     """Name of what is kept of a scenario: another for anything but the seed that its tasks depend on."""
     parts = ("data", "partition", "split", "model", "training", "request")
     text = "|".join([str(VERSION), *(getattr(scenario, part).model_dump_json() for part in parts)])
+    if scenario.requests:  # joined, two orders of them may read the same
+        text += "|".join(request.to_json() for request in scenario.requests)
     return f"{scenario.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from excise.simulations.judging.ulira import ulira
 from excise.simulations.scenario import Scenario
 
 LONE = "a single patient is to be forgotten: there is no half of that"
+IN_A_ROW = "several requests in a row: shadow models are made for one"
 NOT_FINITE = "the outputs of a model that it made of a shadow model are not finite"
 
 
@@ -73,6 +75,8 @@ def _told(
 ) -> dict[str, tuple[dict[str, float], str]]:
     """The metrics of the original, the retrained model and each method, or none and why."""
     names = ["original", "retrained", *asked]
+    if task.steps:
+        return {name: ({}, IN_A_ROW) for name in names}
     if len(forget_patients(task)) < 2:
         return {name: ({}, LONE) for name in names}
     images = {"forget": task.pooled("forget"), "population": task.pooled("judged")}
@@ -102,7 +106,7 @@ def _unlearned(shadow: Shadow, entry: Entry, settings: Settings, number: int, im
     path = shadow.folder / "answers" / f"{slug(entry.name)}-{digest_of(json.dumps(settings, sort_keys=True))[:12]}.safetensors"
     if path.exists():
         return load_weights(path)
-    outcome = tried(entry, shadow.task, settings, number)
+    outcome = tried(partial(entry.run, shadow.task, settings, number))
     if isinstance(outcome, str):
         return outcome
     answer = _answer(outcome.model, images)

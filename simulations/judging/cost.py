@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,28 @@ class Cost:
             elif value is not None:
                 found[each.name] = float(value)
         return found
+
+
+def summed(costs: Sequence[Cost]) -> Cost:
+    """The cost of all, one after another: sums, but of `peak_bytes` the largest; None where one of them did not measure it.
+
+    Raises
+    ------
+    ValueError : there is none, or one measured the bytes of its sites and another did not
+    """
+    if not costs:
+        raise ValueError("expected a cost or more to sum, got none")
+    told = dict[str, Any]()
+    for each in fields(Cost):
+        values = [getattr(cost, each.name) for cost in costs]
+        if isinstance(values[0], Mapping):
+            if len({bool(value) for value in values}) > 1:
+                raise ValueError(f"{each.name}: expected it of every cost or of none, got it of some")
+            sites = dict.fromkeys(site for value in values for site in value)
+            told[each.name] = {site: sum(value.get(site, 0.0) for value in values) for site in sites}
+        elif all(value is not None for value in values):
+            told[each.name] = max(values) if each.name == "peak_bytes" else sum(values)
+    return Cost(**told)
 
 
 def ratios(cost: Cost, retraining: Cost) -> dict[str, float]:

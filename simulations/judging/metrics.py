@@ -93,6 +93,18 @@ def _persistence() -> list[Metric]:
     return [
         Metric("relearn_ratio", "persistence", "ratio", 0.0, math.inf, 1.0, Better.CLOSER, ratio),
         _as_retrained("resurfaced", "persistence", "rise of forget accuracy in a retain-only epoch", -1.0),
+        *_in_a_row(),
+    ]
+
+
+def _in_a_row() -> list[Metric]:
+    """Of several requests one after another alone (`contest/in_a_row.py`)."""
+    earlier = "what earlier requests forgot"
+    text = "mean closeness to the model retrained for it, after each earlier request"
+    return [
+        _as_retrained("earlier_forget_accuracy", "persistence", f"accuracy on {earlier}, after the last one"),
+        _as_retrained("came_back", "persistence", f"rise of accuracy on {earlier}, while later ones were carried out", -1.0),
+        Metric("earlier_tow", "persistence", "share", 0.0, 1.0, 1.0, Better.HIGHER, text),
     ]
 
 
