@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench-demo bench-engine bench-ingest bench-privacy bench-soak bench-dashboard test test-faults check clean
+.PHONY: help setup demo bench-demo bench-engine bench-ingest bench-privacy bench-soak bench-scale bench-dashboard test test-faults check clean
 
 help:
 	@echo "make setup         install into $(VENV): several GB (torch), a few minutes the first time"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench-ingest  speed and memory of reading DICOM; writes docs/results/ingest.md"
 	@echo "make bench-privacy what clipped, noised and sparse updates cost; writes docs/results/privacy.md"
 	@echo "make bench-soak    memory of 50 sites over 200 rounds, a quarter of an hour; writes docs/results/soak.md"
+	@echo "make bench-scale   time, memory and bytes from 4 to 1,000 sites, a quarter of an hour; writes docs/results/scale.md"
 	@echo "make bench-dashboard 50 viewers of a busy coordinator's dashboard, a quarter of an hour; writes docs/results/dashboard.md"
 	@echo "make test          run the tests; installs Orthanc, dcmtk, nginx, PostgreSQL and Chromium if missing"
 	@echo "make test-faults   kill every process of a deployment at every stage of a run; takes root and most of an hour"
@@ -60,6 +61,9 @@ bench-privacy: setup
 
 bench-soak: setup
 	$(BIN)/excise bench soak
+
+bench-scale: setup
+	$(BIN)/excise bench scale
 
 bench-dashboard: setup | $(CHROMIUM)
 	$(BIN)/excise bench dashboard

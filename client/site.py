@@ -73,7 +73,7 @@ class Site:
         return frozenset(i for i, fingerprint in enumerate(self.x.fingerprints) if fingerprint in pixels)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)  # as many as a simulation in one process may hold
 def open_site(site_toml: Path) -> Site:
     """Open the site whose configuration is `site_toml`. A process opens each site once.
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
@@ -19,12 +18,12 @@ class LocalGrid(Grid):
 
     Parameters
     ----------
-    client_app : the app of every node
+    client_app : the app of every node, or what answers in its place
     nodes : number of nodes; node i gets ``partition-id = i``, as in Flower's own simulation
     dead : numbers of nodes that never answer
     """
 
-    def __init__(self, client_app: ClientApp, nodes: int, dead: Iterable[int] = ()) -> None:
+    def __init__(self, client_app: Callable[[Message, Context], Message], nodes: int, dead: Iterable[int] = ()) -> None:
         # Messages made outside a Flower process need an identity; the numbers mean nothing here.
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
         self._app = client_app

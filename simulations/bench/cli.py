@@ -214,6 +214,27 @@ def bench_soak(
     terminal.print(f"Result page: {page}")
 
 
+@bench.command("scale")
+def bench_scale(
+    sites: Annotated[
+        list[int] | None, typer.Option(help="A number of sites; several: three at least. 4, 16, 64, 256, 1000 without it.")
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Rounds at every number of sites; without it three, and more where they are short."),
+    ] = None,
+    page: Annotated[Path, typer.Option(help="The result page to write.")] = Path("docs/results/scale.md"),
+) -> None:
+    """Unlearn at more and more sites in this process, and write how time, bytes and the coordinator's memory grow."""
+    from excise.simulations.bench.scale import SITES, rounds_of, scale
+    from excise.simulations.bench.scale_page import write_scale_page
+
+    with _status() as said, tempfile.TemporaryDirectory(prefix="excise-scale-") as folder:
+        found = scale(sites or SITES, lambda number: rounds or rounds_of(number), Path(folder), said)
+    write_scale_page(page, found)
+    terminal.print(f"Result page: {page}")
+
+
 @bench.command("dashboard")
 def bench_dashboard(
     sites: Annotated[int, typer.Option(min=1, help="Sites of the coordinator.")] = 64,

@@ -165,15 +165,19 @@ def _diverged(reply: Message, asked: Message) -> Message:
     return Message(replace(update, delta=delta).to_record(), reply_to=asked)
 
 
-def noise_scenario(home: Path, sites: int, **settings: Any) -> Scenario:
+def noise_scenario(
+    home: Path, sites: int, images_a_site: int = IMAGES, where: str = "", model: ModelSpec | None = None, **settings: Any
+) -> Scenario:
     """Images of noise with a bright half, left or right; a fifth of the sites have something to forget.
 
     Parameters
     ----------
     home : folder for the images
-    settings : of `Scenario`, beside data and request
+    where : what is forgotten in place of class 1 of that fifth
+    model : in place of a narrow `allcnn`
+    settings : of `Scenario`, beside data, model and request
     """
-    rng, labels = np.random.default_rng(SEED), np.arange(sites * IMAGES) % 2
+    rng, labels = np.random.default_rng(SEED), np.arange(sites * images_a_site) % 2
     images = rng.integers(0, 120, (len(labels), SIDE, SIDE))
     for image, label in zip(images, labels, strict=True):
         image[:, label * SIDE // 2 : (label + 1) * SIDE // 2] += 100
@@ -186,9 +190,12 @@ def noise_scenario(home: Path, sites: int, **settings: Any) -> Scenario:
         data=ScenarioData(source="npz", path=home / "images.npz"),
         partition=Partition(sites=sites),
         policy=ScenarioPolicy(min_count=2),
-        model=ModelSpec(name="allcnn", size=SIDE, width=0.05),
+        model=model or ModelSpec(name="allcnn", size=SIDE, width=0.05),
         request=ForgetRequest(
-            id="soak", kind=RequestKind.SAMPLES, where=f"site in ({forgetting}) and class = 1", reason="a soak"
+            id="soak",
+            kind=RequestKind.SAMPLES,
+            where=where or f"site in ({forgetting}) and class = 1",
+            reason="a soak",
         ),
         **settings,
     )
