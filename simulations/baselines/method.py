@@ -53,13 +53,20 @@ class Made:
 
 @dataclass(frozen=True)
 class Knob:
-    """A setting that is searched: from `low` to `high`, on a logarithmic scale or not, whole numbers or not."""
+    """A setting that is searched: from `low` to `high`, on a logarithmic scale or not, whole numbers or not.
+
+    Attributes
+    ----------
+    default : what the search tries first
+    of_class : the same where a whole class is forgotten; None where that makes no difference
+    """
 
     low: float
     high: float
     default: float
     log: bool = False
     whole: bool = False
+    of_class: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what could not be searched.
@@ -68,8 +75,13 @@ class Knob:
         ------
         ValueError : the default lies outside, or a logarithmic scale begins at 0
         """
-        if not self.low <= self.default <= self.high or (self.log and self.low <= 0):
-            raise ValueError(f"a knob from {self.low} to {self.high} cannot have the default {self.default}")
+        for default in {self.default, self.at(whole_class=True)}:
+            if not self.low <= default <= self.high or (self.log and self.low <= 0):
+                raise ValueError(f"a knob from {self.low} to {self.high} cannot have the default {default}")
+
+    def at(self, whole_class: bool) -> float:
+        """The default for what is forgotten."""
+        return self.of_class if whole_class and self.of_class is not None else self.default
 
     def holds(self, value: float) -> bool:
         """Whether `value` can be chosen."""
@@ -104,15 +116,15 @@ class Method:
         ConfigError : there is no such knob, a value lies outside its range, or there are no forget or no retain images
         Diverged : a number of the model that was made is not finite
         """
-        chosen = chosen_settings(self.name, self.knobs, settings or {})
+        chosen = chosen_settings(self.name, self.knobs, settings or {}, problem.whole_class)
         check_images(len(problem.forget[1]), len(problem.retain[1]))
         made = self.run(problem, chosen)
         check_finite(self.name, made.model)
         return made
 
 
-def chosen_settings(name: str, knobs: Mapping[str, Knob], settings: Settings) -> Settings:
-    """A value for each knob: that of `settings`, else its default.
+def chosen_settings(name: str, knobs: Mapping[str, Knob], settings: Settings, whole_class: bool) -> Settings:
+    """A value for each knob: that of `settings`, else its default for what is forgotten.
 
     Raises
     ------
@@ -122,7 +134,7 @@ def chosen_settings(name: str, knobs: Mapping[str, Knob], settings: Settings) ->
         if knob not in knobs or not knobs[knob].holds(value):
             known = "; ".join(f"{known} {of}" for known, of in knobs.items())
             raise ConfigError(f"{name} has no {knob} = {value}: choose among {known or 'nothing, it has no settings'}")
-    return {knob: of.default for knob, of in knobs.items()} | dict(settings)
+    return {knob: of.at(whole_class) for knob, of in knobs.items()} | dict(settings)
 
 
 def check_images(forget: int, retain: int) -> None:

@@ -34,7 +34,7 @@ class Recipe:
     seed : of the draws
     """
 
-    images: int = 8000
+    images: int = 4000
     share: float = 0.0
     of: int | None = None
     lists: int = 1

@@ -71,7 +71,7 @@ def _searched(task: Task, objective: Objective, entry: Entry, trials: int, home:
         made = tried(partial(carry_out, entry, task, settings, seed))
         return math.inf if isinstance(made, str) else objective(made.model)
 
-    return search(f"{task.key} · {entry.name}", entry.knobs, loss, home, trials, progress)
+    return search(f"{task.key} · {entry.name}", entry.knobs, loss, home, trials, progress, task.whole_class)
 
 
 def _judged(

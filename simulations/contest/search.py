@@ -54,6 +54,7 @@ def search(
     home: Path,
     trials: int,
     progress: Progress = lambda _: None,
+    whole_class: bool = False,
 ) -> Searched:
     """Search the settings of one method; the first trial is the knobs' defaults.
 
@@ -62,6 +63,7 @@ def search(
     name : of the method and its task: trials of the same name in `home` count
     loss_of : the objective of settings under a seed, 0, 1, …; NaN or infinite when there is no model that can be scored
     trials : how many there are to be, with those that were kept
+    whole_class : whether that is what is forgotten: some knobs have another default then
 
     Raises
     ------
@@ -78,7 +80,7 @@ def search(
         pruner=optuna.pruners.MedianPruner(n_startup_trials=DRAWN, n_warmup_steps=0),
     )
     wanted = trials if knobs else 1  # without knobs every trial would be the same
-    defaults = {key: knob.default for key, knob in knobs.items()}
+    defaults = {key: knob.at(whole_class) for key, knob in knobs.items()}
     while (number := len(_ended(study))) < wanted:
         progress(f"{name}, trial {number + 1} of {wanted}")
         # Seeded by the number of the trial, so that one who goes on after an interruption does not draw what was drawn.

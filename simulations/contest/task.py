@@ -118,20 +118,18 @@ def make_task(scenario: Scenario, home: Path, progress: Progress) -> Task:
     if not len(forget):
         raise ConfigError(f"'{scenario.request.where}' matches no training image of scenario '{scenario.name}'")
     initial = build_model(scenario.model, scenario.seed)
-    both = {name: _joined(site.forget, site.retain) for name, site in sites.items()}
+    both = {config.parent.name: _trained_on(config, scenario) for config in made.configs}
     kept = {name: site.retain for name, site in sites.items()}
-    key = _key(scenario)
-    folder = home / "tasks" / key / str(scenario.seed)
 
     def models(name: str, images: Mapping[str, Images], stored: bool) -> Together:
         tell: Progress = lambda text: progress(f"{scenario.name}, seed {scenario.seed}: {name}, {text}")  # noqa: E731
-        return trained_or_found(folder / name, scenario, initial, images, stored, tell)
+        return trained_or_found(home / "models" / _digest(scenario, images, stored), scenario, initial, images, stored, tell)
 
     trained, retrained = models("original", both, True), models("retrained", kept, False)
     whole = Task(
         name=scenario.name,
         seed=scenario.seed,
-        key=key,
+        key=_key(scenario),
         classes=made.classes,
         whole_class=scenario.request.kind is RequestKind.CLASS,
         sites=sites,
@@ -202,8 +200,12 @@ def _images(config: Path, scenario: Scenario) -> SiteImages:
     )
 
 
-def _joined(first: Images, second: Images) -> Images:
-    return torch.cat([first[0], second[0]]), torch.cat([first[1], second[1]])
+def _trained_on(config: Path, scenario: Scenario) -> Images:
+    """A site's training images in its own order: whatever is forgotten of them, the model of all of them is the same."""
+    site = open_site(config)
+    rows = site.select(scenario.request)
+    which = torch.cat([rows.forget, rows.retain]).sort().values
+    return site.x[which], site.y_N[which]
 
 
 def trained_or_found(
@@ -233,6 +235,15 @@ def trained_or_found(
             of.setdefault(whose, {})[name] = value
         rounds.append(of)
     return Together(model.eval(), rounds, Cost(**json.loads(told.read_text())))
+
+
+def _digest(scenario: Scenario, images: Mapping[str, Images], stored: bool) -> str:
+    """Of all that a model depends on: scenarios that train the same one share it."""
+    told = [VERSION, scenario.seed, scenario.model.model_dump_json(), scenario.training.model_dump_json(), stored, [*images]]
+    digest = hashlib.sha256(json.dumps(told).encode())
+    for x, y_N in images.values():
+        digest.update(x.numpy().tobytes() + y_N.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _key(scenario: Scenario) -> str:

@@ -16,11 +16,13 @@ from excise.common.settings import PRESETS
 from excise.simulations.baselines.method import Knob, Made, Method, Problem, Settings
 
 Kind = Literal["nearest", "soft", "topk", "calibrated"]
+SAMPLES, OF_CLASS = PRESETS["samples"], PRESETS["classes"]
 KNOBS = {
-    "learning_rate": Knob(1e-3, 0.1, 0.01, log=True),
-    "psi": Knob(0.05, 0.9, 0.3),
-    "rounds": Knob(2, 12, 6, whole=True),
+    "learning_rate": Knob(1e-3, 0.1, SAMPLES.local.learning_rate, log=True, of_class=OF_CLASS.local.learning_rate),
+    "psi": Knob(0.05, 0.9, SAMPLES.psi, of_class=OF_CLASS.psi),
+    "rounds": Knob(2, 12, SAMPLES.local.rounds, whole=True, of_class=OF_CLASS.local.rounds),
 }
+"""The first trial is what excise does when it is asked for nothing else."""
 
 
 def _of(kind: Kind) -> Method:

@@ -111,7 +111,7 @@ class FederatedMethod:
             to keep, or the method needs updates that nobody stored
         Diverged : a number of the model that was made is not finite
         """
-        chosen = chosen_settings(self.name, self.knobs, settings or {})
+        chosen = chosen_settings(self.name, self.knobs, settings or {}, problem.whole_class)
         check_images(sum(problem.forget.values()), sum(problem.retain.values()))
         if self.needs_history and not problem.history:
             raise ConfigError(f"{self.name} needs the sites' updates of all rounds of training, and nobody stored them")

@@ -115,4 +115,4 @@ def test_three_lists_of_patients_apart_from_each_other(tmp_path: Path) -> None:
 def test_lists_have_files_of_their_own(tmp_path: Path) -> None:
     one, three = (fashion_file(tmp_path, Recipe(share=0.03, lists=lists)) for lists in (1, 3))
     assert one != three
-    assert one.name == f"8000-{WITHDRAWN}-0.03-of-all-0.npz"
+    assert one.name == f"4000-{WITHDRAWN}-0.03-of-all-0.npz"
