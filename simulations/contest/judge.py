@@ -88,8 +88,11 @@ def accuracies(task: Task, model: nn.Module) -> tuple[dict[str, float], dict[str
     """A model's accuracy on the test images of each site and of each class, by name, in [0, 1]; of those that have any."""
     case = case_of(task)
     logits, y_N = predict(model, case.test[0]), case.test[1]
-    of_sites, of_classes = by_group(logits, y_N, case.sites), by_group(logits, y_N, [task.classes[c] for c in y_N.tolist()])
-    return {name: of.accuracy for name, of in of_sites.items()}, {name: of.accuracy for name, of in of_classes.items()}
+    of_sites, of_classes = by_group(logits, y_N, case.sites), by_group(logits, y_N, y_N.tolist())
+    return (
+        {name: of_sites[name].accuracy for name in task.sites if name in of_sites},
+        {name: of_classes[c].accuracy for c, name in enumerate(task.classes) if c in of_classes},
+    )
 
 
 def _alike(images: Images, forget: Images) -> torch.Tensor:
