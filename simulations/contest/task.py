@@ -250,6 +250,6 @@ def _key(scenario: Scenario) -> str:
     """Name of what is kept of a scenario: another for anything but the seed that its tasks depend on."""
     parts = ("data", "partition", "split", "model", "training", "request")
     text = "|".join([str(VERSION), *(getattr(scenario, part).model_dump_json() for part in parts)])
-    if scenario.requests:  # joined, two orders of them may read the same
+    if scenario.requests:  # another task than a single request that says the same
         text += "|".join(request.to_json() for request in scenario.requests)
     return f"{scenario.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
