@@ -26,12 +26,18 @@ def bench_methods(
     scenario: Annotated[
         list[str] | None, typer.Option(help="A scenario of the benchmark, or a scenario's TOML file; several: once each.")
     ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Three scenarios, one seed, no search: in half an hour.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Every scenario of the benchmark: many hours.")] = False,
     only: Annotated[
         list[str] | None, typer.Option(help="A method that takes part; several: once each. All without it.")
     ] = None,
     method: Annotated[list[str] | None, typer.Option(help="Your own method, package.module:NAME; several: once each.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Tasks of each scenario: seeds 0, 1, …")] = 3,
-    trials: Annotated[int, typer.Option(min=1, help="Trials of each method's settings.")] = 12,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Tasks of each scenario: seeds 0, 1, …; 3, and 1 if it is quick.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials of each method's settings; 12, and 1 if it is quick: the defaults.")
+    ] = None,
     shadows: Annotated[
         int, typer.Option(min=0, help="Shadow models of each task, an even number from 6, for U-LiRA and RMIA; 0: neither.")
     ] = 0,
@@ -39,17 +45,19 @@ def bench_methods(
 ) -> None:
     """Compare the field's unlearning methods, settings searched for each alike; or measure one thing, by a command below.
 
-    What is done is kept: the same command goes on where it was interrupted.
+    What is done is kept: the same command goes on where it was interrupted. `excise bench report` writes the result pages.
     """
     if context.invoked_subcommand is not None:
         _refuse_options(context)
         return
-    from excise.simulations.contest.cli import print_records, run
+    from excise.simulations.contest.cli import names_of, print_records, run
     from excise.simulations.engine import one_thread
 
     with _status() as said, one_thread():
         where = home or cache_folder() / "bench"
-        found = run(scenario or ["brain-mri"], only or (), method or (), seeds, trials, where, said, shadows)
+        names = scenario or names_of("quick" if quick else "full" if full else "brain-mri")
+        of = (seeds or (1 if quick else 3)), (trials or (1 if quick else 12))
+        found = run(names, only or (), method or (), *of, where, said, shadows)
     print_records(found)
 
 

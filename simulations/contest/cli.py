@@ -29,6 +29,17 @@ TRACED = {"ulira_auc": "U-LiRA, AUC", "ulira_tpr": "U-LiRA, hits", "rmia_auc": "
 """Those of a table of its own, where there are shadow models."""
 
 
+QUICK = ("brain-mri", "fashion-10-percent", "fashion-class-all-sites")
+"""A device, samples and a class."""
+
+
+def names_of(what: str) -> list[str]:
+    """Names of the scenarios of ``quick``, of ``full``, or of one scenario itself."""
+    from excise.simulations.contest.scenarios import SCENARIOS
+
+    return list({"quick": QUICK, "full": SCENARIOS}.get(what, (what,)))
+
+
 def run(
     scenarios: Sequence[str],
     only: Sequence[str],

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from excise.simulations.contest import cli
+from excise.simulations.contest.scenarios import SCENARIOS
 from tests.scenarios import scenario_file
 
 PAGE = Path(__file__).parents[3] / "docs" / "benchmark.md"
@@ -55,3 +56,27 @@ def test_without_anything_it_shows_what_there_is(excise: Excise) -> None:
     told: Any = excise("bench")
     assert "--method" in str(told)
     assert "soak" in str(told)
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ((), (["brain-mri"], 3, 12)),
+        (("--quick",), (list(cli.QUICK), 1, 1)),
+        (("--quick", "--seeds", "2", "--scenario", "brain-mri-site"), (["brain-mri-site"], 2, 1)),
+        (("--full", "--trials", "5"), (list(SCENARIOS), 3, 5)),
+    ],
+)
+def test_how_much_is_done_can_be_said_in_a_word(
+    excise: Excise, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], asked: tuple[list[str], int, int]
+) -> None:
+    given: list[Any] = []
+
+    def run(names: list[str], only: Any, own: Any, seeds: int, trials: int, *more: Any) -> list[Any]:
+        given.append((names, seeds, trials))
+        return []
+
+    monkeypatch.setattr(cli, "run", run)
+    assert excise("bench", "--only", "PUF", *options)[0] == 0
+    assert given == [asked]
+    assert set(cli.QUICK) <= set(SCENARIOS)
