@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from flwr.app import ArrayRecord, RecordDict
 from flwr.app import Message as FlowerMessage
-from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from excise.common.messages import Message
@@ -144,4 +144,6 @@ def _shorten(kept: dict[str, _Sent], limit: int) -> None:
 
 def record_bytes(record: RecordDict) -> int:
     """Bytes that a record's arrays take on the wire; the few hundred bytes around them are not counted."""
-    return sum(len(array.data) for arrays in record.array_records.values() for array in arrays.values())
+    # Not by `record.array_records`: that view is a reference cycle, and holds the record until Python collects its garbage.
+    arrays = (array for one in record.values() if isinstance(one, ArrayRecord) for array in one.values())
+    return sum(len(array.data) for array in arrays)

@@ -78,6 +78,23 @@ def run_round(
     refused = [Refusal(site, NO_ANSWER) for site, node in sorted(nodes.items()) if node is None]
     bytes_down = bytes_up = 0
 
+    def take(reply: Reply) -> None:
+        nonlocal bytes_up
+        bytes_up += record_bytes(reply.content or RecordDict())
+        try:
+            answer = _parsed(reply, reply_type)
+            if use is None:
+                kept[reply.site] = answer
+            else:
+                use(reply.site, answer)
+            used.append(reply.site)
+        except MessageError:
+            refused.append(Refusal(reply.site, NO_ANSWER if reply.content is None else MALFORMED))
+        except _SiteFailed as error:
+            refused.append(Refusal(reply.site, error.failure.code, error.failure.incident))
+        except UpdateRefused as error:
+            refused.append(Refusal(reply.site, error.code))
+
     try:
         while (waiting or post.awaited) and time.monotonic() - began < settings.deadline:
             if stopped():
@@ -89,22 +106,10 @@ def run_round(
                     refused.append(Refusal(site, NO_ANSWER))
                 bytes_down += sent or 0
             replies = post.fetch()
-            for reply in replies:
-                bytes_up += record_bytes(reply.content or RecordDict())
-                try:
-                    answer = _parsed(reply, reply_type)
-                    if use is None:
-                        kept[reply.site] = answer
-                    else:
-                        use(reply.site, answer)
-                    used.append(reply.site)
-                except MessageError:
-                    refused.append(Refusal(reply.site, NO_ANSWER if reply.content is None else MALFORMED))
-                except _SiteFailed as error:
-                    refused.append(Refusal(reply.site, error.failure.code, error.failure.incident))
-                except UpdateRefused as error:
-                    refused.append(Refusal(reply.site, error.code))
-            if replies:
+            heard = bool(replies)
+            while replies:  # let go of one by one: else two windows of updates would be in memory, these and the next
+                take(replies.pop(0))
+            if heard:
                 vigil.news()
             elif post.awaited:
                 vigil.look([*post.awaited, *(site for site, _ in waiting)])

@@ -98,11 +98,13 @@ def _deal_out(scenario: Scenario, cache: Path) -> Sites:
         raise DataError(f"no usable image in {whole.data.path}; {len(source.scan.problems)} skipped")
     home_of = deal(_patients(rows, scenario), scenario.partition, scenario.seed)
     home = cache / "sites" / _key(scenario, source.stamp)
+    shares: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        shares[home_of[row.patient]].append(row)
     configs = []
     for number in range(scenario.partition.sites):
         name = f"site-{number + 1}"
-        share = [row for row in rows if home_of[row.patient] == number]
-        data = _write_share(home / name, share, whole.data)
+        data = _write_share(home / name, shares[number], whole.data)
         configs.append(_write_site(home, name, scenario, data))
     return Sites(tuple(configs), classes)
 

@@ -60,10 +60,11 @@ class Given:
     def __init__(self, folder: Path, model: Mapping[str, torch.Tensor]) -> None:
         self._folder, self._asked = folder, Counter[str]()
         self._round, self._base = "", ""
-        self._delta = folder / "delta"
         changed = {name: torch.full_like(x, STEP) for name, x in floating(model).items()}
         made_up = SiteUpdate(weights_in="", delta=changed, passes=0, seconds=0.0).to_record()
-        self._delta.write_bytes(_bytes(RecordDict({"delta": made_up["delta"]})))
+        written = _bytes(RecordDict({"delta": made_up["delta"]}))
+        self._delta = folder / f"delta-{len(written)}"
+        self._delta.write_bytes(written)
 
     def __call__(self, message: Message, context: Context) -> Message:
         record = _read(self._folder / _name(message, self._asked))

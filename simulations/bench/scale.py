@@ -18,7 +18,6 @@ from excise.common.weights import save_weights, snapshot
 from excise.server.coordinator import Coordinator
 from excise.server.plan import Plan, VerificationSettings
 from excise.server.record import RunFolder
-from excise.simulations.bench import processes
 from excise.simulations.bench.answers import Kept
 from excise.simulations.bench.scale_memory import Held, Recorded, held
 from excise.simulations.bench.small_net import small_net
@@ -26,6 +25,7 @@ from excise.simulations.bench.soak import SIDE, noise_scenario
 from excise.simulations.engine import one_thread, simulated_client
 from excise.simulations.local_grid import LocalGrid
 from excise.simulations.run import plan_for
+from excise.simulations.scenario import ScenarioPolicy
 from excise.simulations.sites import make_sites
 
 SITES = (4, 16, 64, 256, 1000)
@@ -72,7 +72,7 @@ class Power:
 
 def rounds_of(sites: int) -> int:
     """Rounds that are measured: more where they are short."""
-    return max(3, min(10, 256 // sites))
+    return max(3, min(6, 256 // sites))
 
 
 def scale(numbers: Sequence[int], rounds: Callable[[int], int], home: Path, progress: Progress) -> list[Scaled]:
@@ -98,7 +98,7 @@ def scale(numbers: Sequence[int], rounds: Callable[[int], int], home: Path, prog
         ran = _run(sites, rounds(sites), home / f"{sites}", progress)
         first = first or ran.recorded
         progress(f"{sites} sites: memory of the coordinator")
-        memory = processes.alone(held, ran.recorded, first, home / f"{sites}" / "alone")
+        memory = held(ran.recorded, first, home / f"{sites}" / "alone")
         found.append(Scaled(sites, ran.seconds, ran.processor, ran.down, ran.up, memory))
     return found
 
@@ -143,6 +143,7 @@ def _run(sites: int, rounds: int, home: Path, progress: Progress) -> _Ran:
         rounds=RoundSettings(deadline=86_400, window=WINDOW, watch=False),
         verification=VerificationSettings(resamples=100),
     )
+    scenario = scenario.model_copy(update={"policy": ScenarioPolicy(min_count=1)})  # of a thousand some have few of a kind
     made = make_sites(scenario, home / "cache")
     plan = _untrained(plan_for(scenario, made), home / "deployed.safetensors")
     kept, looks = Kept(simulated_client(made.configs), home / "answers"), list[tuple[float, float]]()

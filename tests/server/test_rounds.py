@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -99,6 +100,26 @@ class Scripted(LocalGrid):
         replies = list(super().pull_messages(ready[:1]))
         self.outstanding -= len(replies)
         return replies
+
+
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_no_more_answers_are_in_memory_than_are_under_way(window: int) -> None:
+    gave: list[weakref.ref[RecordDict]] = []
+    alive: list[int] = []
+
+    def reply() -> RecordDict:
+        alive.append(1 + sum(there() is not None for there in gave))
+        record = good()
+        gave.append(weakref.ref(record))
+        return record
+
+    nodes = {f"site-{i}": 100 + i for i in range(9)}
+    used: list[str] = []
+    grid = LocalGrid(sites(*[reply] * 9), 9)
+    settings = RoundSettings(window=window)
+    run_round(Post(grid), nodes, lambda _: StatusQuery(), SiteStatus, settings, lambda site, _: used.append(site))
+    assert used == sorted(nodes)
+    assert max(alive) == window
 
 
 def test_every_site_answers() -> None:
