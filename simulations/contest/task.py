@@ -25,8 +25,10 @@ from excise.simulations.judging.cost import Cost, summed
 from excise.simulations.scenario import Scenario
 from excise.simulations.sites import make_sites
 
-VERSION = 3
-"""Of what is kept of a task: raise it when the code here trains other models."""
+MODELS = 3
+"""Raise it when the code here trains other models; those that are kept are trained anew then."""
+VERSION = 4
+"""Raise it when methods are given something else, or are judged by something else; all results are made anew then."""
 Progress = Callable[[str], None]
 
 
@@ -38,7 +40,7 @@ class SiteImages:
     ----------
     forget, retain : it was trained on; they are to be forgotten and to be kept
     unseen : never trained on; methods may look at them, as sites use reference images
-    tuning : never trained on; settings are chosen by them
+    tuning : never trained on; settings are chosen by them, and methods may look at them as well
     judged : never trained on; methods are judged by them, and nothing is chosen by them
     alike : never trained on, and such as are to be forgotten (the same scanner, say): there may be none
     forget_patients, retain_patients : whose the first two are; empty where each is of a patient of its own
@@ -52,6 +54,12 @@ class SiteImages:
     alike: Images
     forget_patients: tuple[str, ...] = ()
     retain_patients: tuple[str, ...] = ()
+
+    @property
+    def given(self) -> Images:
+        """What methods may look at of what was never trained on. A few reference images alone are a matter of luck."""
+        (x, y_N), (more_x, more_N) = self.unseen, self.tuning
+        return torch.cat([x, more_x]), torch.cat([y_N, more_N])
 
 
 @dataclass(frozen=True)
@@ -93,12 +101,12 @@ class Task:
 
     def federated(self) -> FederatedProblem:
         """The problem as federated methods are given it."""
-        parts = {name: Part(site.forget, site.retain, site.unseen) for name, site in self.sites.items()}
+        parts = {name: Part(site.forget, site.retain, site.given) for name, site in self.sites.items()}
         return FederatedProblem(self.original, self.initial, parts, self.whole_class, self.trained.updates, self.seed)
 
     def central(self) -> Problem:
         """The problem as central methods are given it: all sites' images at one place."""
-        forget, retain, unseen = (self.pooled(kind) for kind in ("forget", "retain", "unseen"))
+        forget, retain, unseen = (self.pooled(kind) for kind in ("forget", "retain", "given"))
         return Problem(self.original, forget, retain, unseen, self.whole_class, self.seed)
 
 
@@ -239,7 +247,7 @@ def trained_or_found(
 
 def _digest(scenario: Scenario, images: Mapping[str, Images], stored: bool) -> str:
     """Of all that a model depends on: scenarios that train the same one share it."""
-    told = [VERSION, scenario.seed, scenario.model.model_dump_json(), scenario.training.model_dump_json(), stored, [*images]]
+    told = [MODELS, scenario.seed, scenario.model.model_dump_json(), scenario.training.model_dump_json(), stored, [*images]]
     digest = hashlib.sha256(json.dumps(told).encode())
     for x, y_N in images.values():
         digest.update(x.numpy().tobytes() + y_N.numpy().tobytes())

@@ -73,7 +73,7 @@ def test_a_task_holds_every_image_once_and_no_method_sees_those_it_is_judged_on(
     for part in federated.sites.values():
         for images in (part.forget, part.retain, part.unseen):
             given |= rows_of(images[0])
-    assert given == seen["forget"] | seen["retain"] | seen["unseen"]
+    assert given == seen["forget"] | seen["retain"] | seen["unseen"] | seen["tuning"]
     assert list(federated.forgetting) == ["site-2"]
     assert len(federated.history) == scenario.training.rounds
 
