@@ -29,17 +29,16 @@ class Objective:
     """That by which settings of all methods are chosen on a task; 0 is a model as the retrained one, less is not possible.
 
     ``1 − ToW + |AUC − AUC of the retrained model|``, of accuracies on the forget, retain and tuning images, and of the
-    loss-threshold test of forget against tuning images of the forgotten classes.
+    loss-threshold test of forget against tuning images such as are forgotten.
 
     Raises
     ------
-    ConfigError : an output of the retrained model is not finite
+    ConfigError : an output of the retrained model is not finite, or the membership test has nothing to compare with
     """
 
     def __init__(self, task: Task) -> None:
-        self._images = [task.pooled(kind) for kind in ("forget", "retain", "tuning")]
-        forget, _, tuning = self._images
-        self._alike = _alike(tuning, forget)
+        forget, retain, tuning = (task.pooled(kind) for kind in ("forget", "retain", "tuning"))
+        self._images = forget, retain, tuning, _alike(task.pooled("alike_tuning"), tuning, forget)
         gold = self._looked(task.retrained)
         if gold is None:
             raise ConfigError(f"the retrained model of scenario '{task.name}' is no model: its outputs are not finite")
@@ -55,21 +54,22 @@ class Objective:
         logits = [predict(model, x) for x, _ in self._images]
         if not all(bool(of.isfinite().all()) for of in logits):
             return None
-        scores = Accuracies(*(accuracy(of, y_N) for of, (_, y_N) in zip(logits, self._images, strict=True)))
-        (_, forget), _, (_, tuning) = self._images
-        losses = boundary_losses(logits[0], forget), boundary_losses(logits[2][self._alike], tuning[self._alike])
+        labels = [y_N for _, y_N in self._images]
+        scores = Accuracies(*map(accuracy, logits[:3], labels[:3]))
+        losses = boundary_losses(logits[0], labels[0]), boundary_losses(logits[3], labels[3])
         return scores, membership_auc(*(of.numpy() for of in losses))
 
 
 def case_of(task: Task) -> Case:
-    """The task's forget, retain and judged images, as the metrics take them."""
-    judged, alike, forget = task.pooled("judged"), task.pooled("alike"), task.pooled("forget")
-    sites = [name for kind in ("judged", "alike") for name, site in task.sites.items() for _ in getattr(site, kind)[1]]
-    test = torch.cat([judged[0], alike[0]]), torch.cat([judged[1], alike[1]])
-    rows = torch.arange(len(judged[1]), len(test[1]))
-    if len(rows) < FEWEST:
-        rows = _alike(test, forget)
-    return Case(forget, task.pooled("retain"), test, rows, task.whole_class, tuple(sites))
+    """The task's forget, retain and judged images, as the metrics take them.
+
+    Those of what is forgotten, such as other images of a scanner with a fault, are for the membership test alone: they may be
+    what nobody wants the model to be good at.
+    """
+    judged, forget = task.pooled("judged"), task.pooled("forget")
+    alike = _alike(task.pooled("alike"), judged, forget)
+    sites = tuple(name for name, site in task.sites.items() for _ in site.judged[1])
+    return Case(forget, task.pooled("retain"), judged, alike, task.whole_class, sites)
 
 
 def judge(task: Task, models: Mapping[str, nn.Module], training: TrainingSettings, seed: int) -> dict[str, Card]:
@@ -95,6 +95,17 @@ def accuracies(task: Task, model: nn.Module) -> tuple[dict[str, float], dict[str
     )
 
 
-def _alike(images: Images, forget: Images) -> torch.Tensor:
-    """Rows of images of the forgotten classes."""
-    return torch.isin(images[1], forget[1].unique()).nonzero().flatten()
+def _alike(alike: Images, others: Images, forget: Images) -> Images:
+    """Unseen images with which the forget images are compared: such as they are, or of their classes where those are few.
+
+    Raises
+    ------
+    ConfigError : there are none at all
+    """
+    if len(alike[1]) >= FEWEST:
+        return alike
+    rows = torch.isin(others[1], forget[1].unique())
+    found = max(alike, (others[0][rows], others[1][rows]), key=lambda images: len(images[1]))
+    if not len(found[1]):
+        raise ConfigError("the membership test needs held-out images of the forgotten classes, and no site has any")
+    return found

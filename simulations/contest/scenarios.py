@@ -119,7 +119,7 @@ SCENARIOS: dict[str, Make] = dict(
                 "fashion-mislabelled",
                 RequestKind.DEVICE,
                 f'patient matches "{WITHDRAWN}-*"',
-                Recipe(share=0.1, mislabelled=True),
+                Recipe(share=0.3, mislabelled=True),
                 "forget-on-one-site",
             ),
         ),

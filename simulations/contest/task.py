@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Generator, Tensor, nn
 
-from excise.client.site import open_site
+from excise.client.site import Site, open_site
 from excise.common.errors import ConfigError
 from excise.common.files import write_atomically
 from excise.common.models import build_model
@@ -42,7 +42,8 @@ class SiteImages:
     unseen : never trained on; methods may look at them, as sites use reference images
     tuning : never trained on; settings are chosen by them, and methods may look at them as well
     judged : never trained on; methods are judged by them, and nothing is chosen by them
-    alike : never trained on, and such as are to be forgotten (the same scanner, say): there may be none
+    alike, alike_tuning : never trained on, and such as are to be forgotten (the same scanner, say): there may be none. By the
+        first methods are judged, by the others settings are chosen
     forget_patients, retain_patients : whose the first two are; empty where each is of a patient of its own
     """
 
@@ -52,6 +53,7 @@ class SiteImages:
     tuning: Images
     judged: Images
     alike: Images
+    alike_tuning: Images
     forget_patients: tuple[str, ...] = ()
     retain_patients: tuple[str, ...] = ()
 
@@ -184,11 +186,8 @@ def _step(config: Path, request: ForgetRequest, gone: Mapping[str, set[int]], wh
 def _images(config: Path, scenario: Scenario) -> SiteImages:
     site = open_site(config)
     rows = site.select(scenario.request)
-    # Whole patients in either half: images of one patient are alike.
-    patients = sorted({site.scan.rows[i].patient for i in rows.held_out.tolist()})
-    order = torch.randperm(len(patients), generator=Generator().manual_seed(scenario.seed)).tolist()
-    first = {patients[i] for i in order[: len(order) // 2]}
-    tuning = torch.tensor([site.scan.rows[i].patient in first for i in rows.held_out.tolist()], dtype=torch.bool)
+    tuning, judged = _halves(site, rows.held_out, scenario.seed)
+    alike_tuning, alike = _halves(site, rows.excluded, scenario.seed)
 
     def images(which: Tensor) -> Images:
         return site.x[which], site.y_N[which]
@@ -200,12 +199,23 @@ def _images(config: Path, scenario: Scenario) -> SiteImages:
         images(rows.forget),
         images(rows.retain),
         images(rows.reference),
-        images(rows.held_out[tuning]),
-        images(rows.held_out[~tuning]),
-        images(rows.excluded),
+        images(tuning),
+        images(judged),
+        images(alike),
+        images(alike_tuning),
         patients_of(rows.forget),
         patients_of(rows.retain),
     )
+
+
+def _halves(site: Site, rows: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows in two random halves, whole patients in either: images of one patient are like each other."""
+    whose = [site.scan.rows[i].patient for i in rows.tolist()]
+    patients = sorted(set(whose))
+    order = torch.randperm(len(patients), generator=Generator().manual_seed(seed)).tolist()
+    first = {patients[i] for i in order[: len(order) // 2]}
+    chosen = torch.tensor([patient in first for patient in whose], dtype=torch.bool)
+    return rows[chosen], rows[~chosen]
 
 
 def _trained_on(config: Path, scenario: Scenario) -> Images:

@@ -35,6 +35,8 @@ from excise.simulations.judging.utility import by_group, utility, worst_site
 
 NEAR = 0.1
 """Share of the retain set that counts as near to the forget set."""
+SETS = ("forget", "retain", "test")
+"""Of which accuracies are told."""
 
 
 class JudgingSettings(Settings):
@@ -54,28 +56,27 @@ class Case:
     ----------
     forget, retain : training images; each (N, channels, *spatial) in [0, 1] and classes (N,)
     test : images that were never trained on
-    alike : rows of `test` of the forget set's classes and devices, with which its losses are compared; (K,), at least one
+    alike : such as well, of the forget set's classes and devices, with which its losses are compared; at least one
     whole_class : whether a class is forgotten as a whole, and not some of its images
     sites : of each test image its site; empty where there is none
     patients : of the forget images and of the `alike` ones whose they are; None where each is of its own
 
     Raises
     ------
-    ValueError : `alike` names no row, or one that `test` does not have
+    ValueError : there are none that are alike
     """
 
     forget: Images
     retain: Images
     test: Images
-    alike: Tensor
+    alike: Images
     whole_class: bool
     sites: tuple[str, ...] = ()
     patients: tuple[Sequence[Hashable], Sequence[Hashable]] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.alike) == 0 or int(self.alike.min()) < 0 or int(self.alike.max()) >= len(self.test[1]):
-            rows = self.alike.tolist()[:5]
-            raise ValueError(f"expected rows of {len(self.test[1])} test images to compare with, at least one, got {rows}")
+        if not len(self.alike[1]):
+            raise ValueError("expected unseen images of the forget set's classes and devices to compare with, got none")
 
 
 @dataclass(frozen=True)
@@ -178,17 +179,17 @@ def table(
 
 
 def _logits(model: nn.Module, case: Case) -> dict[str, Tensor]:
-    return {name: predict(model, getattr(case, name)[0]) for name in ("forget", "retain", "test")}
+    return {name: predict(model, getattr(case, name)[0]) for name in ("forget", "retain", "test", "alike")}
 
 
 def _accuracies(logits: Mapping[str, Tensor], case: Case) -> Accuracies:
-    return Accuracies(**{name: utility(of, getattr(case, name)[1], name).accuracy for name, of in logits.items()})
+    return Accuracies(**{name: utility(logits[name], getattr(case, name)[1], name).accuracy for name in SETS})
 
 
 def _utility(logits: Mapping[str, Tensor], original: Mapping[str, Tensor], case: Case) -> dict[str, float]:
     values: dict[str, float] = {}
-    for name, of in logits.items():
-        scores = asdict(utility(of, getattr(case, name)[1], name))
+    for name in SETS:
+        scores = asdict(utility(logits[name], getattr(case, name)[1], name))
         values |= {f"{name}_{score}": value for score, value in scores.items() if score != "images"}
     if case.sites:
         before, after = (
@@ -201,7 +202,7 @@ def _utility(logits: Mapping[str, Tensor], original: Mapping[str, Tensor], case:
 
 
 def _attacks(logits: Mapping[str, Tensor], case: Case, seed: int) -> tuple[Attack, OutputAttack]:
-    forget, alike = (logits["forget"], case.forget[1]), (logits["test"][case.alike], case.test[1][case.alike])
+    forget, alike = (logits["forget"], case.forget[1]), (logits["alike"], case.alike[1])
     # The attacker learns on classes of which both sides have images: of a forgotten class there are no retain images.
     unseen = torch.isin(case.test[1], case.retain[1].unique())
     outputs = output_attack(logits["retain"], logits["test"][unseen], logits["forget"], seed)
@@ -210,9 +211,10 @@ def _attacks(logits: Mapping[str, Tensor], case: Case, seed: int) -> tuple[Attac
 
 def _depth(model: nn.Module, case: Case, seed: int) -> float:
     """Of a class: a head fitted to all training images, on unseen ones of it. Of samples: one fitted to the rest, on them."""
-    retain, forget, test = (features_of(model, images[0]).cpu() for images in (case.retain, case.forget, case.test))
+    retain, forget = (features_of(model, images[0]).cpu() for images in (case.retain, case.forget))
     if not case.whole_class:
         everything = torch.ones(len(forget), dtype=torch.bool)
         return linear_probe((retain, case.retain[1]), (forget, case.forget[1]), everything, seed).forget
     fitted = torch.cat([retain, forget]), torch.cat([case.retain[1], case.forget[1]])
-    return linear_probe(fitted, (test, case.test[1]), torch.isin(case.test[1], case.forget[1].unique()), seed).forget
+    alike = features_of(model, case.alike[0]).cpu()
+    return linear_probe(fitted, (alike, case.alike[1]), torch.isin(case.alike[1], case.forget[1].unique()), seed).forget

@@ -60,7 +60,7 @@ def rows_of(x: Tensor) -> set[bytes]:
 def test_a_task_holds_every_image_once_and_no_method_sees_those_it_is_judged_on(
     scenario: Scenario, home: Path, task: Task
 ) -> None:
-    kinds = ("forget", "retain", "unseen", "tuning", "judged", "alike")
+    kinds = ("forget", "retain", "unseen", "tuning", "judged", "alike", "alike_tuning")
     seen = {kind: rows_of(task.pooled(kind)[0]) for kind in kinds}
     sites = [open_site(config) for config in make_sites(scenario, home).configs]
     assert sum(len(of) for of in seen.values()) == len(set().union(*seen.values())) == sum(len(site.y_N) for site in sites)
@@ -128,7 +128,7 @@ def test_models_are_judged_by_images_that_settings_are_not_chosen_by(task: Task)
     case, tuning = case_of(task), rows_of(task.pooled("tuning")[0])
     assert not rows_of(case.test[0]) & tuning
     assert len(case.sites) == len(case.test[1])
-    assert set(case.test[1][case.alike].tolist()) == set(case.forget[1].tolist())
+    assert set(case.alike[1].tolist()) == set(case.forget[1].tolist())
 
 
 def _nothing(problem: Problem, settings: Settings) -> Made:

@@ -60,7 +60,7 @@ def test_each_step_forgets_its_list_and_nobody_has_what_was_forgotten_before(tas
     assert third["forget"] | third["retain"] == second["retain"]
     assert first["forget"] | second["forget"] | third["forget"] == rows_of(task.pooled("forget")[0])
     assert third["retain"] == rows_of(task.pooled("retain")[0])
-    for kind in ("unseen", "tuning", "judged", "alike"):
+    for kind in ("unseen", "tuning", "judged", "alike", "alike_tuning"):
         assert all(rows_of(step.pooled(kind)[0]) == rows_of(task.pooled(kind)[0]) for step in task.steps)
 
 
