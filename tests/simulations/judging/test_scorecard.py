@@ -159,7 +159,7 @@ def test_refuses() -> None:
     test = images(6, 0)
     with pytest.raises(ValueError, match="to compare with, got none"):
         Case(test, test, test, (test[0][:0], test[1][:0]), whole_class=True)
-    case = Case(images(6, 1, (2,)), images(6, 2, (0, 1)), test, torch.arange(3), whole_class=True, sites=("a",))
+    case = Case(images(6, 1, (2,)), images(6, 2, (0, 1)), test, test, whole_class=True, sites=("a",))
     model = trained(test)
     with pytest.raises(ValueError, match="missing: gold, old"):
         scorecards({"mine": model}, "old", "gold", case, SETTINGS)
