@@ -18,7 +18,7 @@ from excise.simulations.contest.entry import Entry, Outcome, tried
 from excise.simulations.contest.in_a_row import carry_out, on_the_way
 from excise.simulations.contest.judge import Objective, accuracies, judge
 from excise.simulations.contest.record import Record, keep, path_of, read
-from excise.simulations.contest.search import Searched, search
+from excise.simulations.contest.search import Searched, search, unsearched
 from excise.simulations.contest.shadows import check_number
 from excise.simulations.contest.task import Task, make_task
 from excise.simulations.contest.traces import traced
@@ -45,6 +45,7 @@ def compare(
     Parameters
     ----------
     seeds : how many tasks of each scenario: 0, 1, …
+    trials : of each method's settings; with 1 there is no search, and settings are as they are
     home : where tasks, trials and results are kept
     shadows : how many shadow models each task is given for U-LiRA and RMIA; 0 leaves the two out
 
@@ -67,6 +68,9 @@ def compare(
 
 
 def _searched(task: Task, objective: Objective, entry: Entry, trials: int, home: Path, progress: Progress) -> Searched:
+    if trials == 1:  # the first is the settings as they are: there is nothing to choose from
+        return unsearched(entry.knobs, task.whole_class)
+
     def loss(settings: Settings, seed: int) -> float:
         made = tried(partial(carry_out, entry, task, settings, seed))
         return math.inf if isinstance(made, str) else objective(made.model)

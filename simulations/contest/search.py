@@ -36,7 +36,7 @@ class Searched:
     Attributes
     ----------
     settings : the best, by knob
-    loss : their objective, mean over seeds; lower is better
+    loss : their objective, mean over seeds; lower is better; infinite where nothing was searched, or no trial gave a model
     trials, pruned, failed : how many there were, and of these were given up, or gave no model that can be scored
     """
 
@@ -45,6 +45,11 @@ class Searched:
     trials: int
     pruned: int
     failed: int
+
+
+def unsearched(knobs: Mapping[str, Knob], whole_class: bool) -> Searched:
+    """The settings that a search would try first, without a search."""
+    return Searched({key: knob.at(whole_class) for key, knob in knobs.items()}, math.inf, 0, 0, 0)
 
 
 def search(
@@ -80,7 +85,7 @@ def search(
         pruner=optuna.pruners.MedianPruner(n_startup_trials=DRAWN, n_warmup_steps=0),
     )
     wanted = trials if knobs else 1  # without knobs every trial would be the same
-    defaults = {key: knob.at(whole_class) for key, knob in knobs.items()}
+    defaults = dict(unsearched(knobs, whole_class).settings)
     while (number := len(_ended(study))) < wanted:
         progress(f"{name}, trial {number + 1} of {wanted}")
         # Seeded by the number of the trial, so that one who goes on after an interruption does not draw what was drawn.

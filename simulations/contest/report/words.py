@@ -45,7 +45,7 @@ def ran(contests: Sequence[Contest]) -> Table:
             f"{len(methods)}",
             f"{federated}",
             f"{sum(bool(runs.failed) for runs in methods)}",
-            _between(trials) if trials else "none to search",
+            _between(trials) if any(trials) else "no search",
         )
         lines.append(Line(contest.title, "plain", tuple(map(Cell, texts))))
     return Table("What was run", ("seeds", "methods", "federated", "failed", "trials of each"), tuple(lines), "scenario", (0,))

@@ -227,6 +227,20 @@ def test_what_failed_is_not_judged_again(scenario: Scenario, home: Path, monkeyp
     assert compare([scenario], entries, 1, 3, home, quiet) == first
 
 
+def test_one_trial_is_no_search(scenario: Scenario, home: Path) -> None:
+    calls = list[Settings]()
+
+    def once(problem: Problem, settings: Settings) -> Made:
+        calls.append(settings)
+        return Made(copy.deepcopy(problem.original), 1)
+
+    entries = entries_of([Method("once", once, "nobody", {"x": Knob(0, 1, 0.5)})])
+    (first,) = compare([scenario], entries, 1, 1, home, quiet)
+    assert compare([scenario], entries, 1, 1, home, quiet) == [first]
+    assert calls == [{"x": 0.5}]
+    assert (first.searched.settings, first.searched.trials) == ({"x": 0.5}, 0)
+
+
 def test_a_file_that_is_no_record_is_told_and_one_of_another_version_left_out(scenario: Scenario, home: Path) -> None:
     (one,) = compare([scenario], entries_of([METHODS[1]]), 1, 1, home, quiet)
     path = path_of(home, one.key, one.entry, one.seed)
