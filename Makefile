@@ -22,7 +22,7 @@ help:
 	@echo "make setup         install into $(VENV): several GB (torch), a few minutes the first time"
 	@echo "make demo          unlearn one scanner at one of four simulated hospitals; writes runs/<id>/report.html"
 	@echo "make bench         the field's methods on every scenario, many hours, goes on where it was; writes docs/results/benchmark.md"
-	@echo "make bench-quick   the same on three scenarios with settings as they are, half an hour; writes below runs/bench-quick"
+	@echo "make bench-quick   the same on two scenarios with settings as they are, half an hour; writes below runs/bench-quick"
 	@echo "make bench-demo    the same over five seeds, and by patient over three, with baselines; writes docs/results/brain-mri*.md"
 	@echo "make bench-engine  speed and quality of the engine on Fashion-MNIST; writes docs/results/engine.md"
 	@echo "make bench-ingest  speed and memory of reading DICOM; writes docs/results/ingest.md"

@@ -29,8 +29,8 @@ TRACED = {"ulira_auc": "U-LiRA, AUC", "ulira_tpr": "U-LiRA, hits", "rmia_auc": "
 """Those of a table of its own, where there are shadow models."""
 
 
-QUICK = ("brain-mri", "fashion-10-percent", "fashion-class-all-sites")
-"""A device, samples and a class."""
+QUICK = ("brain-mri", "fashion-10-percent")
+"""A device, and samples."""
 
 
 def names_of(what: str) -> list[str]:
