@@ -10,6 +10,9 @@ from pathlib import Path
 
 from excise.common.supervisor import end_with_parent
 
+ENDS = 10.0
+"""Seconds that a dashboard has to end by itself; viewers' streams have three of them."""
+
 
 @contextmanager
 def dashboard(runs: Path, wanted: bool) -> Iterator[Callable[[], None]]:
@@ -38,4 +41,8 @@ def dashboard(runs: Path, wanted: bool) -> Iterator[Callable[[], None]]:
         yield wait
     finally:
         process.terminate()
-        process.wait()
+        try:
+            process.wait(ENDS)
+        except subprocess.TimeoutExpired:  # it only shows what is in the folder: nothing is lost with it
+            process.kill()
+            process.wait()

@@ -15,6 +15,8 @@ from excise.simulations.bench.scale import IMAGES, MODEL, WINDOW, Power, Scaled,
 from excise.simulations.bench.scale_memory import MIB, ROUNDS
 from excise.simulations.bench.soak import SIDE
 
+LEAST = 0.1
+"""MiB: less growth of a process cannot be told from none."""
 LINEAR, FLAT = 1.1, 0.1
 """Largest powers that count as linear and as flat: 250 times the sites take at most 1.74 times more than they should."""
 
@@ -113,7 +115,8 @@ def goals(found: Sequence[Scaled]) -> Iterator[tuple[str, str, bool]]:
     ):
         goal = f"{what} of a round is linear in the number of sites: a power of at most {LINEAR:g}"
         yield goal, f"sites to the power of {_power(time)}", time.high <= LINEAR
-    memory, whole = growth(found, lambda one: (max(one.held.rounds),)), growth(found, lambda one: (one.held.whole,))
+    memory = growth(found, lambda one: (max(LEAST, *one.held.rounds),))
+    whole = growth(found, lambda one: (max(LEAST, one.held.whole),))
     told = f"sites to the power of {_power(memory)}; whole run {_power(whole)}"
     yield f"memory of the coordinator in a round is flat: a power of at most {FLAT:g}", told, memory.high <= FLAT
 
