@@ -50,6 +50,8 @@ def bench_methods(
     if context.invoked_subcommand is not None:
         _refuse_options(context)
         return
+    if quick and full:
+        raise ConfigError("--quick and --full at once: choose one of them")
     from excise.simulations.contest.cli import names_of, print_records, run
     from excise.simulations.engine import one_thread
 

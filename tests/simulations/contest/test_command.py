@@ -35,6 +35,7 @@ def test_the_method_of_the_documentation_stands_in_the_table_beside_others(tmp_p
     [
         (("--scenario", "brain-mir"), "unknown scenario 'brain-mir'.*brain-mri"),
         (("--only", "SCRAP"), "no method 'SCRAP'"),
+        (("--quick", "--full"), "choose one of them"),
         (("--method", "nowhere:X"), "there is no module 'nowhere'"),
         (("--scenario", "none.toml"), "no scenario file at none.toml"),
         (("--shadows", "7"), "shadow models come in pairs"),
