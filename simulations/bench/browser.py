@@ -78,7 +78,11 @@ def first_look(browser: Browser, url: str, session: str, run: str) -> First:
     with signed_in(browser, url, session) as page:
         page.goto(f"{url}/?run={run}", wait_until="commit")
         drawn = page.wait_for_function(
-            """() => [...document.querySelectorAll('.chart')].every((chart) => chart.childElementCount) && performance.now()"""
+            """() => {  // not before all is there: of a page half read, even every one of no charts is drawn
+                const charts = [...document.querySelectorAll('.chart')];
+                const all = document.readyState === 'complete' && charts.length;
+                return all && charts.every((chart) => chart.childElementCount) && performance.now();
+            }"""
         ).json_value()
         painted, size = page.evaluate(
             """async () => [await new Promise((paint) => new PerformanceObserver((list) => {
