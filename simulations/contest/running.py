@@ -18,7 +18,7 @@ from excise.simulations.contest.entry import Entry, Outcome, tried
 from excise.simulations.contest.in_a_row import carry_out, on_the_way
 from excise.simulations.contest.judge import Objective, accuracies, judge
 from excise.simulations.contest.record import Record, keep, path_of, read
-from excise.simulations.contest.search import Searched, search, unsearched
+from excise.simulations.contest.search import Searched, Tried, search, unsearched
 from excise.simulations.contest.shadows import check_number
 from excise.simulations.contest.task import Task, make_task
 from excise.simulations.contest.traces import traced
@@ -71,11 +71,13 @@ def _searched(task: Task, objective: Objective, entry: Entry, trials: int, home:
     if trials == 1:  # the first is the settings as they are: there is nothing to choose from
         return unsearched(entry.knobs, task.whole_class)
 
-    def loss(settings: Settings, seed: int) -> float:
+    def score(settings: Settings, seed: int) -> Tried:
         made = tried(partial(carry_out, entry, task, settings, seed))
-        return math.inf if isinstance(made, str) else objective(made.model)
+        if isinstance(made, str):
+            return Tried(math.inf, math.inf)
+        return Tried(objective(made.model), shared_ratios(made.cost, task.retraining)["images"])
 
-    return search(f"{task.key} · {entry.name}", entry.knobs, loss, home, trials, progress, task.whole_class)
+    return search(f"{task.key} · {entry.name}", entry.knobs, score, home, trials, progress, task.whole_class)
 
 
 def _judged(

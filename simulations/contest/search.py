@@ -1,7 +1,10 @@
 """A fair search of every method's settings: as many trials for each, one objective, and images on which nobody is judged.
 
 Trials are kept as they end, so a search that was interrupted goes on where it was. A trial runs under several seeds and is
-given up after the first of them when it is worse than the median of those before (Optuna's median pruner).
+given up after the first of them when it is worse than the median of those before (Optuna's median pruner), or costs too much.
+
+Unlearning that is no cheaper than retraining is of no use. Settings within `BUDGET` are chosen before all that cost more; of a
+method that has none there, the best are chosen whatever they cost.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
 
 import optuna
 from optuna import Study, Trial
@@ -24,9 +29,24 @@ DRAWN = 4
 """Trials that are drawn at random, and never given up, before those before are learned from."""
 SEEDS = 2
 """Under how many seeds each trial runs."""
+BUDGET = 1 / 8
+"""Most that unlearning may cost, as a share of what retraining takes."""
 JOURNAL = "trials.log"
 Progress = Callable[[str], None]
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class Tried(NamedTuple):
+    """Settings that were tried under one seed.
+
+    Attributes
+    ----------
+    loss : the objective; NaN or infinite when there is no model that can be scored
+    cost : images sent through models, ÷ those of retraining
+    """
+
+    loss: float
+    cost: float
 
 
 @dataclass(frozen=True)
@@ -38,6 +58,7 @@ class Searched:
     settings : the best, by knob
     loss : their objective, mean over seeds; lower is better; infinite where nothing was searched, or no trial gave a model
     trials, pruned, failed : how many there were, and of these were given up, or gave no model that can be scored
+    over : how many of those that came to the end cost more than `BUDGET`
     """
 
     settings: Settings
@@ -45,6 +66,7 @@ class Searched:
     trials: int
     pruned: int
     failed: int
+    over: int = 0
 
 
 def unsearched(knobs: Mapping[str, Knob], whole_class: bool) -> Searched:
@@ -55,7 +77,7 @@ def unsearched(knobs: Mapping[str, Knob], whole_class: bool) -> Searched:
 def search(
     name: str,
     knobs: Mapping[str, Knob],
-    loss_of: Callable[[Settings, int], float],
+    score_of: Callable[[Settings, int], Tried],
     home: Path,
     trials: int,
     progress: Progress = lambda _: None,
@@ -66,7 +88,7 @@ def search(
     Parameters
     ----------
     name : of the method and its task: trials of the same name in `home` count
-    loss_of : the objective of settings under a seed, 0, 1, …; NaN or infinite when there is no model that can be scored
+    score_of : how settings do under a seed, 0, 1, …
     trials : how many there are to be, with those that were kept
     whole_class : whether that is what is forgotten: some knobs have another default then
 
@@ -92,25 +114,41 @@ def search(
         study.sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=DRAWN)
         if number == 0:
             study.enqueue_trial(defaults)
-        _try(study, study.ask(_distributions(knobs)), loss_of)
+        _try(study, study.ask(_distributions(knobs)), score_of)
     ended = _ended(study)
-    best = min((one for one in ended if one.state is TrialState.COMPLETE), key=_value, default=None)
+    whole = [one for one in ended if one.state is TrialState.COMPLETE]
+    over = [one for one in whole if _is_over(one)]
+    best = min([one for one in whole if one not in over] or over, key=_value, default=None)
     pruned, failed = (sum(one.state is state for one in ended) for state in (TrialState.PRUNED, TrialState.FAIL))
-    return Searched(best.params if best else defaults, _value(best) if best else math.inf, len(ended), pruned, failed)
+    return Searched(
+        best.params if best else defaults, _value(best) if best else math.inf, len(ended), pruned, failed, len(over)
+    )
 
 
-def _try(study: Study, trial: Trial, loss_of: Callable[[Settings, int], float]) -> None:
-    losses = []
+def _try(study: Study, trial: Trial, score_of: Callable[[Settings, int], Tried]) -> None:
+    scores, state = list[Tried](), TrialState.COMPLETE
     for seed in range(SEEDS):
-        losses.append(loss_of(trial.params, seed))
-        if not math.isfinite(losses[-1]):
-            study.tell(trial, state=TrialState.FAIL)
-            return
-        trial.report(losses[-1], seed)
-        if seed + 1 < SEEDS and trial.should_prune():
-            study.tell(trial, state=TrialState.PRUNED)
-            return
-    study.tell(trial, sum(losses) / len(losses))
+        scores.append(score_of(trial.params, seed))
+        if not math.isfinite(scores[-1].loss):
+            state = TrialState.FAIL
+            break
+        if seed + 1 < SEEDS and _given_up(study, trial, scores[-1], seed):
+            state = TrialState.PRUNED
+            break
+    trial.set_constraint("images", fmean(score.cost for score in scores) - BUDGET)  # above 0 it is over
+    study.tell(trial, fmean(score.loss for score in scores) if state is TrialState.COMPLETE else None, state)
+
+
+def _given_up(study: Study, trial: Trial, score: Tried, seed: int) -> bool:
+    """Whether it cannot be chosen any more, or is bad beside others. One over budget is compared with none that is not."""
+    if score.cost > BUDGET:
+        return any(one.state is TrialState.COMPLETE and not _is_over(one) for one in study.trials)
+    trial.report(score.loss, seed)
+    return trial.should_prune()
+
+
+def _is_over(trial: FrozenTrial) -> bool:
+    return max(trial.constraints.values()) > 0
 
 
 def _ended(study: Study) -> list[FrozenTrial]:

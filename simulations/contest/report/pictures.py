@@ -14,7 +14,8 @@ from excise.server.drawing import FORGET, HELD_OUT, INK, LINES, RETAIN, draw, pl
 from excise.simulations.contest.report.contests import TOW, Contest, Runs, apart, ratio
 from excise.simulations.contest.report.labels import write_names
 from excise.simulations.contest.report.ranking import Overall
-from excise.simulations.contest.report.standing import COST_GOAL, mean
+from excise.simulations.contest.report.standing import mean
+from excise.simulations.contest.search import BUDGET
 
 KINDS = {  # of a method: colour, marker, size, label
     "central": (HELD_OUT, "^", 34, "one place"),
@@ -104,13 +105,13 @@ def contest_picture(contest: Contest, name: str) -> str:
 
 def _cost_panel(axes: Axes, points: Sequence[Point]) -> None:
     at = [(max(one.cost, LEAST_COST), one.tow) for one in points]
-    axes.axvline(COST_GOAL, color=INK, linestyle="--", linewidth=1.2)
+    axes.axvline(BUDGET, color=INK, linestyle="--", linewidth=1.2)
     axes.set_xscale("log")
     axes.set_xlim(min(0.5 * min(x for x, _ in at), 0.05), max(2 * max(x for x, _ in at), 2))
     _scatter(axes, points, at)
     low, high = min(y for _, y in at), max(y for _, y in at)
     axes.set_ylim(low - 0.06 * (high - low) - 0.01, high + 0.12 * (high - low) + 0.01)
-    axes.annotate("1/8", (COST_GOAL, 1), (3, -2), xycoords=("data", "axes fraction"), textcoords="offset points", va="top")
+    axes.annotate("1/8", (BUDGET, 1), (3, -2), xycoords=("data", "axes fraction"), textcoords="offset points", va="top")
     axes.xaxis.set_major_formatter(FuncFormatter(plain))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="images ÷ retraining's (logarithmic)", ylabel="ToW")

@@ -10,8 +10,6 @@ from functools import cache
 from excise.simulations.contest.report.contests import MEASURES, Contest, Measure, Runs, ratio
 from excise.simulations.judging.bootstrap import Interval, difference_interval, mean_interval
 
-COST_GOAL = 1 / 8
-"""Most that unlearning may cost, as a share of retraining's images and wall time."""
 COSTS = ("images", "seconds")
 Shortfalls = tuple[float, ...]
 

@@ -11,6 +11,7 @@ from excise.server.report import MISSING, signed, three
 from excise.simulations.contest.record import Record
 from excise.simulations.contest.report.contests import AUC, MEASURES, TOW, Contest, Runs, Values, apart, ratio
 from excise.simulations.contest.report.standing import Rank, mean, ranks
+from excise.simulations.contest.search import BUDGET
 from excise.simulations.judging.bootstrap import Interval
 
 Score = Callable[[Values, Values], float]
@@ -157,6 +158,8 @@ def settings_of(contest: Contest) -> Table:
         trials = f"{one.searched.trials}"
         if lost := one.searched.pruned + one.searched.failed:
             trials += f", {lost} of them given up or failed"
+        if one.searched.over:
+            trials += f", {one.searched.over} dearer than {BUDGET:.3f}"
         cells = (Cell(settings), Cell(three(one.searched.loss)), Cell(trials), Cell(one.paper))
         lines.append(Line(runs.name, runs.kind, cells))
     return Table("Best settings", ("settings", "objective", "trials", "paper"), tuple(lines), words=(0, 2, 3))

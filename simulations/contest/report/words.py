@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from excise.server.report import three
 from excise.simulations.contest.report.contests import AUC, FAMILY, OURS, Contest
-from excise.simulations.contest.report.standing import COST_GOAL, Lead, Standing, costs, standings
+from excise.simulations.contest.report.standing import Lead, Standing, costs, standings
 from excise.simulations.contest.report.tables import Cell, Line, Table
+from excise.simulations.contest.search import BUDGET
 from excise.simulations.judging.bootstrap import Interval
 
 NAME = f'"{OURS}"'
@@ -87,10 +88,10 @@ def honest(contests: Sequence[Contest]) -> Honest:
         points += _absent(contest, found)
         points += [_loss(one) for one in found if one.lost]
         spent = costs(contest)
-        if over := {what: share for what, share in spent.items() if share > COST_GOAL}:
+        if over := {what: share for what, share in spent.items() if share > BUDGET}:
             dear[contest.title] = over
             told = " and ".join(f"{three(share)} of retraining's {what}" for what, share in over.items())
-            points.append(Item(f"{contest.title}, cost", f"{told}, where at most {COST_GOAL:g} was to be."))
+            points.append(Item(f"{contest.title}, cost", f"{told}, where at most {BUDGET:g} was to be."))
     return Honest(_summary(contests, stood, dear), tuple(points))
 
 
@@ -110,7 +111,7 @@ def _summary(contests: Sequence[Contest], stood: Sequence[Standing], dear: Mappi
     told = ", ".join(f"{_range(of)} of its {what}" for what, of in spent.items() if of)
     if told:
         text += f"Against retraining it costs {told}" + (
-            f"; more than {COST_GOAL:g} in {len(dear)} of {len(contests)}." if dear else "."
+            f"; more than {BUDGET:g} in {len(dear)} of {len(contests)}." if dear else "."
         )
     return text
 

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -14,11 +15,13 @@ from torch import Generator, Tensor, nn
 
 from excise.common.settings import TrainingSettings
 from excise.simulations.judging.persistence import (
+    LOOKED,
     ROUNDING,
     Bound,
     Images,
     Relearned,
     RelearnSettings,
+    _Watch,
     after_retain_epoch,
     goal_of,
     relearn,
@@ -76,10 +79,8 @@ def test_head_only_forgetting_is_relearned_faster(original: nn.Module, retrained
     tuned, goal = (FORGET[0][rows], FORGET[1][rows]), goal_of(1.0)
     of_hidden, of_retrained = (relearn(model, tuned, FORGET, goal, QUICK) for model in (hidden, retrained))
     for found in (of_hidden, of_retrained):
-        assert found.curve[0] == 0
+        assert found.steps > 0
         assert not found.censored
-        assert found.curve[-1] > goal - ROUNDING > max(found.curve[:-1])
-        assert len(found.curve) == found.steps + 1
     ratio = relearn_ratio(of_hidden, of_retrained)
     assert ratio.bound is Bound.EXACT
     assert 0 < ratio.value < 0.8
@@ -89,14 +90,14 @@ def test_head_only_forgetting_is_relearned_faster(original: nn.Module, retrained
 def test_a_model_that_knows_needs_no_step(original: nn.Module) -> None:
     before = copy.deepcopy(original.state_dict())
     found = relearn(original, FORGET, FORGET, goal_of(1.0), QUICK)
-    assert (found.steps, found.censored, found.curve) == (0, False, (1.0,))
+    assert found == Relearned(0, censored=False)
     assert all(torch.equal(before[name], tensor) for name, tensor in original.state_dict().items())
 
 
 def test_the_test_is_capped_and_says_so(retrained: nn.Module) -> None:
     before = copy.deepcopy(retrained.state_dict())
     found = relearn(retrained, FORGET, FORGET, 1.0, QUICK.model_copy(update={"most_steps": 2}))
-    assert (found.steps, found.censored, len(found.curve)) == (2, True, 3)
+    assert found == Relearned(2, censored=True)
     assert all(torch.equal(before[name], tensor) for name, tensor in retrained.state_dict().items())
     last = relearn(retrained, FORGET, FORGET, 1.0, QUICK)
     exactly = relearn(retrained, FORGET, FORGET, 1.0, QUICK.model_copy(update={"most_steps": last.steps}))
@@ -112,6 +113,44 @@ def test_relearning_is_seeded_and_keeps_batch_norm() -> None:
     assert runs[0] == runs[1]
     assert model.training
     assert model[1].num_batches_tracked == 0
+
+
+class _Taught(nn.Module):
+    """Right on an image from the look on that is written in its first pixel; counts looks at images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks, self.images = -1.0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.images += len(x)
+        return F.one_hot((x[:, 0] > self.looks).long(), 2).float()
+
+
+@given(
+    known_from=st.lists(st.integers(0, 6), min_size=1, max_size=3 * LOOKED),
+    goal=st.sampled_from((0.0, 0.3, 0.5, 0.9, 1.0)),
+)
+def test_a_goal_is_watched_as_if_every_image_were_looked_at(known_from: list[int], goal: float) -> None:
+    """Whatever is looked at first: images are class 0 and are told right from a look of their own on."""
+    x, y = torch.tensor(known_from).float()[:, None], torch.zeros(len(known_from), dtype=torch.int64)
+    model, watch = _Taught(), _Watch((x, y), goal)
+    for look in (3, 0, 5, 6, 1, 2, 6):  # some are forgotten again
+        model.looks = float(look)
+        assert watch.reached(model) == (sum(at <= look for at in known_from) / len(known_from) >= goal - ROUNDING)
+
+
+def test_what_was_wrong_is_looked_at_first() -> None:
+    """Of 1,000 images the last hundred are wrong: they are found once, and from then on in one look."""
+    x, y = torch.zeros(1000, 1), torch.zeros(1000, dtype=torch.int64)
+    x[900:] = 1
+    model, watch = _Taught(), _Watch((x, y), 0.95)
+    model.looks = 0.0
+    assert not watch.reached(model)
+    assert 900 < model.images < 1000
+    model.images = 0
+    assert not watch.reached(model)
+    assert model.images == LOOKED
 
 
 def test_19_of_20_is_95_of_100() -> None:
@@ -144,7 +183,7 @@ def test_taught_is_a_part_of_each_class(sizes: list[int], part: float, seed: int
 
 
 def _ended(steps: int, censored: bool = False) -> Relearned:
-    return Relearned(steps, censored, ())
+    return Relearned(steps, censored)
 
 
 @pytest.mark.parametrize(
