@@ -11,6 +11,7 @@ from excise.server.config import store_of
 from excise.server.dashboard.runs import runs_of
 from excise.server.life import State
 from excise.server.requests import statuses
+from excise.simulations.bench import crowd as crowds
 from excise.simulations.bench import dashboard as module
 from excise.simulations.bench import viewers
 from excise.simulations.bench.browser import First
@@ -36,6 +37,11 @@ GOOD = Measured(
         bytes_a_look=2000,
     ),
 )
+
+
+@pytest.fixture(autouse=True)
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crowds, "ROUNDS", 4)
 
 
 def test_a_crowd_is_a_coordinator_with_runs(tmp_path: Path) -> None:
