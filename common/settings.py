@@ -11,6 +11,10 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
+FEWEST_RETAINED = 2
+"""Retain images of a site's step at least: with five steps a round draws on ten, which is the fewest of `PrivacySettings`."""
+
+
 class Settings(BaseModel):
     """Immutable, keyword-only, and without unknown keys."""
 
@@ -80,8 +84,9 @@ class LocalSettings(Settings):
     """Passes over the forget images in one round, in place of `steps` at sites that have any; with a constant schedule."""
     forget_batch: int = Field(48, ge=1)
     """Forget images in one step, over all sites: each takes its share of them (docs/adr/0012). With `epochs`, at each site."""
-    retain_batch: int = Field(24, ge=0)
-    """Retain images in one step; 0 trains on forget images alone."""
+    retain_batch: int = Field(96, ge=0)
+    """Retain images in one step, over all sites that hold any, in equal parts (docs/adr/0023); 0 trains on forget images
+    alone."""
     learning_rate: float = Field(0.01, gt=0)
     """Step size of SGD at the first step."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
@@ -134,9 +139,18 @@ class UnlearningSettings(Settings):
             raise ValueError("forget_sample is for classes; with calibrated targets every forget image must be searched")
         return self
 
-    def at_site(self, share: float) -> Self:
-        """The same for a site that holds `share` of all forget images, in [0, 1]: its part of what the sites do together."""
+    def at_site(self, share: float, keeping: int) -> Self:
+        """The same for one site: its part of what the sites do together.
+
+        Parameters
+        ----------
+        share : of all forget images those that it holds, in [0, 1]
+        keeping : how many sites hold retain images
+        """
         local, target = self.local, self.target.model_copy(update={"looks": math.ceil(share * self.target.looks) or 1})
+        least = min(FEWEST_RETAINED, local.retain_batch)
+        part = max(math.ceil(local.retain_batch / max(keeping, 1)), least)
+        local = local.model_copy(update={"retain_batch": part})
         if local.epochs is None:
             local = local.model_copy(update={"forget_batch": math.ceil(share * local.forget_batch) or 1})
         return self.model_copy(update={"local": local, "target": target})

@@ -169,7 +169,7 @@ class Unlearning:
         """One round and its audit; returns the entry of the history."""
         plan, settings, r, base = self.federation.plan, self.candidate.unlearning, phase.rounds, phase.weights
         weights, status = self._weights(recovers), self.federation.status
-        forget_images = sum(s.forget for s in status.values())
+        forget_images, keeping = sum(s.forget for s in status.values()), sum(s.retain > 0 for s in status.values())
         teacher_digest = digest(self.teacher)
         self.federation.bring(Round("teacher"), self._teacher_for, m.ReferenceReply)
 
@@ -179,7 +179,7 @@ class Unlearning:
                 weights=base,
                 teacher_digest=teacher_digest,
                 request=plan.request,
-                settings=settings.at_site(status[site].forget / forget_images),
+                settings=settings.at_site(status[site].forget / forget_images, keeping),
                 a_k=weights[site].a,
                 reference=self.reference,
                 trained=self.trained,

@@ -151,7 +151,7 @@ class Unlearning:
     def at_site(self, name: str) -> UnlearningSettings:
         """The settings with the site's share of what the sites do together."""
         forget = self.problem.forget
-        return self.settings.at_site(forget[name] / sum(forget.values()))
+        return self.settings.at_site(forget[name] / sum(forget.values()), len(self.problem.keeping))
 
     def seed(self, name: str) -> int:
         """Of what a site draws."""
