@@ -18,7 +18,7 @@ from excise.common import messages as m
 from excise.common.embedding import DIMS, POINTS
 from excise.common.models import ModelSpec, build_model
 from excise.common.profiles import ALL_CLASSES
-from excise.common.request import ForgetRequest, RequestKind
+from excise.common.request import ForgetRequest
 from excise.common.settings import PRESETS
 from excise.common.weights import Weights, digest, snapshot
 
@@ -83,7 +83,7 @@ def dry_run(
 def _rounds(
     site: Site, request: ForgetRequest, spec: ModelSpec, model: Weights, tell: Callable[[str], None], nothing: bool
 ) -> Iterator[tuple[m.Message, m.Message]]:
-    settings = PRESETS["classes" if request.kind is RequestKind.CLASS else "samples"]
+    settings = PRESETS[request.preset]
     status = m.StatusQuery(request=request)
     tell("status")
     yield rounds.status.answer(site, status), status

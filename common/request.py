@@ -55,6 +55,8 @@ class RequestKind(StrEnum):
     SAMPLES = "samples"
     CLASS = "class"
     SITE = "site"
+    LABELS = "labels"
+    """Images that may stay, had they not been given labels that turned out wrong."""
 
 
 # A kind that cannot do without one of these fields. A device or a sample can be told by many: a date range, a protocol, a UID.
@@ -63,6 +65,9 @@ _NEEDED = {
     RequestKind.SITE: ("site",),
     RequestKind.PATIENTS: ("PatientID", "patient"),
 }
+
+
+LABEL_AGREEMENT = 0.5
 
 
 class Acceptance(BaseModel):
@@ -77,9 +82,13 @@ class Acceptance(BaseModel):
     retain_drop: float = Field(0.01, ge=0, le=1)
     """Most accuracy that may be lost on the retain images, over all sites."""
     membership_tolerance: float = Field(0.05, ge=0, le=0.5)
-    """Most that the membership test's area under the curve on the forget set may differ from 0.5. Not for kind `class`."""
+    """Most that the membership test's area under the curve on the forget set may differ from 0.5. Not for kinds `class` and
+    `labels`."""
     forget_class_accuracy: float = Field(0.02, ge=0, le=1)
     """Most accuracy that may remain on a forgotten class. For kind `class` only."""
+    label_agreement: float = Field(LABEL_AGREEMENT, ge=0, le=1)
+    """Share of the withdrawn labels that the model may still give. For kind `labels` only; where many of them are right, and
+    are withdrawn since nobody knows which, it has to be more."""
 
 
 class ForgetRequest(BaseModel):
@@ -115,10 +124,12 @@ class ForgetRequest(BaseModel):
 
     @model_serializer(mode="wrap")
     def _as_signed_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `linear_probe` where it is off: requests from before it was known keep their text, digest and approvals."""
+        """Without what is off and was not known before: requests from then keep their text, digest and approvals."""
         told: dict[str, Any] = serialise(self)
         if not self.linear_probe:
             told.pop("linear_probe", None)
+        if self.kind is not RequestKind.LABELS and self.acceptance.label_agreement == LABEL_AGREEMENT:
+            told["acceptance"].pop("label_agreement", None)
         return told
 
     @field_validator("where")
@@ -161,6 +172,17 @@ class ForgetRequest(BaseModel):
         return _parsed(self.where)
 
     @property
+    def preset(self) -> str:
+        """Which of the presets of `common/settings.py` carries it out, where nobody asks for other settings."""
+        return {RequestKind.CLASS: "classes", RequestKind.LABELS: "labels"}.get(self.kind, "samples")
+
+    @property
+    def forget_limit(self) -> float | None:
+        """Most accuracy on the forget set, by its labels, in [0, 1]; None where it is to be as on images never seen."""
+        rule = self.acceptance
+        return {RequestKind.CLASS: rule.forget_class_accuracy, RequestKind.LABELS: rule.label_agreement}.get(self.kind)
+
+    @property
     def digest(self) -> str:
         """SHA-256 of `to_json()` in hexadecimal: what a site approves and signs."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
@@ -168,7 +190,7 @@ class ForgetRequest(BaseModel):
     def to_json(self) -> str:
         """Return the request as canonical JSON, so that equal requests give equal text.
 
-        Sorted keys, no spaces; every key but `linear_probe` where it is off.
+        Sorted keys, no spaces; every key but those that `_as_signed_before` leaves out.
         """
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
@@ -241,9 +263,10 @@ def joined(requests: Sequence[ForgetRequest]) -> ForgetRequest:
     if len(set(ids)) < len(ids):
         raise RequestError(f"two requests have one id: {', '.join(ids)}")
     kinds = {request.kind for request in requests}
-    if RequestKind.CLASS in kinds and len(kinds) > 1:
+    if kinds & {RequestKind.CLASS, RequestKind.LABELS} and len(kinds) > 1:
         raise RequestError(
-            "a whole class is forgotten in another way than devices, patients or samples: carry them out one after another"
+            "whole classes and wrong labels are each forgotten in another way than devices, patients or samples: "
+            "carry them out one after another"
         )
     rules = [request.acceptance.model_dump() for request in requests]
     dates = [request.at for request in requests if request.at]

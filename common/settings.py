@@ -10,7 +10,6 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-
 FEWEST_RETAINED = 2
 """Retain images of a site's step at least: with five steps a round draws on ten, which is the fewest of `PrivacySettings`."""
 
@@ -188,14 +187,22 @@ PRESETS: dict[str, UnlearningSettings] = {
         forget_sample=256,
         local=LocalSettings(
             rounds=5,
-            steps=25,
+            steps=10,
             forget_batch=16,
             retain_batch=112,
-            learning_rate=0.01,
+            learning_rate=0.02,
             schedule="cosine",
             batch_norm="live",
             distil=0.0,
         ),
+    ),
+    # Labels that are wrong: another class than the label's, the nearest. What the wrong ones spoilt is learned anew, in larger
+    # steps and mostly from retain images (docs/adr/0024-wrong-labels.md).
+    "labels": UnlearningSettings(
+        psi=0.2,
+        search=SearchSettings(epsilon=0.1, eta=0.1, max_steps=10, stop="crossed"),
+        target=TargetSettings(kind="nearest"),
+        local=LocalSettings(forget_batch=12, learning_rate=0.05),
     ),
     # The authors' public code, faults included, so that a comparison with it stays possible.
     "published": UnlearningSettings(

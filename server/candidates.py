@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from excise.common.request import ForgetRequest, RequestKind
+from excise.common.request import ForgetRequest
 from excise.server.scores import Audit
 from excise.server.verdict import IDEAL_MEMBERSHIP, OVER_UNLEARNING, SMALLEST_UNIT, Results, score, verdict, worst_drop
 
@@ -77,8 +77,8 @@ FORGETTING = ("forget gap", "membership")
 def _measured(results: Results, request: ForgetRequest) -> dict[str, tuple[float, float]]:
     """Per objective its value and the unit in which it is weighed against others: the limit that it has."""
     rule = request.acceptance
-    if request.kind is RequestKind.CLASS:
-        found = {"forget gap": (score(results, "unlearned", "forget_accuracy"), rule.forget_class_accuracy)}
+    if request.forget_limit is not None:
+        found = {"forget gap": (score(results, "unlearned", "forget_accuracy"), request.forget_limit)}
     else:
         unseen, forget = (
             score(results, model, f"matched_{name}_accuracy")

@@ -21,7 +21,7 @@ from excise.common.bundle import bundle
 from excise.common.decision import Standing
 from excise.common.errors import ConfigError, ExciseError, Interrupted, QuorumError, RequestError
 from excise.common.files import write_atomically
-from excise.common.request import ForgetRequest, RequestKind, joined
+from excise.common.request import ForgetRequest, joined
 from excise.common.settings import PRESETS
 from excise.common.validation import explain
 from excise.common.weights import load_weights, save_weights
@@ -102,8 +102,7 @@ def _prepared(
     by: str,
 ) -> Path:
     sites, base, at = _sites_of(store, [one.id for one in requests]), version(store), config.runs / request.id
-    preset = PRESETS["classes" if request.kind is RequestKind.CLASS else "samples"]
-    chosen = {"unlearning": preset.model_dump(mode="json"), "verification": {"resurfacing": True}}
+    chosen = {"unlearning": PRESETS[request.preset].model_dump(mode="json"), "verification": {"resurfacing": True}}
     try:
         plan = Plan.model_validate(
             {

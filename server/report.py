@@ -18,7 +18,6 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from excise.common.files import write_atomically
-from excise.common.request import RequestKind
 from excise.server import pictures
 from excise.server.drawing import SETS
 from excise.server.plan import Plan
@@ -368,7 +367,7 @@ def _limits(results: Results, plan: Plan, extras: ReportExtras) -> str:
         "numbers come from one run with one seed and carry the chance of a limited number of images, most of all on small "
         "sites and small forget sets."
     )
-    if plan.request.kind is not RequestKind.CLASS:
+    if plan.request.forget_limit is None:
         parts.append("Chance level (0.500) is what the membership AUC of images never seen would be, up to that same chance.")
     if "retrained" not in results:
         parts.append("Without a retrained reference this page cannot tell forgetting from damage on the forget set.")

@@ -17,6 +17,12 @@ OVER_UNLEARNING = 0.05
 """Most that the accuracy on the forget set may lie below what a retrained model would reach: further down it is wrong on
 purpose."""
 
+WHAT_MAY_REMAIN = {
+    RequestKind.CLASS: "accuracy on the class",
+    RequestKind.LABELS: "agreement with the withdrawn labels",
+}
+"""Of the kinds that have a `forget_limit`, the name of its check."""
+
 IDEAL_MEMBERSHIP = 0.5
 """Area under the curve of a membership test that learns nothing."""
 
@@ -155,9 +161,9 @@ def verdict(results: Results, request: ForgetRequest) -> Verdict:
         ),
     ]
     forget = score(results, "unlearned", "forget_accuracy")
-    if request.kind is RequestKind.CLASS:
-        limit = rule.forget_class_accuracy
-        checks.append(_check("accuracy on the class", f"accuracy on the class is at most {limit:.3f}", forget, limit))
+    if request.forget_limit is not None:
+        limit, name = request.forget_limit, WHAT_MAY_REMAIN[request.kind]
+        checks.append(_check(name, f"{name} is at most {limit:.3f}", forget, limit))
     else:
         limit = rule.membership_tolerance
         text = f"membership AUC of the forget set differs from {IDEAL_MEMBERSHIP:.1f} by at most {limit:.3f}"

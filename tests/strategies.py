@@ -103,6 +103,7 @@ _field_of_kind = {
     RequestKind.PATIENTS: st.sampled_from(["PatientID", "patient"]),
     RequestKind.DEVICE: st.sampled_from(FIELDS),
     RequestKind.SAMPLES: st.sampled_from(FIELDS),
+    RequestKind.LABELS: st.sampled_from(FIELDS),
 }
 
 
@@ -120,7 +121,9 @@ def requests(draw: st.DrawFn) -> ForgetRequest:
         reason=draw(_long_text.filter(bool)),
         legal_basis=draw(_long_text),
         preference=draw(_shares),
-        acceptance=draw(st.builds(Acceptance, held_out_drop=_shares, membership_tolerance=st.floats(0, 0.5))),
+        acceptance=draw(
+            st.builds(Acceptance, held_out_drop=_shares, membership_tolerance=st.floats(0, 0.5), label_agreement=_shares)
+        ),
         requested_by=draw(_long_text),
         at=draw(st.none() | _moments),
         linear_probe=draw(st.booleans()),

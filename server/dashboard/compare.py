@@ -9,7 +9,6 @@ from typing import Any
 
 from excise.common.canonical import finite
 from excise.common.errors import RequestError
-from excise.common.request import RequestKind
 from excise.server.dashboard import panels
 from excise.server.dashboard.files import read_results
 from excise.server.dashboard.panels import LESS, MORE, NEARER
@@ -81,11 +80,11 @@ class Side:
         return value
 
     def aim(self, key: str) -> float | None:
-        """What is to be come near to; of a forgotten class 0."""
+        """What is to be come near to; where there is a limit 0."""
         if key != "forget_accuracy":
             return IDEAL_MEMBERSHIP
         request = self.settings.request
-        return 0.0 if request and request.kind is RequestKind.CLASS else panels.forget_target(self.results, request)[0]
+        return 0.0 if request and request.forget_limit is not None else panels.forget_target(self.results, request)[0]
 
     @property
     def worst(self) -> Table | None:

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from excise.common.request import ForgetRequest, RequestKind
+from excise.common.request import ForgetRequest
 from excise.server.dashboard.formats import signed, three
 from excise.server.dashboard.story import Story
-from excise.server.verdict import IDEAL_MEMBERSHIP, OVER_UNLEARNING, Check, score, verdict, worst_drop
+from excise.server.verdict import IDEAL_MEMBERSHIP, OVER_UNLEARNING, WHAT_MAY_REMAIN, Check, score, verdict, worst_drop
 
 Table = dict[str, Any]
 LOST, TOO_LOW = " lost", "over-unlearning: forget accuracy too low"
@@ -87,7 +87,7 @@ def headline(results: Mapping[str, Any] | None, request: ForgetRequest | None, s
     latest = last_round(story)
     passed = {check["name"]: check["passed"] for check in gates(results, request) if check["measured"] is not None}
     rule = request.acceptance if request else None
-    is_class = bool(request and request.kind is RequestKind.CLASS)
+    limit = request.forget_limit if request else None
     forget = pooled(results, "unlearned", "forget_accuracy") if results else latest.get("forget_accuracy")
     target, whose = forget_target(results, request)
     before, after = (pooled(results, model, "retain_accuracy") for model in ("original", "unlearned"))
@@ -100,9 +100,9 @@ def headline(results: Mapping[str, Any] | None, request: ForgetRequest | None, s
             "value": forget,
             "target": target,
             "whose": whose,
-            "at_most": is_class,
-            "slack": None if is_class else OVER_UNLEARNING,
-            "passed": passed.get("accuracy on the class" if is_class else TOO_LOW),
+            "at_most": limit is not None,
+            "slack": None if limit is not None else OVER_UNLEARNING,
+            "passed": passed.get(WHAT_MAY_REMAIN[request.kind] if request and limit is not None else TOO_LOW),
         },
         "retain": {
             "value": after if results else latest.get("retain_accuracy"),
@@ -115,7 +115,7 @@ def headline(results: Mapping[str, Any] | None, request: ForgetRequest | None, s
             "low": interval.get("low"),
             "high": interval.get("high"),
             "target": IDEAL_MEMBERSHIP,
-            "slack": rule.membership_tolerance if rule and not is_class else None,
+            "slack": rule.membership_tolerance if rule and limit is None else None,
             "passed": passed.get("distance of the membership AUC from chance"),
         },
         "worst_site": _worst_site(results, story)
@@ -128,9 +128,9 @@ def headline(results: Mapping[str, Any] | None, request: ForgetRequest | None, s
 
 
 def forget_target(results: Mapping[str, Any] | None, request: ForgetRequest | None) -> tuple[float | None, str]:
-    """What the accuracy on the forget set is to be, and whose it is: at most that for a class, else near to it."""
-    if request and request.kind is RequestKind.CLASS:
-        return request.acceptance.forget_class_accuracy, "the acceptance rule"
+    """What the accuracy on the forget set is to be, and whose it is: at most that where there is a limit, else near to it."""
+    if request and request.forget_limit is not None:
+        return request.forget_limit, "the acceptance rule"
     if results and "retrained" in results:
         return pooled(results, "retrained", "forget_accuracy"), "the retrained model"
     return pooled(results, "original", "matched_held_out_accuracy"), "the deployed model on unseen images of the same classes"
@@ -219,8 +219,8 @@ def deployed(results: Mapping[str, Any] | None, request: ForgetRequest | None, t
 
 
 def _gap(forget: float | None, target: float | None, request: ForgetRequest | None) -> float | None:
-    """Distance to the target; of a class, what is left."""
-    if request and request.kind is RequestKind.CLASS:
+    """Distance to the target; where there is a limit, what is left."""
+    if request and request.forget_limit is not None:
         return forget
     difference = minus(forget, target)
     return None if difference is None else abs(difference)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from excise.common.canonical import finite
-from excise.common.request import ForgetRequest, RequestKind
+from excise.common.request import ForgetRequest
 from excise.server.dashboard import panels
 from excise.server.dashboard.files import damaged, digests, read_results, rounds_by_site
 from excise.server.dashboard.formats import without_paths
@@ -126,7 +126,7 @@ def series(story: Story, request: ForgetRequest | None, target: float | None) ->
 def _best(key: str, points: list[tuple[int, float]], request: ForgetRequest | None, target: float | None) -> Table | None:
     """The best round: the earlier of equal ones. None where it is not known what is good."""
     aim = {"forget_accuracy": target, "membership_auc": IDEAL_MEMBERSHIP}.get(key, 1.0)
-    if key == "forget_accuracy" and request and request.kind is RequestKind.CLASS:
+    if key == "forget_accuracy" and request and request.forget_limit is not None:
         aim = 0.0
     if not points or aim is None:
         return None

@@ -28,6 +28,7 @@ _WORDS = {
     RequestKind.SAMPLES: "images",
     RequestKind.CLASS: "a whole class",
     RequestKind.SITE: "all of a site",
+    RequestKind.LABELS: "labels of images",
 }
 _TEXTS = frozenset(("where", "forgotten"))
 """Keys of predicates in the settings."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -14,6 +15,8 @@ from excise.common.errors import ConfigError
 Images = tuple[Tensor, Tensor]
 """Images (N, channels, rows, columns), float32 in [0, 1], and their classes, int64 (N,)."""
 Settings = Mapping[str, float]
+Aim = Literal["samples", "classes", "labels"]
+"""What is forgotten; excise has a preset of that name (`common/settings.py`)."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Problem:
     unseen : images that nothing was trained on, of the same classes; not those on which methods are judged. There may be none
     whole_class : whether the forget images are all there are of their classes
     seed : of everything that is drawn
+    wrong_labels : whether the forget images are forgotten since their labels are wrong
     """
 
     original: nn.Module
@@ -35,6 +39,17 @@ class Problem:
     unseen: Images
     whole_class: bool
     seed: int = 0
+    wrong_labels: bool = False
+
+    @property
+    def aim(self) -> Aim:
+        """What is forgotten."""
+        return aim_of(self.whole_class, self.wrong_labels)
+
+
+def aim_of(whole_class: bool, wrong_labels: bool) -> Aim:
+    """What is forgotten: whole classes, labels that are wrong, or the images themselves."""
+    return "classes" if whole_class else "labels" if wrong_labels else "samples"
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,7 @@ class Knob:
     Attributes
     ----------
     default : what the search tries first
-    of_class : the same where a whole class is forgotten; None where that makes no difference
+    of : the same where the aim is another one, if that makes a difference
     """
 
     low: float
@@ -66,7 +81,7 @@ class Knob:
     default: float
     log: bool = False
     whole: bool = False
-    of_class: float | None = None
+    of: Mapping[Aim, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what could not be searched.
@@ -75,13 +90,13 @@ class Knob:
         ------
         ValueError : the default lies outside, or a logarithmic scale begins at 0
         """
-        for default in {self.default, self.at(whole_class=True)}:
+        for default in {self.default, *self.of.values()}:
             if not self.low <= default <= self.high or (self.log and self.low <= 0):
                 raise ValueError(f"a knob from {self.low} to {self.high} cannot have the default {default}")
 
-    def at(self, whole_class: bool) -> float:
+    def at(self, aim: Aim) -> float:
         """The default for what is forgotten."""
-        return self.of_class if whole_class and self.of_class is not None else self.default
+        return self.of.get(aim, self.default)
 
     def holds(self, value: float) -> bool:
         """Whether `value` can be chosen."""
@@ -116,14 +131,14 @@ class Method:
         ConfigError : there is no such knob, a value lies outside its range, or there are no forget or no retain images
         Diverged : a number of the model that was made is not finite
         """
-        chosen = chosen_settings(self.name, self.knobs, settings or {}, problem.whole_class)
+        chosen = chosen_settings(self.name, self.knobs, settings or {}, problem.aim)
         check_images(len(problem.forget[1]), len(problem.retain[1]))
         made = self.run(problem, chosen)
         check_finite(self.name, made.model)
         return made
 
 
-def chosen_settings(name: str, knobs: Mapping[str, Knob], settings: Settings, whole_class: bool) -> Settings:
+def chosen_settings(name: str, knobs: Mapping[str, Knob], settings: Settings, aim: Aim) -> Settings:
     """A value for each knob: that of `settings`, else its default for what is forgotten.
 
     Raises
@@ -134,7 +149,7 @@ def chosen_settings(name: str, knobs: Mapping[str, Knob], settings: Settings, wh
         if knob not in knobs or not knobs[knob].holds(value):
             known = "; ".join(f"{known} {of}" for known, of in knobs.items())
             raise ConfigError(f"{name} has no {knob} = {value}: choose among {known or 'nothing, it has no settings'}")
-    return {knob: of.at(whole_class) for knob, of in knobs.items()} | dict(settings)
+    return {knob: of.at(aim) for knob, of in knobs.items()} | dict(settings)
 
 
 def check_images(forget: int, retain: int) -> None:

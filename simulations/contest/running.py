@@ -69,7 +69,7 @@ def compare(
 
 def _searched(task: Task, objective: Objective, entry: Entry, trials: int, home: Path, progress: Progress) -> Searched:
     if trials == 1:  # the first is the settings as they are: there is nothing to choose from
-        return unsearched(entry.knobs, task.whole_class)
+        return unsearched(entry.knobs, task.aim)
 
     def score(settings: Settings, seed: int) -> Tried:
         made = tried(partial(carry_out, entry, task, settings, seed))
@@ -77,7 +77,7 @@ def _searched(task: Task, objective: Objective, entry: Entry, trials: int, home:
             return Tried(math.inf, math.inf)
         return Tried(objective(made.model), shared_ratios(made.cost, task.retraining)["images"])
 
-    return search(f"{task.key} · {entry.name}", entry.knobs, score, home, trials, progress, task.whole_class)
+    return search(f"{task.key} · {entry.name}", entry.knobs, score, home, trials, progress, task.aim)
 
 
 def _judged(

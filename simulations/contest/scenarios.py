@@ -117,7 +117,7 @@ SCENARIOS: dict[str, Make] = dict(
             partial(
                 _fashion,
                 "fashion-mislabelled",
-                RequestKind.DEVICE,
+                RequestKind.LABELS,
                 f'patient matches "{WITHDRAWN}-*"',
                 Recipe(share=0.3, mislabelled=True),
                 "forget-on-one-site",

@@ -23,7 +23,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from excise.simulations.baselines.method import Knob, Settings
+from excise.simulations.baselines.method import Aim, Knob, Settings
 
 DRAWN = 4
 """Trials that are drawn at random, and never given up, before those before are learned from."""
@@ -69,9 +69,9 @@ class Searched:
     over: int = 0
 
 
-def unsearched(knobs: Mapping[str, Knob], whole_class: bool) -> Searched:
+def unsearched(knobs: Mapping[str, Knob], aim: Aim) -> Searched:
     """The settings that a search would try first, without a search."""
-    return Searched({key: knob.at(whole_class) for key, knob in knobs.items()}, math.inf, 0, 0, 0)
+    return Searched({key: knob.at(aim) for key, knob in knobs.items()}, math.inf, 0, 0, 0)
 
 
 def search(
@@ -81,7 +81,7 @@ def search(
     home: Path,
     trials: int,
     progress: Progress = lambda _: None,
-    whole_class: bool = False,
+    aim: Aim = "samples",
 ) -> Searched:
     """Search the settings of one method; the first trial is the knobs' defaults.
 
@@ -90,7 +90,7 @@ def search(
     name : of the method and its task: trials of the same name in `home` count
     score_of : how settings do under a seed, 0, 1, …
     trials : how many there are to be, with those that were kept
-    whole_class : whether that is what is forgotten: some knobs have another default then
+    aim : what is forgotten: some knobs have another default then
 
     Raises
     ------
@@ -107,7 +107,7 @@ def search(
         pruner=optuna.pruners.MedianPruner(n_startup_trials=DRAWN, n_warmup_steps=0),
     )
     wanted = trials if knobs else 1  # without knobs every trial would be the same
-    defaults = dict(unsearched(knobs, whole_class).settings)
+    defaults = dict(unsearched(knobs, aim).settings)
     while (number := len(_ended(study))) < wanted:
         progress(f"{name}, trial {number + 1} of {wanted}")
         # Seeded by the number of the trial, so that one who goes on after an interruption does not draw what was drawn.

@@ -19,7 +19,7 @@ from excise.common.models import build_model
 from excise.common.request import ForgetRequest, RequestKind
 from excise.common.weights import Weights, load_weights, save_weights, snapshot
 from excise.simulations.baselines.federated.problem import FederatedProblem, Part
-from excise.simulations.baselines.method import Images, Problem
+from excise.simulations.baselines.method import Aim, Images, Problem, aim_of
 from excise.simulations.contest.together import Together, train_together
 from excise.simulations.judging.cost import Cost, summed
 from excise.simulations.scenario import Scenario
@@ -73,6 +73,7 @@ class Task:
     name, seed : of the scenario
     key : its name, with a digest of all that a task of any seed depends on
     whole_class : whether the forget images are all there are of their classes
+    wrong_labels : whether they are forgotten since their labels are wrong
     trained, retrained : with and without what is to be forgotten
     retraining : what it took; of several requests in a row the sum of one retraining for each
     steps : of several requests in a row a task of each, in their order: to forget is what it alone asks for, retained all that
@@ -84,12 +85,18 @@ class Task:
     key: str
     classes: tuple[str, ...]
     whole_class: bool
+    wrong_labels: bool
     sites: Mapping[str, SiteImages]
     initial: nn.Module
     trained: Together
     retrained: nn.Module
     retraining: Cost
     steps: tuple[Task, ...] = ()
+
+    @property
+    def aim(self) -> Aim:
+        """What is forgotten."""
+        return aim_of(self.whole_class, self.wrong_labels)
 
     @property
     def original(self) -> nn.Module:
@@ -104,12 +111,14 @@ class Task:
     def federated(self) -> FederatedProblem:
         """The problem as federated methods are given it."""
         parts = {name: Part(site.forget, site.retain, site.given) for name, site in self.sites.items()}
-        return FederatedProblem(self.original, self.initial, parts, self.whole_class, self.trained.updates, self.seed)
+        return FederatedProblem(
+            self.original, self.initial, parts, self.whole_class, self.trained.updates, self.seed, self.wrong_labels
+        )
 
     def central(self) -> Problem:
         """The problem as central methods are given it: all sites' images at one place."""
         forget, retain, unseen = (self.pooled(kind) for kind in ("forget", "retain", "given"))
-        return Problem(self.original, forget, retain, unseen, self.whole_class, self.seed)
+        return Problem(self.original, forget, retain, unseen, self.whole_class, self.seed, self.wrong_labels)
 
 
 def make_task(scenario: Scenario, home: Path, progress: Progress) -> Task:
@@ -142,6 +151,7 @@ def make_task(scenario: Scenario, home: Path, progress: Progress) -> Task:
         key=_key(scenario),
         classes=made.classes,
         whole_class=scenario.request.kind is RequestKind.CLASS,
+        wrong_labels=scenario.request.kind is RequestKind.LABELS,
         sites=sites,
         initial=initial.eval(),
         trained=trained,
@@ -165,7 +175,8 @@ def _in_a_row(
         gold = Together(whole.retrained, (), whole.retraining) if last else models(f"retrained-{number}", kept, False)
         name = f"{whole.name}, request {number}"
         step = replace(whole, name=name, sites=sites, retrained=gold.model, retraining=gold.cost)
-        steps.append(replace(step, whole_class=request.kind is RequestKind.CLASS))
+        is_class, of_labels = (request.kind is kind for kind in (RequestKind.CLASS, RequestKind.LABELS))
+        steps.append(replace(step, whole_class=is_class, wrong_labels=of_labels))
     return replace(whole, retraining=summed([step.retraining for step in steps]), steps=tuple(steps))
 
 

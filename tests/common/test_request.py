@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from excise.common.errors import PredicateError, RequestError
 from excise.common.predicate_parser import parse
 from excise.common.request import Acceptance, ForgetRequest, RequestKind, joined
+from excise.common.settings import PRESETS
 from tests.strategies import requests
 
 TOML = """
@@ -225,6 +226,23 @@ def _request(**changes: object) -> ForgetRequest:
     return ForgetRequest.model_validate(wanted | changes)
 
 
+@pytest.mark.parametrize(
+    ("kind", "preset", "limit"),
+    [("device", "samples", None), ("patients", "samples", None), ("class", "classes", 0.02), ("labels", "labels", 0.5)],
+)
+def test_the_kind_chooses_settings_and_what_may_remain(kind: str, preset: str, limit: float | None) -> None:
+    request = _request(kind=kind, where="class = x and patient = 7")
+    assert (request.preset, request.forget_limit) == (preset, limit)
+    assert request.preset in PRESETS
+
+
+def test_the_limit_of_wrong_labels_is_told_where_it_counts_or_was_set() -> None:
+    """Requests of other kinds keep the text that was signed before there was one."""
+    plain, of_labels, set_ = _request(), _request(kind="labels"), _request(acceptance={"label_agreement": 0.7})
+    assert ["label_agreement" in one.to_json() for one in (plain, of_labels, set_)] == [False, True, True]
+    assert all(ForgetRequest.from_json(one.to_json()) == one for one in (plain, of_labels, set_))
+
+
 def test_one_request_joins_to_itself() -> None:
     assert joined([_request()]) == _request()
 
@@ -254,6 +272,7 @@ def test_the_strictest_rule_of_joined_requests_holds() -> None:
         ([], "no request"),
         ([_request(), _request()], "one id: a, a"),
         ([_request(), _request(id="b", kind="class", where="class = x")], "one after another"),
+        ([_request(), _request(id="b", kind="labels")], "one after another"),
     ],
 )
 def test_requests_that_cannot_be_joined(others: list[ForgetRequest], said: str) -> None:

@@ -46,6 +46,7 @@ MEMBERSHIP, CLASS, OVER = (
     "accuracy on the class",
     "over-unlearning: forget accuracy too low",
 )
+LABELS = "agreement with the withdrawn labels"
 ORIGINAL = model(forget=1.0, auc=0.8)
 
 
@@ -72,6 +73,9 @@ ORIGINAL = model(forget=1.0, auc=0.8)
         (model(auc=None), "device", [MEMBERSHIP]),  # as metrics.json says it
         (model(held_out=math.nan, sites={"a": 0.95, "b": 0.95}), "device", [HELD_OUT]),
         (model(forget=math.nan), "class", [CLASS]),
+        (model(forget=0.5, auc=0.01), "labels", []),  # losses on wrong labels are large, as they should be
+        (model(forget=0.51, auc=0.5), "labels", [LABELS]),
+        (model(forget=0.1, held_out=0.93), "labels", [HELD_OUT]),
     ],
 )
 def test_every_clause_holds_and_fails(unlearned: dict[str, Any], kind: str, expected: list[str]) -> None:

@@ -86,7 +86,8 @@ def test_what_is_drawn_follows_from_the_seed(name: str, problem: Problem) -> Non
 @pytest.mark.parametrize("name", CENTRAL)
 def test_unseen_images_are_for_calibration_alone(name: str, samples: Problem) -> None:
     """No method is given the images on which it is judged, and none but ours looks at those that nothing was trained on."""
-    assert {field.name for field in fields(Problem)} == {"original", "forget", "retain", "unseen", "whole_class", "seed"}
+    given = {"original", "forget", "retain", "unseen", "whole_class", "wrong_labels", "seed"}
+    assert {field.name for field in fields(Problem)} == given
     bare = replace(samples, unseen=none_of(samples.unseen))
     if name == "excise, calibrated":
         with pytest.raises(ConfigError, match="calibrated targets need images"):

@@ -8,19 +8,23 @@ the boundary, and every forget image. `topk` keeps two classes: one would be `ne
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 from excise.client.unlearning import unlearn
 from excise.common.errors import ConfigError
-from excise.common.settings import PRESETS
-from excise.simulations.baselines.method import Knob, Made, Method, Problem, Settings
+from excise.common.settings import PRESETS, UnlearningSettings
+from excise.simulations.baselines.method import Aim, Knob, Made, Method, Problem, Settings
 
 Kind = Literal["nearest", "soft", "topk", "calibrated"]
-SAMPLES, OF_CLASS = PRESETS["samples"], PRESETS["classes"]
+OF: Mapping[Aim, UnlearningSettings] = {aim: PRESETS[aim] for aim in get_args(Aim)}
+SAMPLES, OF_CLASS = OF["samples"], OF["classes"]
 KNOBS = {
-    "learning_rate": Knob(1e-3, 0.1, SAMPLES.local.learning_rate, log=True, of_class=OF_CLASS.local.learning_rate),
-    "psi": Knob(0.05, 0.9, SAMPLES.psi, of_class=OF_CLASS.psi),
-    "rounds": Knob(2, 12, SAMPLES.local.rounds, whole=True, of_class=OF_CLASS.local.rounds),
+    "learning_rate": Knob(
+        1e-3, 0.1, SAMPLES.local.learning_rate, log=True, of={aim: of.local.learning_rate for aim, of in OF.items()}
+    ),
+    "psi": Knob(0.05, 0.9, SAMPLES.psi, of={aim: of.psi for aim, of in OF.items()}),
+    "rounds": Knob(2, 12, SAMPLES.local.rounds, whole=True, of={aim: of.local.rounds for aim, of in OF.items()}),
 }
 """The first trial is what excise does when it is asked for nothing else."""
 
@@ -29,13 +33,13 @@ def _of(kind: Kind) -> Method:
     def run(problem: Problem, settings: Settings) -> Made:
         if kind == "calibrated" and not len(problem.unseen[1]):
             raise ConfigError("calibrated targets need images that nothing was trained on; there are none")
-        preset = PRESETS["classes" if problem.whole_class else "samples"]
+        preset = OF[problem.aim]
         local = {"learning_rate": settings["learning_rate"], "rounds": int(settings["rounds"])}
         target = preset.target.model_copy(update={"kind": kind, "k": 2})
         chosen = {
             "psi": settings["psi"],
             "target": target,
-            "search": PRESETS["samples" if kind == "calibrated" else "classes"].search,
+            "search": (SAMPLES if kind == "calibrated" else OF_CLASS).search,
             "forget_sample": None if kind == "calibrated" else preset.forget_sample,
             "local": preset.local.model_copy(update=local),
         }

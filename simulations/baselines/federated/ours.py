@@ -27,12 +27,12 @@ from excise.client.unlearning.targets import make_targets
 from excise.common.class_mix import shifted_losses
 from excise.common.errors import ConfigError
 from excise.common.metrics import pooled_quantiles
-from excise.common.settings import PRESETS, CompositionSettings, UnlearningSettings
+from excise.common.settings import CompositionSettings, UnlearningSettings
 from excise.common.weights import difference, snapshot
 from excise.server.composition import known_rules, new_composer, recovery_rounds
 from excise.server.composition.composer import Update
 from excise.server.weighting import SiteWeight, objective_weights, retain_weights
-from excise.simulations.baselines.central.ours import KNOBS
+from excise.simulations.baselines.central.ours import KNOBS, OF
 from excise.simulations.baselines.federated.problem import Composed, FederatedMethod, FederatedProblem
 from excise.simulations.baselines.federated.rounds import Federation
 from excise.simulations.baselines.federated.traffic import size_of
@@ -160,7 +160,7 @@ class Unlearning:
 
 def _of(rule: str) -> FederatedMethod:
     def run(problem: FederatedProblem, settings: Settings) -> Composed:
-        preset = PRESETS["classes" if problem.whole_class else "samples"]
+        preset = OF[problem.aim]
         local = {"learning_rate": settings["learning_rate"], "rounds": int(settings["rounds"]), "distil": 0.0}
         chosen = {"psi": settings["psi"], "local": preset.local.model_copy(update=local)}
         return Unlearning(problem, preset.model_copy(update=chosen), CompositionSettings(rule=rule)).run()

@@ -9,7 +9,16 @@ from torch import nn
 
 from excise.common.errors import ConfigError
 from excise.common.weights import Weights
-from excise.simulations.baselines.method import Images, Knob, Settings, check_finite, check_images, chosen_settings
+from excise.simulations.baselines.method import (
+    Aim,
+    Images,
+    Knob,
+    Settings,
+    aim_of,
+    check_finite,
+    check_images,
+    chosen_settings,
+)
 
 Updates = Mapping[str, Weights]
 """What each site's update was, by name: its floating-point weights after a round less those of the model before."""
@@ -36,6 +45,7 @@ class FederatedProblem:
     whole_class : whether the forget images of all sites are all there are of their classes
     history : the updates of the rounds of training, the earliest first; empty where nobody stored them
     seed : of everything that is drawn
+    wrong_labels : whether the forget images are forgotten since their labels are wrong
     """
 
     original: nn.Module
@@ -44,6 +54,12 @@ class FederatedProblem:
     whole_class: bool
     history: Sequence[Updates] = ()
     seed: int = 0
+    wrong_labels: bool = False
+
+    @property
+    def aim(self) -> Aim:
+        """What is forgotten."""
+        return aim_of(self.whole_class, self.wrong_labels)
 
     @property
     def forget(self) -> dict[str, int]:
@@ -111,7 +127,7 @@ class FederatedMethod:
             to keep, or the method needs updates that nobody stored
         Diverged : a number of the model that was made is not finite
         """
-        chosen = chosen_settings(self.name, self.knobs, settings or {}, problem.whole_class)
+        chosen = chosen_settings(self.name, self.knobs, settings or {}, problem.aim)
         check_images(sum(problem.forget.values()), sum(problem.retain.values()))
         if self.needs_history and not problem.history:
             raise ConfigError(f"{self.name} needs the sites' updates of all rounds of training, and nobody stored them")

@@ -57,7 +57,7 @@ def test_one_site_alone_holds_all_that_is_forgotten(name: str, tmp_path: Path) -
     assert len(every) == scenario.partition.sites == wanted
     assert min(every.values()) > 0
     assert [site for site, images in matching.items() if images] == ["site-1"]
-    if scenario.request.kind is RequestKind.DEVICE:
+    if scenario.request.kind is RequestKind.LABELS:
         assert matching.total() == 0.3 * IMAGES
     else:
         assert classes == {FORGOTTEN: 100 if scenario.request.kind is RequestKind.CLASS else 10}
