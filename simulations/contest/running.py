@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -90,54 +91,70 @@ def _judged(
 ) -> list[Record]:
     """Records of one task; models that are still to be judged are judged side by side."""
     kept = {name: read(path_of(home, task.key, name, task.seed)) for name in entries}
+    due = [name for name, before in kept.items() if before is None or before.searched != searched[name]]
     made: dict[str, Outcome] = {}
     failed: dict[str, str] = {}
-    for name, entry in entries.items():
-        before = kept[name]
-        if before is not None and before.searched == searched[name]:
-            continue
+    for name in due:
         progress(f"{task.name}, seed {task.seed}: {name}")
-        outcome = tried(partial(carry_out, entry, task, searched[name].settings, task.seed))
+        outcome = tried(partial(carry_out, entries[name], task, searched[name].settings, task.seed))
         if isinstance(outcome, str):
             failed[name] = outcome
         elif not _is_finite(outcome.model, task):
             failed[name] = "the outputs of its model are not finite"
         else:
             made[name] = outcome
-    if made or failed:
+    if due:
         progress(f"{task.name}, seed {task.seed}: judging")
-        models = {name: outcome.model for name, outcome in made.items()}
-        cards = judge(task, models, scenario.training, task.seed)
-        every = {"original": task.original, "retrained": task.retrained, **models}
-        groups = {name: accuracies(task, model) for name, model in every.items()}
-        requests = task.steps or (task,)
-        original = on_the_way(task, [task.original for _ in requests])
-        retrained = on_the_way(task, [one.retrained for one in requests])
-        for name in (*made, *failed):
-            cost = made[name].cost if name in made else NOTHING
-            of_models = {"original": "original", "retrained": "retrained", "method": name} if name in made else {}
-            record = Record(
-                key=task.key,
-                scenario=task.name,
-                seed=task.seed,
-                entry=name,
-                federated=entries[name].federated,
-                paper=entries[name].paper,
-                searched=searched[name],
-                cost=cost,
-                retraining=task.retraining,
-                original={**cards["original"].values, **original},
-                retrained={**cards["retrained"].values, **retrained, **_cost_values(task.retraining, task.retraining)},
-                values={**cards[name].values, **on_the_way(task, made[name].models), **_cost_values(cost, task.retraining)}
-                if name in made
-                else {},
-                failed=failed.get(name, ""),
-                by_site={of: groups[model][0] for of, model in of_models.items()},
-                by_class={of: groups[model][1] for of, model in of_models.items()},
-            )
-            keep(record, home)
+        scores = _scores(task, scenario, made)
+        for name in due:
+            keep(_record(task, entries[name], searched[name], made.get(name), failed.get(name, ""), scores), home)
     done = (read(path_of(home, task.key, name, task.seed)) for name in entries)
     return [one for one in done if one is not None]
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Of each model, the ``original`` and the ``retrained`` one among them: every metric, and accuracies by site and class."""
+
+    values: Mapping[str, Mapping[str, float]]
+    by_site: Mapping[str, Mapping[str, float]]
+    by_class: Mapping[str, Mapping[str, float]]
+
+
+def _scores(task: Task, scenario: Scenario, made: Mapping[str, Outcome]) -> _Scores:
+    models = {name: outcome.models for name, outcome in made.items()}
+    requests = task.steps or (task,)
+    models |= {"original": (task.original,) * len(requests), "retrained": tuple(one.retrained for one in requests)}
+    cards = judge(task, {name: outcome.model for name, outcome in made.items()}, scenario.training, task.seed)
+    groups = {name: accuracies(task, of[-1]) for name, of in models.items()}
+    return _Scores(
+        {name: {**cards[name].values, **on_the_way(task, of)} for name, of in models.items()},
+        {name: of[0] for name, of in groups.items()},
+        {name: of[1] for name, of in groups.items()},
+    )
+
+
+def _record(task: Task, entry: Entry, searched: Searched, made: Outcome | None, failed: str, scores: _Scores) -> Record:
+    """What is kept of a method that made a model, or failed."""
+    of_models = {"original": "original", "retrained": "retrained", "method": entry.name} if made else {}
+    cost = made.cost if made else NOTHING
+    return Record(
+        key=task.key,
+        scenario=task.name,
+        seed=task.seed,
+        entry=entry.name,
+        federated=entry.federated,
+        paper=entry.paper,
+        searched=searched,
+        cost=cost,
+        retraining=task.retraining,
+        original=scores.values["original"],
+        retrained={**scores.values["retrained"], **_cost_values(task.retraining, task.retraining)},
+        values={**scores.values[entry.name], **_cost_values(cost, task.retraining)} if made else {},
+        failed=failed,
+        by_site={of: scores.by_site[model] for of, model in of_models.items()},
+        by_class={of: scores.by_class[model] for of, model in of_models.items()},
+    )
 
 
 def _cost_values(cost: Cost, retraining: Cost) -> dict[str, float]:
