@@ -199,10 +199,10 @@ PRESETS: dict[str, UnlearningSettings] = {
     # Labels that are wrong: another class than the label's, the nearest. What the wrong ones spoilt is learned anew, in larger
     # steps and mostly from retain images (docs/adr/0024-wrong-labels.md).
     "labels": UnlearningSettings(
-        psi=0.2,
+        psi=0.1,
         search=SearchSettings(epsilon=0.1, eta=0.1, max_steps=10, stop="crossed"),
         target=TargetSettings(kind="nearest"),
-        local=LocalSettings(forget_batch=12, learning_rate=0.05),
+        local=LocalSettings(rounds=5, steps=10, forget_batch=12, learning_rate=0.05),
     ),
     # The authors' public code, faults included, so that a comparison with it stays possible.
     "published": UnlearningSettings(

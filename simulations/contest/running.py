@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from torch import nn
@@ -19,7 +19,7 @@ from excise.simulations.contest.entry import Entry, Outcome, tried
 from excise.simulations.contest.in_a_row import carry_out, on_the_way
 from excise.simulations.contest.judge import Objective, accuracies, judge
 from excise.simulations.contest.record import Record, keep, path_of, read
-from excise.simulations.contest.search import Searched, Tried, search, unsearched
+from excise.simulations.contest.search import SEEDS, Searched, Tried, search, unsearched
 from excise.simulations.contest.shadows import check_number
 from excise.simulations.contest.task import Task, make_task
 from excise.simulations.contest.traces import traced
@@ -41,7 +41,7 @@ def compare(
 ) -> list[Record]:
     """Compare methods on scenarios.
 
-    Settings are searched on the task of seed 0, with the same number of trials for each, and hold for all seeds.
+    Settings are searched on the tasks of the first seeds, with the same number of trials for each, and hold for all seeds.
 
     Parameters
     ----------
@@ -58,27 +58,36 @@ def compare(
     check_number(shadows)
     found = []
     for scenario in scenarios:
-        first = make_task(scenario.model_copy(update={"seed": 0}), home, progress)
-        objective = Objective(first)
-        searched = {name: _searched(first, objective, entry, trials, home, progress) for name, entry in entries.items()}
+        task_of = cache(partial(_task, scenario, home, progress))
+        tasks = [task_of(seed) for seed in range(min(seeds, SEEDS))]
+        objectives = [Objective(task) for task in tasks]
+        searched = {name: _searched(tasks, objectives, entry, trials, home, progress) for name, entry in entries.items()}
         for seed in range(seeds):
-            task = first if seed == 0 else make_task(scenario.model_copy(update={"seed": seed}), home, progress)
+            task = task_of(seed)
             judged = _judged(task, scenario, entries, searched, home, progress)
             found += traced(judged, task, scenario, entries, shadows, home, progress) if shadows else judged
     return found
 
 
-def _searched(task: Task, objective: Objective, entry: Entry, trials: int, home: Path, progress: Progress) -> Searched:
+def _task(scenario: Scenario, home: Path, progress: Progress, seed: int) -> Task:
+    return make_task(scenario.model_copy(update={"seed": seed}), home, progress)
+
+
+def _searched(
+    tasks: Sequence[Task], objectives: Sequence[Objective], entry: Entry, trials: int, home: Path, progress: Progress
+) -> Searched:
+    first = tasks[0]
     if trials == 1:  # the first is the settings as they are: there is nothing to choose from
-        return unsearched(entry.knobs, task.aim)
+        return unsearched(entry.knobs, first.aim)
 
     def score(settings: Settings, seed: int) -> Tried:
+        task, objective = tasks[seed % len(tasks)], objectives[seed % len(tasks)]
         made = tried(partial(carry_out, entry, task, settings, seed))
         if isinstance(made, str):
             return Tried(math.inf, math.inf)
         return Tried(objective(made.model), shared_ratios(made.cost, task.retraining)["images"])
 
-    return search(f"{task.key} · {entry.name}", entry.knobs, score, home, trials, progress, task.aim)
+    return search(f"{first.key} · {entry.name}", entry.knobs, score, home, trials, progress, first.aim)
 
 
 def _judged(
