@@ -56,7 +56,7 @@ class RequestKind(StrEnum):
     CLASS = "class"
     SITE = "site"
     LABELS = "labels"
-    """Images that may stay, had they not been given labels that turned out wrong."""
+    """Images that may stay, had they not been given labels that turned out wrong; sites still hold those labels."""
 
 
 # A kind that cannot do without one of these fields. A device or a sample can be told by many: a date range, a protocol, a UID.
