@@ -24,7 +24,7 @@ KNOBS = {
         1e-3, 0.1, SAMPLES.local.learning_rate, log=True, of={aim: of.local.learning_rate for aim, of in OF.items()}
     ),
     "psi": Knob(0.05, 0.9, SAMPLES.psi, of={aim: of.psi for aim, of in OF.items()}),
-    "rounds": Knob(2, 12, SAMPLES.local.rounds, whole=True, of={aim: of.local.rounds for aim, of in OF.items()}),
+    "rounds": Knob(1, 12, SAMPLES.local.rounds, log=True, whole=True, of={aim: of.local.rounds for aim, of in OF.items()}),
 }
 """The first trial is what excise does when it is asked for nothing else."""
 
