@@ -202,7 +202,7 @@ PRESETS: dict[str, UnlearningSettings] = {
         psi=0.1,
         search=SearchSettings(epsilon=0.1, eta=0.1, max_steps=10, stop="crossed"),
         target=TargetSettings(kind="nearest"),
-        local=LocalSettings(rounds=5, steps=10, forget_batch=12, learning_rate=0.05),
+        local=LocalSettings(rounds=5, steps=9, forget_batch=12, learning_rate=0.05),
     ),
     # The authors' public code, faults included, so that a comparison with it stays possible.
     "published": UnlearningSettings(
