@@ -103,7 +103,7 @@ def test_what_is_drawn_follows_from_the_seed(name: str, samples: FederatedProble
 @pytest.mark.parametrize("name", FEDERATED)
 def test_unseen_images_are_for_calibration_alone(name: str, samples: FederatedProblem) -> None:
     """No method is given the images on which it is judged, and none but ours looks at those that nothing was trained on."""
-    known = {"original", "initial", "sites", "whole_class", "history", "seed"}
+    known = {"original", "initial", "sites", "whole_class", "wrong_labels", "history", "seed"}
     assert {field.name for field in fields(FederatedProblem)} == known
     assert {field.name for field in fields(Part)} == {"forget", "retain", "unseen"}
     bare = replace(samples, sites={site: replace(p, unseen=none_of(p.unseen)) for site, p in samples.sites.items()})
