@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,38 @@ def write_report(folder: Path, results: dict[str, Any], plan: Plan, extras: Repo
 def render_report(results: Results, plan: Plan, extras: ReportExtras | None = None) -> str:
     """The page itself, as text."""
     extras = extras or ReportExtras()
-    environment = Environment(
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            request=plan.request,
+            note=extras.note,
+            verdict=verdict(results, plan.request),
+            summary=summary_rows(results),
+            has_retrained="retrained" in results,
+            sites=[_site_row(results, site) for site in site_names(results)],
+            cost=cost_rows(results),
+            cost_line=cost_line(results),
+            kept_line=kept_line(results),
+            search_line=search_line(results),
+            requests=results.get("requests", {}),
+            candidates=results.get("candidates", {}),
+            pictures={name: Markup(svg) for name, svg in _pictures(results, plan, extras).items()},  # noqa: S704 - drawn by us
+            verification=verification_rows(results),
+            limits=_limits(results, plan, extras),
+            digest=results.get("unlearned", {}).get("digest", MISSING),
+            settings=tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True)),
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    """Made once: it keeps the templates that it compiled."""
+    made = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters |= {
+    made.filters |= {
         "number": number,
         "three": three,
         "signed": signed,
@@ -88,25 +117,7 @@ def render_report(results: Results, plan: Plan, extras: ReportExtras | None = No
         "measured": measured,
         "between": between,
     }
-    return environment.get_template("report.html.j2").render(
-        request=plan.request,
-        note=extras.note,
-        verdict=verdict(results, plan.request),
-        summary=summary_rows(results),
-        has_retrained="retrained" in results,
-        sites=[_site_row(results, site) for site in site_names(results)],
-        cost=cost_rows(results),
-        cost_line=cost_line(results),
-        kept_line=kept_line(results),
-        search_line=search_line(results),
-        requests=results.get("requests", {}),
-        candidates=results.get("candidates", {}),
-        pictures={name: Markup(svg) for name, svg in _pictures(results, plan, extras).items()},  # noqa: S704 - drawn by us
-        verification=verification_rows(results),
-        limits=_limits(results, plan, extras),
-        digest=results.get("unlearned", {}).get("digest", MISSING),
-        settings=tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True)),
-    )
+    return made
 
 
 # ---- numbers as text --------------------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from excise.common.class_mix import ClassMix
 from excise.common.messages import ModelAudit
@@ -174,6 +173,8 @@ def membership(audits: Mapping[str, ModelAudit], classes: int) -> float:
             truth += [member] * len(values)
     if not truth:
         return math.nan
+    from sklearn.metrics import roc_auc_score  # seconds to import: not before a number is needed
+
     return float(roc_auc_score(truth, -np.array(points), sample_weight=np.array(mass)))
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
+from excise import cli
 from excise.client.joining import join
 from excise.client.setup import make_node_key
 from excise.client.site import open_site
@@ -66,12 +70,12 @@ class Coordinated:
         return all(there.get(name, False) for name in names or self.sites)
 
     def server(self, *command: object, code: int | None = 0) -> str:
-        """What a command of the coordinator says."""
-        return said("server", *command, "--server", self.toml, code=code)
+        """What a command of the coordinator says, in this process."""
+        return here("server", *command, "--server", self.toml, code=code)
 
     def site(self, name: str, *command: object, code: int | None = 0) -> str:
-        """What a command of a site says."""
-        return said("site", *command, "--site", self.sites[name], code=code)
+        """What a command of a site says, in this process."""
+        return here("site", *command, "--site", self.sites[name], code=code)
 
     def process_of(self, part: str) -> int:
         """Id of one of the coordinator's own processes."""
@@ -159,6 +163,22 @@ def said(*command: object, code: int | None = 0) -> str:
     )
     assert code is None or done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
+
+
+def here(*command: object, code: int | None = 0) -> str:
+    """As `said`, without another process, which would import everything anew."""
+    told, umask = io.StringIO(), os.umask(0o022)
+    try:
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(told), redirect_stderr(told):
+            patch.setattr(sys, "argv", ["excise", *map(str, command)])
+            cli.main()
+        ended: object = 0
+    except SystemExit as end:
+        ended = end.code or 0
+    finally:
+        os.umask(umask)  # commands change it
+    assert code is None or ended == code, f"{command}\n{told.getvalue()}"
+    return told.getvalue()
 
 
 def events_of(run: Path) -> str:

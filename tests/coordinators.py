@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from cryptography import x509
@@ -21,7 +25,7 @@ from excise.common.signing import make_key, read_key, sign
 from excise.common.weights import Weights, save_weights, snapshot
 from excise.server import members, requests
 from excise.server.api.serve import server_of
-from excise.server.config import AUDIT_LOG, ServerConfig
+from excise.server.config import AUDIT_LOG, ServerConfig, read_server_config
 from excise.server.registry import bring_in
 from excise.server.setup import init, sites_authority
 from excise.server.store import Store, open_store
@@ -110,6 +114,37 @@ def network(at: Path, url: str = "") -> Iterator[Network]:
         yield Network(folder, config, store)
     finally:
         store.close()
+
+
+@contextmanager
+def copied(prepared: Path, at: Path) -> Iterator[Network]:
+    """A copy, in the folder `at`, of a coordinator that was made in the folder `prepared` and closed, and of its sites."""
+    shutil.copytree(prepared, at, dirs_exist_ok=True)
+    folder = at / "coordinator"
+    config = read_server_config(folder / "server.toml")
+    sites = {toml.parent.name: toml for toml in sorted(at.glob("*/site.toml"))}
+    store = open_store(config.store, folder / AUDIT_LOG)
+    try:
+        yield Network(folder, config, store, sites)
+    finally:
+        store.close()
+
+
+@contextmanager
+def ready(at: Path) -> Iterator[Network]:
+    """A coordinator with a model in use and the sites a and b, in the folder `at`: a copy of one that is made once."""
+    with copied(_made_ready(), at) as one:
+        yield one
+
+
+@cache
+def _made_ready() -> Path:
+    home = tempfile.TemporaryDirectory(prefix="excise-coordinator-")
+    atexit.register(home.cleanup)
+    with network(Path(home.name)) as one:
+        one.let_in("a", "b")
+        one.deployed()
+    return Path(home.name)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from excise.server.requests import draft, move, status
 from excise.simulations.bench.browser import faults
 from tests.browser.conftest import Open
 from tests.candidates import ran, signed
-from tests.coordinators import DEVICE, OTHER, Network, network
+from tests.coordinators import DEVICE, OTHER, Network, copied, ready
 from tests.dashboards import OTHER_COORDINATOR, PASSWORD, VIEWER, app_of, serving, with_users
 
 expect.set_options(timeout=30_000)  # how long things take is measured by excise bench, not here
@@ -28,15 +28,22 @@ GONE = ("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNEC
 REFUSED = ("403 (Forbidden)", "409 (Conflict)", "401 (Unauthorized)", "Response Status Error Code")
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> Iterator[Network]:
-    with network(tmp_path) as one:
-        one.let_in("a", "b")
-        one.deployed()
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a coordinator with a run, which each test has a copy of."""
+    folder = tmp_path_factory.mktemp("prepared")
+    with ready(folder) as one:
         run = ran(one, DEVICE)
         seal(one.store, one.folder, one.config, run)
         signed(one, run, "a", "b")
-        yield with_users(one)
+        with_users(one)
+    return folder
+
+
+@pytest.fixture
+def made(prepared: Path, tmp_path: Path) -> Iterator[Network]:
+    with copied(prepared, tmp_path) as one:
+        yield one
 
 
 @pytest.fixture
@@ -106,7 +113,7 @@ def test_the_keyboard_reaches_everything_and_skips_the_frame(url: str, opened: O
 
 def test_a_run_that_goes_on_is_shown_in_every_tab(made: Network, url: str, opened: Open) -> None:
     with opened(url) as page:
-        tabs = [page, *(page.context.new_page() for _ in range(7))]
+        tabs = [page, *(page.context.new_page() for _ in range(6))]  # one more than Chromium has connections
         for tab in tabs:
             tab.goto(url)
             live(tab)

@@ -22,9 +22,21 @@ from tests.coordinated import DESCRIBED, SPEC, Coordinated, coordinated, events_
 from tests.deployment import ROOT, eventually
 from tests.scenarios import scenario_file
 
-SETTINGS = (
-    "[unlearning.local]\nrounds = 2\nsteps = 3\n[rounds]\nwatch = false\ndeadline = 120\n[verification]\nresurfacing = false\n"
-)
+SETTINGS = """
+[unlearning.local]
+rounds = 2
+steps = 3
+
+[unlearning.search]
+max_steps = 3
+
+[rounds]
+watch = false
+deadline = 120
+
+[verification]
+resurfacing = false
+"""
 
 
 def test_a_simulation_is_seen_while_it_goes_on_and_afterwards(tmp_path: Path, chromium: Browser) -> None:
@@ -51,7 +63,7 @@ def test_a_simulation_is_seen_while_it_goes_on_and_afterwards(tmp_path: Path, ch
             page.reload()  # it does
             live(page)
             process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0
+            assert process.wait(120) == 0
             expect(page.locator("#live")).to_have_text("reconnecting")  # and it has ended with its simulation
         finally:
             process.kill()
@@ -101,7 +113,7 @@ def test_a_run_is_begun_stopped_and_resumed_from_the_page(deployed: Coordinated,
         expect(page.get_by_role("button", name="Stop…")).to_be_visible(timeout=120_000)
         expect(page.get_by_role("button", name="Resume…")).to_have_count(0)
         expect(page.get_by_role("link", name="Evidence")).to_have_count(0)
-        eventually(lambda: '"reference"' in events_of(run), 300, "the reference does not come")
+        eventually(lambda: '"unlearned_round"' in events_of(run), 300, "no round ends")
         press(page, "Stop")
         expect(page.locator("#said")).to_contain_text("The run 'mr7' is stopped", timeout=120_000)
         expect(page.locator("#standing")).to_contain_text("stopped; nobody carries it out since")
@@ -117,6 +129,7 @@ def test_a_run_is_begun_stopped_and_resumed_from_the_page(deployed: Coordinated,
         expect(page.locator("#said")).to_contain_text("The run 'mr7' goes on", timeout=120_000)
         expect(page.get_by_role("button", name="Stop…")).to_be_visible(timeout=60_000)
         expect(page.locator("#standing")).to_contain_text("candidate", timeout=300_000)
+        assert events_of(run).count('"unlearned_round"') == 2  # the first was not done again
         page.goto(page.url.replace("/requests/mr7", "/?run=mr7"))
         live(page)
         expect(page.locator(".headline")).to_contain_text("Candidate")

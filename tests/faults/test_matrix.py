@@ -27,7 +27,18 @@ from excise.common.weights import digest, load_weights, save_weights, snapshot
 from excise.server.config import store_of
 from excise.server.deploy import API, LINK, PROXY, REGISTRAR
 from excise.server.evidence_pack import pack_of
-from tests.coordinated import DESCRIBED, SPEC, Coordinated, children, come_up, command_of, coordinated, events_of, kill
+from tests.coordinated import (
+    DESCRIBED,
+    SPEC,
+    Coordinated,
+    children,
+    come_up,
+    command_of,
+    coordinated,
+    events_of,
+    kill,
+    said,
+)
 from tests.deployment import eventually
 
 NAMES = ("st-joan", "st-luke", "st-mary")
@@ -72,7 +83,7 @@ class Bench:
         run = self.made.config.runs / name
         first = not (run / "plan.toml").exists()
         asked = ("run", name, "--by", "Ada", "--settings", self.settings) if first else ("resume", name)
-        return self.made.server(*asked, code=None)
+        return said("server", *asked, "--server", self.made.toml, code=None)  # in a process of its own: tests do so in threads
 
     def finish(self, name: str) -> None:
         """Let it go on until it is at its end."""

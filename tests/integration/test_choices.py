@@ -21,6 +21,7 @@ from excise.server.report import write_report
 from tests.scenarios import (
     asked_of,
     events,
+    hurried,
     numbers,
     prepared,
     run,
@@ -42,7 +43,7 @@ def with_steps(plan: Plan, **local: Any) -> Plan:
 
 def test_unlearning_stops_at_the_first_settled_round_that_meets_the_rule(tmp_path: Path) -> None:
     plan, sites = prepared(tmp_path, request={"acceptance": EVERYTHING_PASSES})
-    results = run(with_steps(plan, rounds=5), sites, tmp_path / "run")
+    results = run(hurried(with_steps(plan, rounds=5)), sites, tmp_path / "run")
     assert len(results["unlearned"]["history"]) == results["unlearned"]["kept_round"] == 3
     (told,) = [event for event in events(tmp_path / "run") if event["event"] == "unlearned"]
     assert (told["rounds"], told["kept_round"], told["rule_met_on_reference"]) == (3, 3, True)
@@ -51,7 +52,7 @@ def test_unlearning_stops_at_the_first_settled_round_that_meets_the_rule(tmp_pat
 def test_the_model_goes_back_to_the_round_that_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unlearning, "kept_round", lambda history, *_: min(len(history), 4))
     plan, sites = prepared(tmp_path, request={"acceptance": NOTHING_PASSES})
-    plan = with_steps(plan, rounds=6)
+    plan = with_steps(plan, rounds=6).model_copy(update={"retrain": False})
     results = run(plan, sites, tmp_path / "run")
     history = results["unlearned"]["history"]
     assert (len(history), results["unlearned"]["kept_round"]) == (6, 4)
@@ -71,7 +72,8 @@ def test_the_model_goes_back_to_the_round_that_is_kept(tmp_path: Path, monkeypat
 
 
 def test_convergence_is_in_the_event_log(tmp_path: Path) -> None:
-    results = run(*prepared(tmp_path), tmp_path / "run")
+    plan, sites = prepared(tmp_path)
+    results = run(hurried(plan), sites, tmp_path / "run")
     rounds = [event for event in events(tmp_path / "run") if event["event"] == "unlearned_round"]
     assert [event["objective_gradient_norm"] for event in rounds] == [
         entry["objective_gradient_norm"] for entry in results["unlearned"]["history"]
@@ -87,7 +89,7 @@ def test_judging_looks_at_reference_images_and_is_paid_for(tmp_path: Path) -> No
     for keep in ("last", "best"):  # each with sites of its own: they keep what they prepared
         (tmp_path / keep).mkdir()
         plan, sites = prepared(tmp_path / keep, request={"acceptance": NOTHING_PASSES}, unlearning={"keep": keep})
-        results.append(run(plan, sites, tmp_path / keep / "run"))
+        results.append(run(hurried(plan), sites, tmp_path / keep / "run"))
     last, best = results
     counts = last["sites"].values()
     brief = sum(site["forget"] + site["reference"] + min(site["retain"], site["reference"]) for site in counts)
@@ -98,7 +100,8 @@ def test_judging_looks_at_reference_images_and_is_paid_for(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("rule", [rule for rule in known_rules() if rule != "mean"])
 def test_a_run_composes_by_every_rule(undisturbed: Json, tmp_path: Path, rule: str) -> None:
-    results = run(*prepared(tmp_path, composition=rule), tmp_path / "run")
+    plan, sites = prepared(tmp_path, composition=rule)
+    results = run(hurried(plan), sites, tmp_path / "run")
     recovery = [entry["recovery"] for entry in results["unlearned"]["history"]]
     assert recovery == ([False, False, True] if rule == "module_swap" else [False, False])
     like_mean = rule in {"task_arithmetic", "sign_consensus"}  # with a scale of 1; with one forget-holding site
@@ -138,13 +141,13 @@ def test_candidates_are_tried_compared_and_kept(tmp_path: Path) -> None:
 
 def test_the_last_audit_scores_every_candidate_in_one_round(tmp_path: Path) -> None:
     plan, sites = prepared(tmp_path, candidates=[{"name": "a"}, {"name": "b", "composition": "ties"}])
-    asked = asked_of(plan, sites, tmp_path / "run", AuditQuery)
+    asked = asked_of(hurried(plan), sites, tmp_path / "run", AuditQuery)
     assert [list(query.candidates) for query in asked].count(["a", "b"]) == len(sites.configs)
 
 
 def test_recovery_rounds_train_every_site_on_retain_images_alone(tmp_path: Path) -> None:
     plan, sites = prepared(tmp_path, composition="module_swap", unlearning={"local": {"rounds": 4}})
-    asked = asked_of(plan, sites, tmp_path / "run", UnlearnInstruction)
+    asked = asked_of(hurried(plan), sites, tmp_path / "run", UnlearnInstruction)
     assert {query.a_k > 0 for query in asked[: 4 * len(sites.configs)]} == {True, False}
     recovery = asked[4 * len(sites.configs) :]
     assert [(query.a_k, query.round_index) for query in recovery] == [(0.0, 2)] * len(sites.configs)
@@ -156,7 +159,7 @@ def test_each_site_takes_its_share_of_the_forget_batch(tmp_path: Path) -> None:
         request={"where": "site = site-1 or (site = site-2 and class = 1)"},
         unlearning={"local": {"forget_batch": 30, "rounds": 2}},
     )
-    asked = asked_of(plan, sites, tmp_path / "run", UnlearnInstruction)[: len(sites.configs)]
+    asked = asked_of(hurried(plan), sites, tmp_path / "run", UnlearnInstruction)[: len(sites.configs)]
     counts = [site["forget"] for site in json.loads((tmp_path / "run" / "metrics.json").read_text())["sites"].values()]
     assert [query.settings.local.forget_batch for query in asked[:2]] == [ceil(30 * n / sum(counts)) for n in counts[:2]]
     assert [query.settings.target.looks for query in asked[:2]] == [ceil(64 * n / sum(counts)) for n in counts[:2]]
@@ -165,6 +168,7 @@ def test_each_site_takes_its_share_of_the_forget_batch(tmp_path: Path) -> None:
 
 def test_a_class_that_becomes_rarer_is_to_be_less_certain(tmp_path: Path) -> None:
     plan, sites = prepared(tmp_path)  # forgets images of class 1 alone
+    plan = hurried(plan)
     asked = asked_of(plan, sites, tmp_path / "shifted", UnlearnInstruction)
     target = plan.unlearning.target.model_copy(update={"label_shift": False})
     without = plan.model_copy(update={"unlearning": plan.unlearning.model_copy(update={"target": target})})
@@ -181,6 +185,7 @@ def test_a_candidate_whose_steps_diverge_is_left_out(tmp_path: Path) -> None:
     wild = {"name": "wild", "unlearning": {"local": {"learning_rate": 1e6, "clip_norm": 1e6}}}
     merges = [{"name": "both", "forget": ["wild", "calm"]}]
     plan, sites = prepared(tmp_path, candidates=[wild, {"name": "calm"}], merges=merges)
+    plan = hurried(plan)
     results = run(plan, sites, tmp_path / "run")
     assert list(results["candidates"]) == ["calm"]
     (failed,) = [event for event in events(tmp_path / "run") if event["event"] == "candidate_failed"]

@@ -7,7 +7,6 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPSConnection
 from pathlib import Path
 
@@ -29,16 +28,19 @@ from excise.server.deploy import API, DASHBOARD, LINK, PROXY, REGISTRAR
 from excise.server.link import linked
 from excise.server.members import invite
 from excise.server.setup import AUTHORITY, init
-from tests.coordinated import DESCRIBED, PASSWORD, SPEC, Coordinated, coordinated, end, events_of, kill, said, start
-from tests.deployment import eventually, listens
+from tests.coordinated import DESCRIBED, PASSWORD, SPEC, Coordinated, coordinated, end, events_of, here, kill, start
+from tests.deployment import eventually
 from tests.dicoms import write_hospital, write_site_toml
 
-NAMES = ("st-joan", "st-luke", "st-mary")
+NAMES = ("st-joan", "st-luke")
 REQUEST = ForgetRequest(id="mr7", kind=RequestKind.DEVICE, where="StationName = MR7", reason="retired")
 SETTINGS = """
 [unlearning.local]
-rounds = 2
+rounds = 1
 steps = 3
+
+[unlearning.search]
+max_steps = 3
 
 [rounds]
 watch = false
@@ -127,7 +129,7 @@ def test_a_site_that_joined_and_that_nobody_let_in_does_not_connect(made: Coordi
     with linked(made.config.link_port, made.folder / AUTHORITY) as link:
         assert len(link.nodes()) == len(NAMES)
     assert "asks to be let in: excise server admit st-paul" in made.server("status")
-    assert "is not let in yet" in said("site", "fetch", "--site", toml, code=2)
+    assert "is not let in yet" in here("site", "fetch", "--site", toml, code=2)
 
 
 @pytest.mark.parametrize("part", [LINK, PROXY, REGISTRAR, API, DASHBOARD])
@@ -160,7 +162,7 @@ def test_from_a_request_to_a_model_in_use_at_the_sites(made: Coordinated, tmp_pa
     (tmp_path / "settings.toml").write_text(SETTINGS)
     save_weights(snapshot(build_model(SPEC)), tmp_path / "deployed.safetensors")
     made.server("model", tmp_path / "deployed.safetensors", *DESCRIBED, *by)
-    assert "waits for st-joan, st-luke, st-mary" in made.server("requests", "draft", tmp_path / "mr7.toml", *by)
+    assert "waits for st-joan, st-luke" in made.server("requests", "draft", tmp_path / "mr7.toml", *by)
     asked = ("run", "mr7", "--settings", tmp_path / "settings.toml", *by)
     assert "waits for st-joan" in made.server(*asked, code=4)
 
@@ -170,29 +172,22 @@ def test_from_a_request_to_a_model_in_use_at_the_sites(made: Coordinated, tmp_pa
         made.site(name, "approve", "mr7", "--by", "Dr. Noether")
     assert "request mr7: approved, waits for the coordinator since" in made.server("status")
 
+    made.server(*asked)
     run = made.config.runs / "mr7"
-    with ThreadPoolExecutor(1) as pool:
-        dies = pool.submit(lambda: made.server(*asked, code=2))
-        eventually(lambda: "unlearned_round" in events_of(run) or dies.done(), 300, "no round ends")
-        kill(made.process_of(LINK))
-        dies.result()
-    assert not (run / "model.safetensors").exists()
-    eventually(lambda: listens(made.config.link_port) and made.connected(), 90, "the sites do not come back")
-    made.server("resume", "mr7")
     told = [json.loads(line) for line in events_of(run).splitlines()]
-    assert sum(event["event"] == "unlearned_round" for event in told) == 2  # the first was not done again
+    assert sum(event["event"] == "unlearned_round" for event in told) == 1
     revised = digest(load_weights(run / "model.safetensors"))
     (finished,) = [event for event in told if event["event"] == "finished"]
     assert finished["digest"] == revised != digest(load_weights(tmp_path / "deployed.safetensors"))
 
     made.server("promote", "mr7", *by, "--why", "it forgot", code=2)  # nobody signed yet
-    assert "request mr7: candidate, waits for st-joan, st-luke, st-mary" in made.server("status")
+    assert "request mr7: candidate, waits for st-joan, st-luke" in made.server("status")
     for name in NAMES:
         made.site(name, "sign", "mr7", "--by", "Dr. Noether")
     made.server("verify", "mr7", *by, "--override", "a model of noise is never good")
     made.server("promote", "mr7", *by, "--why", "it forgot")
     known = [part for name in NAMES for part in ("--key", f"{name}={public_key(made, name)}")]
-    assert "✗" not in said("evidence", "verify", run / "evidence.json", *known)
+    assert "✗" not in here("evidence", "verify", run / "evidence.json", *known)
     for name in NAMES:
         made.site(name, "fetch", "--use")
         assert digest(load_weights(made.sites[name].parent / "models" / "2.safetensors")) == revised
@@ -212,11 +207,11 @@ def public_key(made: Coordinated, name: str) -> str:
 def test_a_second_coordinator_on_the_same_store_does_not_come_up(made: Coordinated) -> None:
     other = made.folder / "second.toml"
     other.write_text(made.toml.read_text())
-    assert "it is up already" in said("server", "up", "--server", other, code=2)
+    assert "it is up already" in here("server", "up", "--server", other, code=2)
 
 
 def test_a_site_that_is_revoked_is_out(made: Coordinated) -> None:
-    eventually(lambda: made.connected("st-mary"), 60, "the site does not connect")
-    made.server("revoke", "st-mary", "--by", "Ada")
-    eventually(lambda: not made.connected("st-mary"), 20, "it is still let in")
-    assert "is let in no more" in made.site("st-mary", "fetch", code=2)
+    eventually(lambda: made.connected("st-luke"), 60, "the site does not connect")
+    made.server("revoke", "st-luke", "--by", "Ada")
+    eventually(lambda: not made.connected("st-luke"), 20, "it is still let in")
+    assert "is let in no more" in made.site("st-luke", "fetch", code=2)

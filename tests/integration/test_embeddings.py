@@ -28,19 +28,20 @@ from excise.server.record import RunFolder
 from excise.simulations.engine import simulated_client
 from excise.simulations.local_grid import LocalGrid
 from excise.simulations.sites import Sites
-from tests.scenarios import asked_of, events, merged, numbers, pictures, prepared, run, same, write_npz
+from tests.scenarios import FEATURES, asked_of, events, hurried, merged, numbers, pictures, prepared, run, same, write_npz
 
 Json = dict[str, Any]
 ASKED: Json = {
     "verification": {"embeddings": True},
     "request": {"where": "patient in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20)"},
+    "training": {"rounds": 1},
 }
 
 
 def of(home: Path, **changes: Any) -> tuple[Plan, Sites]:
     write_npz(home, 300)
     plan, sites = prepared(home, **merged(ASKED, changes))
-    return plan.model_copy(update={"retrain": False}), sites
+    return hurried(plan), sites
 
 
 def embedded_at(app: Callable[[Message, Context], Message], plan: Plan, folder: Path) -> Json:
@@ -142,8 +143,7 @@ def test_the_model_and_its_scores_are_those_of_a_run_without(embedded: tuple[Jso
     assert plain["unlearned"]["cost"]["passes"] == results["unlearned"]["cost"]["passes"]
     assert plain["verification"]["embeddings"] is None
     assert not (tmp_path / "run" / EMBEDDINGS).exists()
-    for kind in (m.MomentsQuery, m.EmbeddingQuery):
-        assert asked_of(plan, sites, tmp_path / "again", kind) == []
+    assert asked_of(plan, sites, tmp_path / "again", m.MomentsQuery, m.EmbeddingQuery) == []
 
 
 @pytest.mark.parametrize("when", ["before the axes are kept", "before the points", "before they are kept", "after"])
@@ -328,7 +328,7 @@ def test_points_that_cannot_be_are_refused_and_whose_they_are_is_said(
         (raw(covariance=[1.0]), "shapes"),
         (raw(images=-5), "shapes"),
         (raw(images=0), "shapes"),
-        (raw(mean=[1e200] * 10), "range"),
+        (raw(mean=[1e200] * FEATURES), "range"),
     ],
     ids=["infinite", "shape", "negative", "none", "far"],
 )

@@ -24,6 +24,7 @@ from excise.simulations.engine import simulated_client
 from excise.simulations.local_grid import LocalGrid
 from tests.scenarios import (
     events,
+    hurried,
     numbers,
     prepared,
     run,
@@ -54,7 +55,7 @@ def poisoned(app: NodeApp, kind: str) -> NodeApp:
 def test_an_update_of_nan_is_refused_and_the_run_goes_on(tmp_path: Path, kind: str, phase: str) -> None:
     plan, sites = prepared(tmp_path, rounds={"quorum": 0.5})
     grid = LocalGrid(poisoned(simulated_client(sites.configs), kind), 3)  # type: ignore[arg-type]
-    results = Coordinator(grid, plan, RunFolder(tmp_path / "run")).run()
+    results = Coordinator(grid, hurried(plan), RunFolder(tmp_path / "run")).run()
     refused = [event for event in events(tmp_path / "run") if event["event"] == "refused"]
     assert {(event["site"], event["code"]) for event in refused} == {("site-3", "not_finite")}
     assert phase in {event["round"] for event in refused}
@@ -67,7 +68,7 @@ def test_an_update_of_nan_is_refused_and_the_run_goes_on(tmp_path: Path, kind: s
 def test_a_dead_site_is_left_out_when_the_quorum_allows(tmp_path: Path) -> None:
     plan, sites = prepared(tmp_path, rounds={"quorum": 0.5})
     grid = LocalGrid(simulated_client(sites.configs), 3, dead=[2])
-    results = Coordinator(grid, plan, RunFolder(tmp_path / "run")).run()
+    results = Coordinator(grid, hurried(plan), RunFolder(tmp_path / "run")).run()
     assert list(results["sites"]) == ["site-1", "site-2"]
     (refused,) = [event for event in events(tmp_path / "run") if event["event"] == "refused"]
     assert (refused["round"], refused["code"]) == ("status", "no_answer")
@@ -84,6 +85,7 @@ def test_a_dead_site_stops_a_run_that_needs_all(tmp_path: Path) -> None:
 
 def test_a_site_that_dies_on_the_way_is_named(tmp_path: Path) -> None:
     plan, sites = prepared(tmp_path)
+    plan = hurried(plan)
     grid = LocalGrid(simulated_client(sites.configs), 3)
 
     def progress(phase: str, done: int, total: int, note: str) -> None:

@@ -19,7 +19,7 @@ from excise.common.messages import AuditQuery, ReferenceQuery, StatusQuery, Unle
 from excise.common.models import build_model
 from excise.common.weights import snapshot
 from excise.simulations.run import Simulation, new_run_folder, simulate
-from tests.scenarios import SIDE, asked_of, prepared, quiet, run, scenario
+from tests.scenarios import SIDE, asked_of, hurried, prepared, quiet, run, scenario
 
 Json = dict[str, Any]
 NAMES = ("bright", "striped")
@@ -52,7 +52,7 @@ def write_csv(folder: Path, count: int = 240) -> None:
 
 
 def simulated(folder: Path, **changes: Any) -> Simulation:
-    changes = {"model": {"name": "allcnn", "size": SIDE, "width": 0.05, "multi_label": True}, "training": ENOUGH} | changes
+    changes = {"model": {"multi_label": True}, "training": ENOUGH} | changes
     wanted = scenario(folder, **changes)
     return simulate(wanted, new_run_folder(folder / "runs", wanted), folder / "cache", "inprocess", quiet)
 
@@ -74,10 +74,10 @@ def test_retain_images_calibrate_each_side_of_each_label(tmp_path: Path) -> None
     write_npz(tmp_path)
     plan, sites = prepared(
         tmp_path,
-        model={"name": "allcnn", "size": SIDE, "width": 0.05, "multi_label": True},
+        model={"multi_label": True},
         unlearning={"target": {"level": "retain"}},
     )
-    asked = asked_of(plan, sites, tmp_path / "run", UnlearnInstruction)
+    asked = asked_of(hurried(plan), sites, tmp_path / "run", UnlearnInstruction)
     assert len(asked) == 6  # three sites, two rounds
     for instruction in asked:
         assert set(instruction.trained) == set(instruction.reference) == {"all", "0", "1", "2", "3"}
@@ -106,7 +106,7 @@ def test_sites_read_labels_and_predicates_find_each(tmp_path: Path) -> None:
     write_csv(tmp_path)
     _, labels = pictures(240)
     changes: Json = {"data": {"source": "csv", "path": ".", "labels": "table.csv"}, "partition": {"sites": 1}}
-    changes["model"] = {"name": "allcnn", "size": SIDE, "width": 0.05, "multi_label": True}
+    changes["model"] = {"multi_label": True}
     plan, sites = prepared(tmp_path, **changes, request={"kind": "class", "where": "class = striped and not class = bright"})
     site = open_site(sites.configs[0])
     assert sites.classes == NAMES
@@ -134,7 +134,7 @@ def test_a_class_request_forgets_the_labels_it_names_and_must_name_some(
 ) -> None:
     write_csv(tmp_path)
     changes: Json = {"data": {"source": "csv", "path": ".", "labels": "table.csv"}, "partition": {"sites": 1}}
-    changes["model"] = {"name": "allcnn", "size": SIDE, "width": 0.05, "multi_label": True}
+    changes["model"] = {"multi_label": True}
     plan, sites = prepared(tmp_path, **changes, request={"kind": "class", "where": where}, unlearning={"preset": "classes"})
     site = open_site(sites.configs[0])
     if named is None:
@@ -154,7 +154,7 @@ def test_a_rare_label_is_told_of_nowhere(tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", images=images, labels=np.concatenate([labels, rare], axis=1))
     plan, sites = prepared(
         tmp_path,
-        model={"name": "allcnn", "size": SIDE, "width": 0.05, "multi_label": True},
+        model={"multi_label": True},
         partition={"sites": 1},
         policy={"min_count": 10},
         request={"kind": "class", "where": 'class = "1" or class = "2"'},
@@ -179,7 +179,7 @@ def test_a_rare_label_is_told_of_nowhere(tmp_path: Path) -> None:
 
 def test_a_model_of_classes_does_not_fit_sites_with_labels(tmp_path: Path) -> None:
     write_npz(tmp_path)
-    plan, sites = prepared(tmp_path, model={"name": "allcnn", "size": SIDE, "width": 0.05, "multi_label": True})
+    plan, sites = prepared(tmp_path, model={"multi_label": True})
     classes = plan.model_copy(update={"model": plan.model.model_copy(update={"multi_label": False})})
     with pytest.raises(QuorumError, match=r"site-1 \(bad_data\)"):
         run(classes, sites, tmp_path / "run")
@@ -198,7 +198,7 @@ def test_labels_that_are_none_are_refused(tmp_path: Path, labels: np.ndarray, me
     np.savez(tmp_path / "images.npz", images=pictures(240)[0], labels=labels)
     data = {"source": "npz", "path": "images.npz", "classes": ["bright", "striped"]}
     with pytest.raises(DataError, match=message):
-        prepared(tmp_path, data=data, model={"name": "allcnn", "size": SIDE, "multi_label": True})
+        prepared(tmp_path, data=data, model={"multi_label": True})
 
 
 def test_two_columns_of_labels_hint_at_the_setting(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_two_columns_of_labels_hint_at_the_setting(tmp_path: Path) -> None:
 )
 def test_scenarios_that_cannot_have_labels(tmp_path: Path, data: Json, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        scenario(tmp_path, data=data, model={"name": "allcnn", "size": SIDE, "multi_label": True})
+        scenario(tmp_path, data=data, model={"multi_label": True})
 
 
 def test_an_unknown_label_is_left_out_and_said(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_an_unknown_label_is_left_out_and_said(tmp_path: Path) -> None:
     _, sites = prepared(
         tmp_path,
         data={"source": "csv", "path": ".", "labels": "table.csv", "classes": ["bright", "right"]},
-        model={"name": "allcnn", "size": SIDE, "multi_label": True},
+        model={"multi_label": True},
         partition={"sites": 1},
     )
     site = open_site(sites.configs[0])

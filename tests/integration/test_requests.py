@@ -25,6 +25,7 @@ from excise.simulations.run import new_run_folder, simulate
 from excise.simulations.scenario import later_scenario, read_scenario
 from tests.scenarios import (
     SIDE,
+    hurried,
     prepared,
     quiet,
     run,
@@ -45,7 +46,8 @@ def test_requests_are_carried_out_together(tmp_path: Path) -> None:
     for wanted in (FIRST, SECOND):
         folder = tmp_path / str(wanted["id"])
         folder.mkdir()
-        alone[wanted["id"]] = run(*prepared(folder, policy={"min_count": 1}, request=wanted), folder / "run")["sites"]
+        of_one, its = prepared(folder, policy={"min_count": 1}, request=wanted, training={"rounds": 1})
+        alone[wanted["id"]] = run(hurried(of_one), its, folder / "run")["sites"]
     for site, counts in results["sites"].items():
         assert counts["forget"] == sum(sites[site]["forget"] for sites in alone.values())
     assert list(results["requests"]) == ["first", "second"]
@@ -69,7 +71,7 @@ def test_two_classes_are_forgotten_together_and_neither_becomes_the_other(tmp_pa
     training: Json = {"rounds": 8, "batch_size": 8, "learning_rate": 0.1, "augment": False}
     changes: Json = {"policy": {"min_count": 1}, "requests": requests, "training": training}
     plan, sites = prepared(tmp_path, **changes, unlearning={"preset": "classes", "local": {"rounds": 3, "steps": 20}})
-    results = run(plan, sites, tmp_path / "run")
+    results = run(hurried(plan), sites, tmp_path / "run")
     before, after = (results[model]["pooled"] for model in ("original", "unlearned"))
     assert before["forget_accuracy"] > 0.8
     assert after["forget_accuracy"] < 0.05
@@ -88,7 +90,7 @@ def test_two_classes_are_forgotten_together_and_neither_becomes_the_other(tmp_pa
 def test_a_class_is_forgotten_where_the_request_says(tmp_path: Path) -> None:
     asked = {"kind": "class", "where": "class = 1 and site = site-2"}
     plan, sites = prepared(tmp_path, request=asked, unlearning={"preset": "classes", "local": {"rounds": 2, "steps": 2}})
-    results = run(plan, sites, tmp_path / "run")
+    results = run(hurried(plan), sites, tmp_path / "run")
     held = {
         name: [row.label for row in open_site(path).scan.rows if row.split is Split.TRAIN]
         for name, path in zip(("site-1", "site-2", "site-3"), sites.configs, strict=True)

@@ -25,7 +25,7 @@ from excise.server.record import RunFolder
 from excise.simulations.engine import simulated_client
 from excise.simulations.local_grid import LocalGrid
 from excise.simulations.sites import Sites
-from tests.scenarios import asked_of, events, numbers, prepared, run, same
+from tests.scenarios import asked_of, events, hurried, numbers, prepared, run, same
 
 Json = dict[str, Any]
 HALF = {"quorum": 0.5, "deadline": 0.6}
@@ -67,8 +67,15 @@ class Moving(LocalGrid):
         return [kind for kind, to, _ in self.asked if to == node]
 
 
-def carry_out(plan: Plan, grid: LocalGrid, folder: Path, at: dict[tuple[str, int], Callable[[], Any]] | None = None) -> Json:
+def carry_out(
+    plan: Plan,
+    grid: LocalGrid,
+    folder: Path,
+    at: dict[tuple[str, int], Callable[[], Any]] | None = None,
+    retrain: bool = False,
+) -> Json:
     """Carry out `plan`; before round `n` (from 0) of `phase`, do ``at[phase, n]``."""
+    plan = plan.model_copy(update={"retrain": retrain})
 
     def progress(phase: str, done: int, total: int, note: str) -> None:
         if at and (act := at.pop((phase, done), None)):
@@ -91,7 +98,7 @@ ALL, TWO = ["site-1", "site-2", "site-3"], ["site-1", "site-2"]
 
 def test_a_run_that_nobody_disturbs_asks_for_each_status_once(tmp_path: Path) -> None:
     plan, sites = prepared(tmp_path)
-    assert len(asked_of(plan, sites, tmp_path / "run", StatusQuery)) == 3
+    assert len(asked_of(hurried(plan), sites, tmp_path / "run", StatusQuery)) == 3
     assert told(tmp_path / "run") == []
 
 
@@ -252,7 +259,7 @@ def test_a_run_waits_for_a_quorum_to_return(undisturbed: Json, tmp_path: Path, m
             return super().get_node_ids()
 
     grid = Returning(sites)
-    results = carry_out(plan, grid, tmp_path / "run", {("unlearned", 1): lambda: grid.gone.add(102)})
+    results = carry_out(plan, grid, tmp_path / "run", {("unlearned", 1): lambda: grid.gone.add(102)}, retrain=True)
     assert told(tmp_path / "run") == [("left", "site-3"), ("awaiting", ["site-3"]), ("returned", "site-3")]
     assert same(numbers(results), numbers(undisturbed))  # whatever was waited for
 
@@ -401,6 +408,6 @@ def test_a_status_that_does_not_come_is_awaited_by_name(tmp_path: Path, monkeypa
 
 def test_the_deployed_model_comes_to_everybody_once(tmp_path: Path) -> None:
     plan, sites = prepared(tmp_path)
-    assert len(asked_of(plan, sites, tmp_path / "run", ReferenceQuery)) == 3
-    assert len(asked_of(plan, sites, tmp_path / "again", UnlearnInstruction)) == 6
-    assert run(plan, sites, tmp_path / "run")["sites"].keys() == set(ALL)
+    asked = asked_of(hurried(plan), sites, tmp_path / "run", ReferenceQuery, UnlearnInstruction)
+    assert [type(one) for one in asked] == [ReferenceQuery] * 3 + [UnlearnInstruction] * 6
+    assert run(hurried(plan), sites, tmp_path / "run")["sites"].keys() == set(ALL)

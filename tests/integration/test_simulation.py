@@ -22,6 +22,7 @@ from excise.simulations.scenario import read_scenario
 from excise.simulations.sites import make_sites
 from tests.scenarios import (
     events,
+    hurried,
     merged,
     numbers,
     pictures,
@@ -51,6 +52,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
             {
                 "data": {"limit": 200},
                 "policy": {"min_count": 3},
+                "model": {"size": 32, "width": 0.05},
                 "training": {"rounds": 2},
                 "unlearning": {"local": {"rounds": 2, "steps": 2}},
             },
@@ -104,7 +106,8 @@ def test_the_same_seed_gives_the_same_numbers(undisturbed: Json, tmp_path: Path)
 
 
 def test_another_seed_gives_another_model(undisturbed: Json, tmp_path: Path) -> None:
-    results = run(*prepared(tmp_path, seed=1), tmp_path / "run")
+    plan, sites = prepared(tmp_path, seed=1)
+    results = run(hurried(plan), sites, tmp_path / "run")
     assert results["unlearned"]["digest"] != undisturbed["unlearned"]["digest"]
 
 
@@ -164,7 +167,7 @@ def test_sites_whose_epsilon_is_used_up_end_the_run(tmp_path: Path) -> None:
     bound = epsilon({1.0: 3}, 1e-5)
     plan, sites = prepared(tmp_path, policy={"privacy": {"clip": 0.01, "noise_multiplier": 1.0, "max_epsilon": bound}})
     with pytest.raises(QuorumError, match="forbidden"):
-        run(plan, sites, tmp_path / "run")
+        run(hurried(plan), sites, tmp_path / "run")
     assert {event["code"] for event in events_of(tmp_path / "run", "refused")} == {"forbidden"}
     assert all(Accountant(path.parent).spent(1e-5).updates <= 3 for path in sites.configs)
 
@@ -233,7 +236,7 @@ def test_a_csv_scenario_forgets_a_scanner(tmp_path: Path, kind: str) -> None:
         partition={"kind": kind, "alpha": 5.0},
         request={"kind": "device", "where": "StationName = MR3"},
     )
-    results = run(plan, sites, tmp_path / "run")
+    results = run(hurried(plan), sites, tmp_path / "run")
     holders = [name for name, counts in results["sites"].items() if counts["forget"]]
     if kind == "forget-on-one-site":
         assert holders == ["site-1"]
@@ -251,7 +254,7 @@ def test_existing_dicom_sites_run(demo: Simulation, tmp_path: Path) -> None:
         unlearning={"local": {"rounds": 1}},
         request={"kind": "device", "where": "StationName = H2MR1"},
     )
-    results = run(plan, sites, tmp_path / "run")
+    results = run(hurried(plan), sites, tmp_path / "run")
     assert list(results["sites"]) == [f"hospital-{i}" for i in range(1, 5)]
 
 

@@ -23,7 +23,7 @@ from excise.server.scores import Audit
 from excise.simulations.engine import simulated_client
 from excise.simulations.local_grid import LocalGrid
 from excise.simulations.sites import Sites
-from tests.scenarios import asked_of, events, merged, numbers, prepared, run, same, write_npz
+from tests.scenarios import asked_of, events, hurried, merged, numbers, prepared, run, same, write_npz
 
 Json = dict[str, Any]
 BOTH: Json = {"verification": {"resurfacing": True, "resamples": 200}, "request": {"linear_probe": True}}
@@ -101,14 +101,13 @@ def test_the_revised_model_is_that_of_a_run_that_is_not_verified(verified: tuple
 
 def test_a_run_that_is_not_verified_asks_sites_for_nothing_more(tmp_path: Path) -> None:
     plan, sites = prepared(tmp_path)
-    assert len(asked_of(plan, sites, tmp_path / "run", m.UnlearnInstruction)) == 3 * plan.unlearning.local.rounds
-    assert asked_of(plan, sites, tmp_path / "again", m.ProbeQuery) == []
+    asked = asked_of(hurried(plan), sites, tmp_path / "run", m.UnlearnInstruction, m.ProbeQuery)
+    assert [type(one) for one in asked] == [m.UnlearnInstruction] * 3 * plan.unlearning.local.rounds
 
 
 def test_the_pass_over_retain_images_is_a_round_that_sites_allow(tmp_path: Path) -> None:
     plan, sites = prepared(tmp_path, verification={"resurfacing": True, "steps": 5, "batch": 8})
-    plan = plan.model_copy(update={"retrain": False})
-    *_, a, b, c = asked_of(plan, sites, tmp_path / "run", m.UnlearnInstruction)
+    *_, a, b, c = asked_of(hurried(plan), sites, tmp_path / "run", m.UnlearnInstruction)
     for asked in (a, b, c):
         assert asked.a_k == 0
         assert (asked.settings.local.retain_batch, asked.settings.local.schedule) == (8, "constant")
@@ -160,7 +159,7 @@ def test_an_interrupted_verification_goes_on_and_ends_alike(
 @pytest.mark.parametrize(("limit", "measured"), [(2, False), (3, True)])
 def test_a_site_whose_rounds_are_used_up_is_not_measured_and_the_run_ends(tmp_path: Path, limit: int, measured: bool) -> None:
     plan, sites = prepared(tmp_path, verification={"resurfacing": True})
-    plan = plan.model_copy(update={"retrain": False})
+    plan = hurried(plan)
     changed(sites, lambda config: config["limits"].update(rounds=limit), only=1)
     results = run(plan, sites, tmp_path / "run")
     assert bool(results["verification"]["resurfacing"]) == measured
@@ -204,7 +203,7 @@ def test_sites_that_tell_nothing_are_not_measured_never_zero(tmp_path: Path) -> 
 
 def test_a_forget_set_smaller_than_min_count_is_not_measured(tmp_path: Path) -> None:
     plan, sites = prepared(tmp_path, **merged(BOTH, {"policy": {"min_count": 12}, "request": {"where": "patient = 3"}}))
-    found = run(plan, sites, tmp_path / "run")["verification"]
+    found = run(hurried(plan), sites, tmp_path / "run")["verification"]
     for told in found["membership_auc"].values():
         assert all(math.isnan(told[key]) for key in ("value", "low", "high"))
     assert found["worst_site"]["membership_auc"]["site"] == ""
@@ -216,7 +215,7 @@ def test_one_site_alone_is_the_worst(tmp_path: Path) -> None:
     write_npz(tmp_path, 200)
     where = LARGER["request"]["where"]
     plan, sites = prepared(tmp_path, **merged(BOTH, {"partition": {"sites": 1}, "request": {"where": where}}))
-    found = run(plan, sites, tmp_path / "run")["verification"]
+    found = run(hurried(plan), sites, tmp_path / "run")["verification"]
     assert {worst["site"] for worst in found["worst_site"].values()} == {"site-1"}
     pooled, own = found["membership_auc"]["unlearned"], found["worst_site"]["membership_auc"]
     assert own["value"] == pooled["value"]

@@ -26,14 +26,12 @@ from excise.server.record import REVISED
 from excise.server.registry import InUse, bring_in, promote, roll_back, run_of, version, versions
 from excise.server.requests import status
 from tests.candidates import changed, ran, signed
-from tests.coordinators import DEVICE, OTHER, SPEC, Network, network
+from tests.coordinators import DEVICE, OTHER, SPEC, Network, ready
 
 
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[Network]:
-    with network(tmp_path) as one:
-        one.let_in("a", "b")
-        one.deployed()
+    with ready(tmp_path) as one:
         yield one
 
 

@@ -22,7 +22,7 @@ from excise.server.plan import Plan
 from excise.server.registry import run_of
 from excise.server.requests import draft, move, status
 from excise.server.store.leases import held, lease_of
-from tests.coordinators import DEVICE, OTHER, SPEC, Network, network
+from tests.coordinators import DEVICE, OTHER, SPEC, Network, network, ready
 
 CLASS = ForgetRequest(id="ill", kind=RequestKind.CLASS, where="class = ill", reason="r")
 SETTINGS = """
@@ -39,9 +39,7 @@ resamples = 500
 
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[Network]:
-    with network(tmp_path) as one:
-        one.let_in("a", "b")
-        one.deployed()
+    with ready(tmp_path) as one:
         yield one
 
 

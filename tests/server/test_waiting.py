@@ -24,14 +24,12 @@ from excise.server.store.leases import _machine, held, is_held, lease_of
 from excise.server.store.tables import Lease
 from excise.server.waiting import abandoned, awaited, standing_as
 from tests.candidates import ran
-from tests.coordinators import DEVICE, OTHER, Network, network
+from tests.coordinators import DEVICE, OTHER, Network, ready
 
 
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[Network]:
-    with network(tmp_path) as one:
-        one.let_in("a", "b")
-        one.deployed()
+    with ready(tmp_path) as one:
         yield one
 
 

@@ -29,7 +29,7 @@ from excise.server.setup import SIGNING_KEY
 from excise.server.store.leases import held
 from excise.server.unlearning import Reference
 from tests.candidates import MET, ran, signed
-from tests.coordinators import DEVICE, OTHER, Network, network
+from tests.coordinators import DEVICE, OTHER, Network, network, ready
 
 Excise = Callable[..., Any]
 PAGE = Path(__file__).parents[2] / "docs" / "coordinator.md"
@@ -37,9 +37,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "coordinator.md"
 
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Network]:
-    with network(tmp_path) as one:
-        one.let_in("a", "b")
-        one.deployed()
+    with ready(tmp_path) as one:
         monkeypatch.setenv("EXCISE_SERVER", str(one.toml))
         yield one
 

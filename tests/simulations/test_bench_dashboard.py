@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from excise.server import users
 from excise.server.config import store_of
 from excise.server.dashboard.runs import runs_of
 from excise.server.life import State
@@ -61,6 +62,9 @@ def test_a_crowd_is_a_coordinator_with_runs(tmp_path: Path) -> None:
 
 def test_a_small_one_is_measured_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "EVERY", 2.0)
+    monkeypatch.setattr(module, "LOOKS", 2)
+    monkeypatch.setattr(module, "PLACES", module.PLACES[:2])
+    monkeypatch.setattr(users, "MEMORY", 1024)  # of passwords' hashes
     monkeypatch.setattr(viewers, "WARM", 2)
     measured = measure(tmp_path, sites=3, runs=4, viewers=3, seconds=4, progress=lambda _: None)
     load = measured.load

@@ -22,7 +22,7 @@ from excise.simulations.bench.fashion_models import Images, Task
 from excise.simulations.bench.forgetting import SCORES
 from excise.simulations.bench.profile import profile_engine, write_profile_page
 
-SPEC = ModelSpec(name="allcnn", classes=3, size=16, width=0.05)
+SPEC = ModelSpec(name="tests.scenarios:small", classes=3, size=16)
 
 
 def quiet(_: str) -> None:
@@ -132,7 +132,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             preset.model_copy(update={"local": preset.local.model_copy(update=short)})
             for preset in (PRESETS["classes"], UnlearningSettings())
         )
-        train, test = images(300, 0), images(60, 1)
+        train, test = images(150, 0), images(60, 1)
         found = engine.run_engine(train, test, classes, samples, home, 1, quiet, composed=(1,))
         kept = sorted(home.glob("*-0-*.json"))
         assert [path.name.split("-")[0] for path in kept] == ["class", "samples", "speed"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from typing import Any
 
 import pytest
@@ -37,6 +39,11 @@ def net(dims: int = 2, dropout: float = 0.0) -> nn.Module:
 
 
 def trained(dims: int = 2, dropout: float = 0.0) -> nn.Module:
+    return copy.deepcopy(trained_once(dims, dropout))
+
+
+@cache
+def trained_once(dims: int, dropout: float) -> nn.Module:
     model = net(dims, dropout)
     settings = TrainingSettings(rounds=1, epochs=40, learning_rate=0.2, batch_size=30, augment=False)
     train_locally(model, *images(90, 0, dims), settings, 0, Generator().manual_seed(0))

@@ -43,7 +43,7 @@ from excise.server.requests import draft, status, statuses
 from excise.server.setup import sites_authority
 from excise.server.store.leases import held, lease_of
 from tests.candidates import MET, ran, signed
-from tests.coordinators import DEVICE, OTHER, Network, network
+from tests.coordinators import DEVICE, OTHER, Network, network, ready
 from tests.dashboards import COORDINATOR, OTHER_COORDINATOR, PASSWORD, VIEWER, app_of, serving, signed_in, with_users
 from tests.deployment import eventually
 
@@ -53,9 +53,7 @@ PAGES = ("/", "/requests", "/sites", "/compare", "/embeddings", "/audit", "/repo
 
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[Network]:
-    with network(tmp_path) as one:
-        one.let_in("a", "b")
-        one.deployed()
+    with ready(tmp_path) as one:
         yield with_users(one)
 
 
