@@ -17,6 +17,7 @@ from excise.client.config import read_site_config
 from excise.client.joining import join
 from excise.client.requests import Requests
 from excise.client.setup import make_node_key
+from excise.client.site import open_site
 from excise.common.bundle import bundle_digest
 from excise.common.models import build_model
 from excise.common.request import ForgetRequest, RequestKind
@@ -34,6 +35,8 @@ from tests.dicoms import write_hospital, write_site_toml
 
 NAMES = ("st-joan", "st-luke")
 REQUEST = ForgetRequest(id="mr7", kind=RequestKind.DEVICE, where="StationName = MR7", reason="retired")
+REFUSED = "Failed to activate SuperNode"
+"""What Flower writes into the log of a site whose key the SuperLink does not know."""
 SETTINGS = """
 [unlearning.local]
 rounds = 1
@@ -116,15 +119,21 @@ def test_who_knows_another_authority_is_not_believed(made: Coordinated, tmp_path
 
 def test_a_site_that_joined_and_that_nobody_let_in_does_not_connect(made: Coordinated, tmp_path: Path) -> None:
     write_hospital(tmp_path / "st-paul")
-    policy = {"bundles": [bundle_digest()]}
-    toml = write_site_toml(tmp_path / "st-paul", name="st-paul", data={"labels": "labels.csv"}, policy=policy)
+    toml = write_site_toml(
+        tmp_path / "st-paul",
+        name="st-paul",
+        data={"labels": "labels.csv"},
+        split={"key": "a secret of st-paul's own"},
+        policy={"bundles": [bundle_digest()], "approval": True, "min_count": 2},
+    )
     make_key(toml.parent / "keys" / "signing.pem")
     make_node_key(toml.parent / "keys" / "node")
     with store_of(made.toml) as store:
         sent = invite(store, made.folder, made.config, "st-paul", "tests")
     join(toml, sent, sent.fingerprint)
-    process = start("site", "up", "--site", toml)
-    time.sleep(15)  # others take five
+    open_site(toml)
+    process, log = start("site", "up", "--site", toml), toml.parent / "state" / "node" / "log"
+    eventually(lambda: log.exists() and REFUSED in log.read_text(), 60, "it is not refused")
     end(process)
     with linked(made.config.link_port, made.folder / AUTHORITY) as link:
         assert len(link.nodes()) == len(NAMES)

@@ -10,7 +10,7 @@ from excise.server.verdict import WHAT_MAY_REMAIN, verdict
 from tests.scenarios import asked_of, prepared, run
 
 REQUEST = {"kind": "labels", "acceptance": {"label_agreement": 0.6}}
-UNLEARNING = {"preset": "labels", "local": {"rounds": 3, "steps": 10}}
+UNLEARNING = {"preset": "labels", "psi": 0.4, "local": {"rounds": 3, "steps": 20}}
 TRAINING = {"rounds": 8}
 
 

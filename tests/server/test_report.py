@@ -13,6 +13,7 @@ import pytest
 
 from excise.common.models import ModelSpec
 from excise.common.request import ForgetRequest
+from excise.server import report
 from excise.server.plan import Plan
 from excise.server.report import (
     MISSING,
@@ -31,6 +32,7 @@ SITES = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
 MODELS = {"original": (1.0, 0.99, 0.94, 0.75), "retrained": (0.9, 0.985, 0.92, 0.51), "unlearned": (0.88, 0.98, 0.935, 0.53)}
 COSTS = {"original": (118.0, 72000, 40, 7e7), "retrained": (109.3, 66400, 40, 7e7), "unlearned": (11.2, 6380, 6, 1.05e7)}
 SECTIONS = ("verdict", "scores", "rounds", "membership", "sites", "images", "search", "cost", "limits", "model", "settings")
+PICTURES = ("rounds", "losses", "verification", "sites", "embedding", "examples", "convergence", "candidates", "cost")
 
 
 def scores(forget: float, retain: float, held_out: float, auc: float) -> dict[str, float]:
@@ -110,6 +112,12 @@ def extras(note: str = "Device tags and their intensity response are simulated."
     ramp = np.linspace(0, 1, 32)
     images = [(np.clip(np.outer(ramp, ramp) * (i + 1) / 6, 0, 1), "tumour" if i % 2 else "no tumour") for i in range(12)]
     return ReportExtras(examples=images, embedding_before=before, embedding_after=after, embedding_set=sets, note=note)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without pictures, which take most of their time."""
+    monkeypatch.setattr(report, "_pictures", lambda *_: dict.fromkeys(PICTURES, ""))
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +299,7 @@ def test_cost_in_one_line() -> None:
         ([2.0, None], 1, "Round 1 of 2 was kept: those after it came clearly less close to the acceptance rule"),
     ],
 )
-def test_the_kept_round_is_told_with_its_reason(excess: list[float | None], kept: int, said: str) -> None:
+def test_the_kept_round_is_told_with_its_reason(undrawn: None, excess: list[float | None], kept: int, said: str) -> None:
     results = made_up_results()
     results["unlearned"] |= {"history": [{"round": i, "excess": e} for i, e in enumerate(excess, 1)], "kept_round": kept}
     assert kept_line(results).startswith(said)
@@ -312,7 +320,7 @@ def test_the_search_is_told_in_one_line(page: str) -> None:
     assert "the sites asked for losses of 1.80, 0.56 times the reference's" in search_line(results)
 
 
-def test_joined_requests_are_told_one_by_one() -> None:
+def test_joined_requests_are_told_one_by_one(undrawn: None) -> None:
     results = made_up_results()
     assert 'id="requests"' not in render_report(results, plan())
     told = {"forget_images": 120.0, "forget_accuracy": 0.9, "membership_auc": 0.512}
