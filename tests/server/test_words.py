@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from excise.common.weights import save_weights, snapshot
 from excise.server import members
 from excise.server.cli.models import ARCHITECTURES
 from excise.server.cli.shared import local, results
-from excise.server.deploy import SERVER
+from excise.server.deploy import SERVER, check_store
 from excise.server.evidence import seal, verify
 from excise.server.launch import prepare
 from excise.server.life import State
@@ -243,7 +244,8 @@ def test_a_request_that_names_patients_is_drafted_only_when_it_is_said(made: Net
     assert (code, statuses(made.store)[0].request) == (0, named), err
 
 
-def test_a_second_coordinator_is_told_that_it_is_up(made: Network, excise: Excise) -> None:
+def test_a_second_coordinator_is_told_that_it_is_up(made: Network, excise: Excise, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("excise.server.deploy.check_store", partial(check_store, patience=1.0))
     with held(made.store, SERVER, beat=0.05):
         code, _, err = excise("server", "up")
     assert (code, "it is up already" in err) == (2, True), err
