@@ -132,7 +132,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             preset.model_copy(update={"local": preset.local.model_copy(update=short)})
             for preset in (PRESETS["classes"], UnlearningSettings())
         )
-        train, test = images(150, 0), images(60, 1)
+        train, test = images(300, 0), images(60, 1)
         found = engine.run_engine(train, test, classes, samples, home, 1, quiet, composed=(1,))
         kept = sorted(home.glob("*-0-*.json"))
         assert [path.name.split("-")[0] for path in kept] == ["class", "samples", "speed"]
