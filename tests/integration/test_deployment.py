@@ -233,7 +233,7 @@ def test_a_bundle_that_the_site_does_not_allow_is_not_run(made: Deployment, site
     foreign.mkdir()
     text = (FOLDER / "pyproject.toml").read_text()
     (foreign / "pyproject.toml").write_text(text.replace("The rounds of excise", "Something else"))
-    folder = plan_in(made.folder / "foreign", deadline=12)
+    folder = plan_in(made.folder / "foreign", deadline=20)
     made.run(folder, foreign)
     assert not (folder / "model.safetensors").exists()
     logs = [(site.parent / "state" / "node" / "log").read_text() for site in sites]
