@@ -165,12 +165,23 @@ def verdict(results: Results, request: ForgetRequest) -> Verdict:
         limit, name = request.forget_limit, WHAT_MAY_REMAIN[request.kind]
         checks.append(_check(name, f"{name} is at most {limit:.3f}", forget, limit))
     else:
-        limit = rule.membership_tolerance
-        text = f"membership AUC of the forget set differs from {IDEAL_MEMBERSHIP:.1f} by at most {limit:.3f}"
-        distance = abs(score(results, "unlearned", "membership_auc") - IDEAL_MEMBERSHIP)
-        checks.append(_check("distance of the membership AUC from chance", text, distance, limit))
+        checks.append(_membership(results, rule.membership_tolerance))
         checks.append(_over_unlearning(results, forget))
     return Verdict(all(check.passed for check in checks), tuple(checks))
+
+
+def _membership(results: Results, limit: float) -> Check:
+    """Forgotten images are to be as any unseen image: an AUC of 0.5, but for how hard they happen to be.
+
+    A retrained model's own AUC tells how much that is; what lies between the two is as good as either.
+    """
+    own, known = score(results, "unlearned", "membership_auc"), [IDEAL_MEMBERSHIP]
+    text = f"membership AUC of the forget set differs from {IDEAL_MEMBERSHIP:.1f} by at most {limit:.3f}"
+    if "retrained" in results:
+        known.append(score(results, "retrained", "membership_auc"))
+        text += f", or from the retrained model's {known[1]:.3f}, or lies between"
+    distance = math.nan if any(map(math.isnan, (own, *known))) else max(min(known) - own, own - max(known), 0.0)
+    return _check("distance of the membership AUC from chance", text, distance, limit)
 
 
 def _over_unlearning(results: Results, forget: float) -> Check:

@@ -91,6 +91,26 @@ def test_forgetting_far_below_retrained_is_no_success(retrained: float, unlearne
     assert failing(results) == expected
 
 
+@pytest.mark.parametrize(
+    ("retrained", "unlearned", "expected"),
+    [
+        (0.40, 0.42, []),  # hard images: the retrained model would fail a limit of 0.05 around 0.5
+        (0.40, 0.36, []),
+        (0.40, 0.34, [MEMBERSHIP]),
+        (0.40, 0.55, []),
+        (0.40, 0.56, [MEMBERSHIP]),
+        (0.58, 0.62, []),
+        (0.58, 0.64, [MEMBERSHIP]),
+        (0.58, 0.44, [MEMBERSHIP]),
+        (math.nan, 0.5, [MEMBERSHIP]),
+        (0.5, math.nan, [MEMBERSHIP]),
+    ],
+)
+def test_what_a_retrained_model_tells_may_be_told(retrained: float, unlearned: float, expected: list[str]) -> None:
+    results = {"original": ORIGINAL, "retrained": model(auc=retrained), "unlearned": model(auc=unlearned)}
+    assert failing(results) == expected
+
+
 def test_excess_counts_in_units_of_the_limits() -> None:
     def excess(**changes: Any) -> float:
         return verdict({"original": ORIGINAL, "unlearned": model(**changes)}, request()).excess
