@@ -181,7 +181,7 @@ def _membership(results: Results, limit: float) -> Check:
         known.append(score(results, "retrained", "membership_auc"))
         text += f", or from the retrained model's {known[1]:.3f}, or lies between"
     distance = math.nan if any(map(math.isnan, (own, *known))) else max(min(known) - own, own - max(known), 0.0)
-    return _check("distance of the membership AUC from chance", text, distance, limit)
+    return _check("distance of the membership AUC from that of unseen images", text, distance, limit)
 
 
 def _over_unlearning(results: Results, forget: float) -> Check:

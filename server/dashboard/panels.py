@@ -116,7 +116,7 @@ def headline(results: Mapping[str, Any] | None, request: ForgetRequest | None, s
             "high": interval.get("high"),
             "target": IDEAL_MEMBERSHIP,
             "slack": rule.membership_tolerance if rule and limit is None else None,
-            "passed": passed.get("distance of the membership AUC from chance"),
+            "passed": passed.get("distance of the membership AUC from that of unseen images"),
         },
         "worst_site": _worst_site(results, story)
         | {

@@ -139,7 +139,9 @@ def test_a_missed_rule_or_a_silent_site_is_overridden_in_writing_alone(made: Net
     run = ran(made, DEVICE, met=False)
     seal(made.store, made.folder, made.config, run)
     signed(made, run, "a")
-    with pytest.raises(ConfigError, match=r"membership AUC from chance: 0.400 \(limit 0.050\); no signature of b"):
+    with pytest.raises(
+        ConfigError, match=r"membership AUC from that of unseen images: 0.400 \(limit 0.050\); no signature of b"
+    ):
         verify(made.store, made.folder, made.config, run, "Ada")
     verify(made.store, made.folder, made.config, run, "Ada", "the board decided so")
     pack = pack_of(made.store, run)

@@ -42,7 +42,7 @@ def failing(results: dict[str, Any], kind: str = "device") -> list[str]:
 
 HELD_OUT, SITE, RETAIN = "held-out accuracy lost", "held-out accuracy lost at the worst site", "retain accuracy lost"
 MEMBERSHIP, CLASS, OVER = (
-    "distance of the membership AUC from chance",
+    "distance of the membership AUC from that of unseen images",
     "accuracy on the class",
     "over-unlearning: forget accuracy too low",
 )

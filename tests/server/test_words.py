@@ -265,7 +265,7 @@ def test_what_is_missed_is_told_in_three_decimals(made: Network) -> None:
     with pytest.raises(ConfigError) as refused:
         verify(made.store, made.folder, made.config, run, "Ada")
     assert "retain accuracy lost: not measured (limit 0.010)" in str(refused.value)
-    assert "from chance: 0.250 (limit 0.050)" in str(refused.value)
+    assert "unseen images: 0.250 (limit 0.050)" in str(refused.value)
     verify(made.store, made.folder, made.config, run, "Ada", "the board decided so")
     page = (path.parent / "evidence.html").read_text()
     assert "0.250 (limit 0.050)" in page
