@@ -196,13 +196,13 @@ PRESETS: dict[str, UnlearningSettings] = {
             distil=0.0,
         ),
     ),
-    # Labels that are wrong: another class than the label's, the nearest. What the wrong ones spoilt is learned anew, in larger
-    # steps and mostly from retain images (docs/adr/0024-wrong-labels.md).
+    # Labels that are wrong: another class than the label's, the nearest. What the wrong ones spoilt is learned anew, in many
+    # large steps and mostly from retain images (docs/adr/0024-wrong-labels.md).
     "labels": UnlearningSettings(
-        psi=0.1,
+        psi=0.05,
         search=SearchSettings(epsilon=0.1, eta=0.1, max_steps=10, stop="crossed"),
         target=TargetSettings(kind="nearest"),
-        local=LocalSettings(rounds=5, steps=9, forget_batch=12, learning_rate=0.05),
+        local=LocalSettings(rounds=5, steps=18, forget_batch=6, retain_batch=48, learning_rate=0.05),
     ),
     # The authors' public code, faults included, so that a comparison with it stays possible.
     "published": UnlearningSettings(

@@ -248,7 +248,8 @@ def test_the_next_class_is_never_the_own(problem: Problem) -> None:
 
 
 def test_ours_is_the_product_s_own_unlearning(problem: Problem) -> None:
-    made = CENTRAL["excise, nearest"](problem)  # its knobs begin as the preset is
+    # Its other knobs begin as the preset is.
+    made = CENTRAL["excise, nearest"](problem, {"retain_batch": PRESETS["classes"].local.retain_batch})
     theirs = unlearn(problem.original, problem.forget, problem.retain, None, PRESETS["classes"], forgotten=[0])
     assert same(weights(made.model), weights(theirs.model))
     assert made.passes == theirs.passes
@@ -259,7 +260,7 @@ def test_the_targets_of_ours_differ(problem: Problem, monkeypatch: pytest.Monkey
     monkeypatch.setattr(ours, "unlearn", lambda *given, **_: asked.append(given[4]) or unlearn(*given))
     few = Problem(problem.original, first(problem.forget, 4), problem.retain, problem.unseen, whole_class=True)
     for method in ours.OURS:
-        method(few, {"rounds": 2})
+        method(few, {"retain_batch": 16})
     assert [settings.target.kind for settings in asked] == ["nearest", "soft", "topk", "calibrated"]
     assert [settings.search.stop for settings in asked] == ["crossed"] * 3 + [PRESETS["samples"].search.stop]
     assert asked[-1].forget_sample is None

@@ -113,10 +113,11 @@ def test_gradients_travel_without_statistics_and_stored_updates_do_not_travel_ag
 
 
 def test_ours_sends_quantiles_beside_models(problem: FederatedProblem) -> None:
-    one, quantiles = size(problem), 8 * PRESETS["samples"].quantiles
-    made = FEDERATED["excise, mean"](replace(problem, whole_class=False), {"rounds": 2})
-    assert made.bytes_up == dict.fromkeys(SITES, 2 * one + quantiles)
-    assert made.bytes_down == {"a": 3 * one + 2 * quantiles, "b": 3 * one, "c": 3 * one}
+    one, quantiles, rounds = size(problem), 8 * PRESETS["samples"].quantiles, PRESETS["samples"].local.rounds
+    made = FEDERATED["excise, mean"](replace(problem, whole_class=False), {"retain_batch": 16})
+    assert made.bytes_up == dict.fromkeys(SITES, rounds * one + quantiles)
+    models = (rounds + 1) * one
+    assert made.bytes_down == {"a": models + rounds * quantiles, "b": models, "c": models}
 
 
 # ---- methods --------------------------------------------------------------------------------------------------------------
@@ -281,14 +282,15 @@ def test_ours_at_one_site_is_ours_without_sites(problem: FederatedProblem, whole
     part = problem.sites["a"]
     alone = replace(problem, sites={"a": part}, whole_class=whole_class)
     central = Problem(problem.original, part.forget, part.retain, part.unseen, whole_class)
-    settings = {"rounds": 3, "learning_rate": 0.01, "psi": 0.3}
+    settings = {"retain_batch": 16, "learning_rate": 0.01, "psi": 0.3}
     together = FEDERATED["excise, mean"](alone, settings)
     expected = CENTRAL["excise, nearest" if whole_class else "excise, calibrated"](central, settings)
     for name, value in together.model.state_dict().items():
         if value.is_floating_point():  # batch counters stay as they were
             torch.testing.assert_close(value, expected.model.state_dict()[name], atol=1e-4, rtol=1e-3)
     assert together.passes == expected.passes
-    assert together.rounds == 3 + (not whole_class)
+    rounds = PRESETS["classes" if whole_class else "samples"].local.rounds
+    assert together.rounds == rounds + (not whole_class)
 
 
 def test_every_rule_of_the_server_is_there() -> None:
@@ -306,15 +308,16 @@ def test_updates_are_composed_with_their_weights_and_roles(problem: FederatedPro
 
     new_composer = ours.new_composer
     monkeypatch.setattr(ours, "new_composer", spy)
-    made = FEDERATED["excise, module_swap"](problem, {"rounds": 2, "psi": 0.4})
-    assert made.rounds == 3  # with the recovery round that the rule wants
-    assert [rule for rule, _ in taken] == ["module_swap"] * 6 + ["mean"] * 3
+    made = FEDERATED["excise, module_swap"](problem, {"retain_batch": 16, "psi": 0.4})
+    rounds = PRESETS["classes"].local.rounds
+    assert made.rounds == rounds + 1  # with the recovery round that the rule wants
+    assert [rule for rule, _ in taken] == ["module_swap"] * 3 * rounds + ["mean"] * 3
     n_f, n_r = problem.forget, problem.retain
-    for _, update in taken[:6]:
+    for _, update in taken[: 3 * rounds]:
         p = 0.4 * n_f[update.site] / sum(n_f.values()) + 0.6 * n_r[update.site] / sum(n_r.values())
         assert update.weight == pytest.approx(p)
         assert update.forgets is (update.site == "a")
-    assert not any(update.forgets for _, update in taken[6:])
+    assert not any(update.forgets for _, update in taken[3 * rounds :])
 
 
 def test_the_reference_is_that_of_all_sites_together(problem: FederatedProblem) -> None:
@@ -335,6 +338,8 @@ def test_the_reference_is_that_of_all_sites_together(problem: FederatedProblem) 
 def test_one_small_site_is_heard(problem: FederatedProblem) -> None:
     """Forget images are a tenth of one site's images, and one site of three holds them: they are forgotten all the same."""
     few = {**problem.sites, "a": replace(problem.sites["a"], forget=first(problem.sites["a"].forget, 6))}
-    gone, kept = scores(FEDERATED["excise, mean"](replace(problem, sites=few), {"rounds": 3, "learning_rate": 0.03}).model)
+    gone, kept = scores(
+        FEDERATED["excise, mean"](replace(problem, sites=few), {"retain_batch": 16, "learning_rate": 0.03}).model
+    )
     assert gone < 0.5
     assert kept > 0.9

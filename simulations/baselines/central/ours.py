@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from excise.client.unlearning import unlearn
 from excise.common.errors import ConfigError
-from excise.common.settings import PRESETS, UnlearningSettings
+from excise.common.settings import PRESETS, LocalSettings, UnlearningSettings
 from excise.simulations.baselines.method import Aim, Knob, Made, Method, Problem, Settings
 
 Kind = Literal["nearest", "soft", "topk", "calibrated"]
@@ -24,9 +24,17 @@ KNOBS = {
         1e-3, 0.1, SAMPLES.local.learning_rate, log=True, of={aim: of.local.learning_rate for aim, of in OF.items()}
     ),
     "psi": Knob(0.05, 0.9, SAMPLES.psi, of={aim: of.psi for aim, of in OF.items()}),
-    "rounds": Knob(1, 12, SAMPLES.local.rounds, log=True, whole=True, of={aim: of.local.rounds for aim, of in OF.items()}),
+    "retain_batch": Knob(16, 128, 48, log=True, whole=True, of={"classes": 44}),
 }
-"""The first trial is what excise does when it is asked for nothing else."""
+"""The first trial is what excise does when it is asked for nothing else, but for smaller retain batches, which do on tasks as
+small as these: a class would cost more than the budget (docs/adr/0026-small-retain-batches.md)."""
+
+
+def local_settings(preset: UnlearningSettings, settings: Settings) -> LocalSettings:
+    """The steps of a preset with the knobs' values."""
+    return preset.local.model_copy(
+        update={"learning_rate": settings["learning_rate"], "retain_batch": int(settings["retain_batch"])}
+    )
 
 
 def _of(kind: Kind) -> Method:
@@ -34,14 +42,13 @@ def _of(kind: Kind) -> Method:
         if kind == "calibrated" and not len(problem.unseen[1]):
             raise ConfigError("calibrated targets need images that nothing was trained on; there are none")
         preset = OF[problem.aim]
-        local = {"learning_rate": settings["learning_rate"], "rounds": int(settings["rounds"])}
         target = preset.target.model_copy(update={"kind": kind, "k": 2})
         chosen = {
             "psi": settings["psi"],
             "target": target,
             "search": (SAMPLES if kind == "calibrated" else OF_CLASS).search,
             "forget_sample": None if kind == "calibrated" else preset.forget_sample,
-            "local": preset.local.model_copy(update=local),
+            "local": local_settings(preset, settings),
         }
         made = unlearn(
             problem.original,
