@@ -155,4 +155,4 @@ def accuracy_interval(accuracy: float, effective: float) -> Interval:
     z2 = NormalDist().inv_cdf((1 + LEVEL) / 2) ** 2
     middle = (accuracy + z2 / (2 * effective)) / (1 + z2 / effective)
     half = math.sqrt(z2 * (accuracy * (1 - accuracy) / effective + z2 / (4 * effective**2))) / (1 + z2 / effective)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, min(accuracy, middle - half)), min(1.0, max(accuracy, middle + half))  # rounding is kept out

@@ -193,6 +193,13 @@ def test_wilsons_interval(share: float, images: float, low: float, high: float) 
     assert accuracy_interval(share, images) == pytest.approx((low, high), abs=1e-4)
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+@pytest.mark.parametrize("images", [7.0, 20.0, 33.3, 1000.0])
+def test_the_interval_holds_the_share(share: float, images: float) -> None:
+    low, high = accuracy_interval(share, images)
+    assert low <= share <= high
+
+
 @pytest.mark.parametrize(("share", "images"), [(math.nan, 20.0), (0.5, 0.0), (0.5, math.nan)])
 def test_a_share_of_nothing_has_no_interval(share: float, images: float) -> None:
     assert all(map(math.isnan, accuracy_interval(share, images)))

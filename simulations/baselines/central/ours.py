@@ -24,7 +24,7 @@ KNOBS = {
         1e-3, 0.1, SAMPLES.local.learning_rate, log=True, of={aim: of.local.learning_rate for aim, of in OF.items()}
     ),
     "psi": Knob(0.05, 0.9, SAMPLES.psi, of={aim: of.psi for aim, of in OF.items()}),
-    "retain_batch": Knob(16, 128, 48, log=True, whole=True, of={"classes": 44}),
+    "retain_batch": Knob(16, 128, 48, log=True, whole=True, of={"classes": 40}),
 }
 """The first trial is what excise does when it is asked for nothing else, but for smaller retain batches, which do on tasks as
 small as these: a class would cost more than the budget (docs/adr/0026-small-retain-batches.md)."""
