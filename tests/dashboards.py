@@ -10,15 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import pytest
 from fastapi import FastAPI
 
-from excise.server import users
 from excise.server.dashboard.access import by_password
 from excise.server.dashboard.app import create_app
 from excise.server.dashboard.serve import Place, Serving, configuration
 from excise.server.dashboard.source import Source
 from excise.server.roles import Role
+from excise.server.users import add
 from tests.coordinated import PASSWORD
 from tests.coordinators import Network
 
@@ -26,11 +25,9 @@ COORDINATOR, OTHER_COORDINATOR, VIEWER = "ada", "emmy", "max"
 
 
 def with_users(made: Network) -> Network:
-    """The same coordinator, with two who act and one who sees; their passwords are hashed at a fraction of the cost."""
-    with pytest.MonkeyPatch.context() as cheaply:
-        cheaply.setattr(users, "MEMORY", 1024)
-        for name, role in ((COORDINATOR, Role.COORDINATOR), (OTHER_COORDINATOR, Role.COORDINATOR), (VIEWER, Role.VIEWER)):
-            users.add(made.store, name, role, PASSWORD, "tests")
+    """The same coordinator, with two who act and one who sees."""
+    for name, role in ((COORDINATOR, Role.COORDINATOR), (OTHER_COORDINATOR, Role.COORDINATOR), (VIEWER, Role.VIEWER)):
+        add(made.store, name, role, PASSWORD, "tests")
     return made
 
 
