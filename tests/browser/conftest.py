@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from excise.simulations.bench.browser import SIZE
 from excise.simulations.bench.browser import chromium as started
-from tests.dashboards import COORDINATOR, PASSWORD
+from tests.coordinators import Network, copied
+from tests.dashboards import COORDINATOR, PASSWORD, app_of, serving
 
 Open = Callable[..., AbstractContextManager[Page]]
 
@@ -19,6 +21,20 @@ Open = Callable[..., AbstractContextManager[Page]]
 def chromium() -> Iterator[Browser]:
     with started() as browser:
         yield browser
+
+
+@pytest.fixture
+def made(prepared: Path, tmp_path: Path) -> Iterator[Network]:
+    """A copy of the coordinator that a module has `prepared`, for one test."""
+    with copied(prepared, tmp_path) as one:
+        yield one
+
+
+@pytest.fixture
+def url(made: Network) -> Iterator[str]:
+    """Of its dashboard."""
+    with serving(app_of(made)) as address:
+        yield address
 
 
 @pytest.fixture

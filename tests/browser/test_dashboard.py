@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from excise.server.requests import draft, move, status
 from excise.simulations.bench.browser import faults
 from tests.browser.conftest import Open
 from tests.candidates import ran, signed
-from tests.coordinators import DEVICE, OTHER, Network, copied, ready
+from tests.coordinators import DEVICE, OTHER, Network, ready
 from tests.dashboards import OTHER_COORDINATOR, PASSWORD, VIEWER, app_of, serving, with_users
 
 expect.set_options(timeout=30_000)  # how long things take is measured by excise bench, not here
@@ -38,18 +37,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         signed(one, run, "a", "b")
         with_users(one)
     return folder
-
-
-@pytest.fixture
-def made(prepared: Path, tmp_path: Path) -> Iterator[Network]:
-    with copied(prepared, tmp_path) as one:
-        yield one
-
-
-@pytest.fixture
-def url(made: Network) -> Iterator[str]:
-    with serving(app_of(made)) as address:
-        yield address
 
 
 def event(made: Network, kind: str, **details: object) -> None:

@@ -7,7 +7,6 @@ import itertools
 import json
 import re
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from excise.server.store.leases import held, lease_of
 from tests.browser.conftest import Open
 from tests.browser.test_dashboard import event, live
 from tests.candidates import ran
-from tests.coordinators import DEVICE, Network, copied, ready
+from tests.coordinators import DEVICE, Network, ready
 from tests.dashboards import COORDINATOR, PASSWORD, app_of, serving, with_users
 
 VISION = ("none", "protanopia", "deuteranopia", "tritanopia", "achromatopsia")
@@ -45,18 +44,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ran(one, DEVICE)
         with_users(one)
     return folder
-
-
-@pytest.fixture
-def made(prepared: Path, tmp_path: Path) -> Iterator[Network]:
-    with copied(prepared, tmp_path) as one:
-        yield one
-
-
-@pytest.fixture
-def url(made: Network) -> Iterator[str]:
-    with serving(app_of(made)) as address:
-        yield address
 
 
 def seen(page: Page, vision: str, colors: tuple[str, ...]) -> list[np.ndarray]:
