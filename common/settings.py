@@ -114,6 +114,9 @@ class UnlearningSettings(Settings):
 
     psi: float = Field(0.4, gt=0, le=1)
     """ψ: weight of forgetting against retaining in F(θ). 1 forgets only, as the published code does."""
+    negation: float = Field(0.0, ge=0, le=20)
+    """s: how far sites step away from their forget images in the first round, in units of what a few steps of training on them
+    would change (`client/unlearning/negation.py`, docs/adr/0027-a-step-away.md). 0: not at all."""
     weights: Literal["objective", "fedavg"] = "objective"
     """`objective` composes with p_k and trains with a_k, which is federated averaging on F; `fedavg` weighs by data size."""
     search: SearchSettings = SearchSettings()

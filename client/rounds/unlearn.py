@@ -17,7 +17,16 @@ from excise.client.rounds.update import make_update
 from excise.client.site import Site
 from excise.client.unlearning.correction import corrected_overshoot, is_corrected, measured_rows
 from excise.client.unlearning.labels import boundary_losses, mix_of, scored_labels, sought_labels, strata
-from excise.client.unlearning.local import Diverged, ForgetSet, RetainSet, drawn_in_round, steps_of_round, unlearn_locally
+from excise.client.unlearning.local import (
+    Diverged,
+    ForgetSet,
+    LocalResult,
+    RetainSet,
+    drawn_in_round,
+    steps_of_round,
+    unlearn_locally,
+)
+from excise.client.unlearning.negation import STEPS, images_of_step_away, is_step_away, step_away
 from excise.client.unlearning.reference import Reference, as_if_unseen
 from excise.client.unlearning.targets import make_targets
 from excise.common.errors import MessageError, SiteError
@@ -40,22 +49,14 @@ def answer(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
         logits = prepared.teacher_logits_NC
         x, y_N = to_device(site.x[sets.retain], device), to_device(site.y_N[sets.retain], device)
         retain = RetainSet(x, y_N, logits.to(device) if logits is not None else None)
-    local, a_k, min_count = instruction.settings.local, instruction.a_k, site.config.policy.min_count
-    of_forget, of_retain = len(forget.x) if forget else 0, len(retain.x) if retain else 0
-    check_steps(steps_of_round(local, of_forget), site.config.limits)
-    drawn_f, drawn_r = drawn_in_round(local, of_forget, of_retain)
-    check_images([(a_k if forget else 0.0, drawn_f), (1 - a_k if retain else 0.0, drawn_r)], min_count)
+    a_k, min_count, generator = instruction.a_k, site.config.policy.min_count, Generator().manual_seed(instruction.seed)
     try:
-        result = unlearn_locally(
-            student,
-            forget,
-            retain,
-            a_k,
-            local,
-            instruction.round_index,
-            Generator().manual_seed(instruction.seed),
-            {name: tensor.to(device) for name, tensor in teacher_weights.items()},
-        )
+        if forget and a_k > 0 and is_step_away(instruction.settings, instruction.round_index, forget.x, min_count):
+            y_N = to_device(site.y_N[prepared.forget], device)
+            result, drawn_f, drawn_r = _step_away(site, student, forget.x, y_N, instruction, generator)
+        else:
+            start = {name: tensor.to(device) for name, tensor in teacher_weights.items()}
+            result, drawn_f, drawn_r = _joint_steps(site, student, forget, retain, start, instruction, generator)
     except Diverged as error:
         raise SiteFailure(SiteError.DIVERGED, str(error)) from error
     # Means over fewer than `min_count` images stay here, as in an audit.
@@ -71,6 +72,36 @@ def answer(site: Site, instruction: UnlearnInstruction) -> SiteUpdate:
     passes = site.config.policy.told(prepared.passes + looks + result.passes)
     update = make_update(instruction.weights, student, passes, began, measured)
     return replace(update, ascent=tuple(ascent[~ascent.isnan()].tolist()))
+
+
+def _step_away(
+    site: Site, student: nn.Module, x: Tensor, y_N: Tensor, instruction: UnlearnInstruction, generator: Generator
+) -> tuple[LocalResult, int, int]:
+    """The step away from the forget images, and how many forget and retain images it was taken from."""
+    check_steps(STEPS, site.config.limits)
+    check_images([(1.0, images_of_step_away(x))], site.config.policy.min_count)
+    settings = instruction.settings
+    scale = settings.negation * instruction.a_k / settings.psi
+    return step_away(student, x, y_N, scale, settings.local.clip_norm, generator), images_of_step_away(x), 0
+
+
+def _joint_steps(
+    site: Site,
+    student: nn.Module,
+    forget: ForgetSet | None,
+    retain: RetainSet | None,
+    teacher: Mapping[str, Tensor],
+    instruction: UnlearnInstruction,
+    generator: Generator,
+) -> tuple[LocalResult, int, int]:
+    """The joint steps of this round, and how many forget and retain images they were taken from."""
+    local, a_k = instruction.settings.local, instruction.a_k
+    of_forget, of_retain = len(forget.x) if forget else 0, len(retain.x) if retain else 0
+    check_steps(steps_of_round(local, of_forget), site.config.limits)
+    drawn_f, drawn_r = drawn_in_round(local, of_forget, of_retain)
+    check_images([(a_k if forget else 0.0, drawn_f), (1 - a_k if retain else 0.0, drawn_r)], site.config.policy.min_count)
+    result = unlearn_locally(student, forget, retain, a_k, local, instruction.round_index, generator, teacher)
+    return result, drawn_f, drawn_r
 
 
 def _forget_set(

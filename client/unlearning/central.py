@@ -23,6 +23,7 @@ from excise.client.unlearning.correction import corrected_overshoot, is_correcte
 from excise.client.unlearning.inference import predict
 from excise.client.unlearning.labels import are_labels, boundary_losses, mix_of, sought_labels
 from excise.client.unlearning.local import ForgetSet, LocalResult, RetainSet, drawn_rows, unlearn_locally
+from excise.client.unlearning.negation import is_step_away, step_away
 from excise.client.unlearning.reference import Reference, as_if_unseen, reference_by_stratum
 from excise.client.unlearning.targets import make_targets
 from excise.common.class_mix import shifted_losses
@@ -124,7 +125,10 @@ def unlearn(
             passes += len(looked)
         searched = ForgetSet(x_f, targets, sought is not None, mix.distance())
         batches = Generator().manual_seed(seed * 1_000_003 + r)
-        result = unlearn_locally(student, searched, kept, settings.psi, settings.local, r, batches, teacher)
+        if is_step_away(settings, r, x_f):
+            result = step_away(student, x_f, y_f, settings.negation, settings.local.clip_norm, batches)
+        else:
+            result = unlearn_locally(student, searched, kept, settings.psi, settings.local, r, batches, teacher)
         rounds.append(result)
         passes += result.passes
         if after_round and after_round(r + 1, student):

@@ -25,10 +25,14 @@ def forget_loss(logits_NC: Tensor, targets_NC: Tensor, labels: bool = False) -> 
     return F.cross_entropy(logits_NC, targets_NC)
 
 
+def label_loss(logits_NC: Tensor, y_N: Tensor) -> Tensor:
+    """Mean cross-entropy to classes, int64 (N,); of labels, float (N, L), the mean of their binary ones."""
+    return F.binary_cross_entropy_with_logits(logits_NC, y_N) if y_N.ndim > 1 else F.cross_entropy(logits_NC, y_N)
+
+
 def retain_loss(logits_NC: Tensor, y_N: Tensor, teacher_logits_NC: Tensor | None, settings: LocalSettings) -> Tensor:
     """L^r: ``(1−d)·CE(S, y) + d·τ²·KL(T‖S)`` at temperature τ (Hinton et al., 2015); d = `settings.distil`."""
-    labels = y_N.ndim > 1
-    hard = F.binary_cross_entropy_with_logits(logits_NC, y_N) if labels else F.cross_entropy(logits_NC, y_N)
+    labels, hard = y_N.ndim > 1, label_loss(logits_NC, y_N)
     if teacher_logits_NC is None or settings.distil == 0:
         return hard
     tau = settings.distil_temperature

@@ -23,6 +23,7 @@ from excise.client.site import Site, open_site
 from excise.client.unlearning.inference import predict
 from excise.client.unlearning.labels import boundary_losses
 from excise.client.unlearning.local import ForgetSet, LocalResult, unlearn_locally
+from excise.client.unlearning.negation import step_away
 from excise.common import weights as w
 from excise.common.errors import DataError, MessageError, SiteError
 from excise.common.messages import AuditQuery, FitInstruction, ReferenceQuery, StatusQuery, UnlearnInstruction
@@ -265,6 +266,24 @@ def test_other_targets_off_the_same_paths_share_the_search(site: Site) -> None:
     other = SETTINGS.model_copy(update={"psi": 0.6, "target": TargetSettings(band=0.5, tau=2.0)})
     steps = SETTINGS.local.steps * (SETTINGS.local.forget_batch + SETTINGS.local.retain_batch)
     assert rounds.unlearn.answer(site, _unlearn(settings=other)).passes == steps
+
+
+@pytest.mark.parametrize(("min_count", "away"), [(8, True), (9, False)])
+def test_the_first_round_steps_away_from_enough_forget_images(site: Site, min_count: int, away: bool) -> None:
+    site = _with_min_count(site, min_count)
+    _bring_teacher(site)
+    forget = site.select(REQUEST).forget
+    assert len(forget) == 8
+    settings = SETTINGS.model_copy(update={"negation": 4.0})
+    update = rounds.unlearn.answer(site, _unlearn(settings=settings, a_k=0.6))
+    student = build_model(SPEC, 0)
+    x, y_N = site.x[forget], site.y_N[forget]
+    step_away(student, x, y_N, 4.0 * 0.6 / settings.psi, settings.local.clip_norm, torch.Generator().manual_seed(7))
+    expected = w.difference(w.snapshot(student), _weights())
+    same = all(torch.equal(tensor, expected[name]) for name, tensor in update.delta.items())
+    assert same is away
+    assert ("forget_loss" in update.metrics) is False  # of a step away there is none; of joint steps it stays, over so few
+    assert rounds.unlearn.answer(site, _unlearn(settings=settings, round_index=1)).passes == 2 * (8 + 8)
 
 
 @pytest.fixture

@@ -282,7 +282,7 @@ def test_ours_at_one_site_is_ours_without_sites(problem: FederatedProblem, whole
     part = problem.sites["a"]
     alone = replace(problem, sites={"a": part}, whole_class=whole_class)
     central = Problem(problem.original, part.forget, part.retain, part.unseen, whole_class)
-    settings = {"retain_batch": 16, "learning_rate": 0.01, "psi": 0.3}
+    settings = {"retain_batch": 16, "learning_rate": 0.01, "negation": 2.0}
     together = FEDERATED["excise, mean"](alone, settings)
     expected = CENTRAL["excise, nearest" if whole_class else "excise, calibrated"](central, settings)
     for name, value in together.model.state_dict().items():
@@ -308,13 +308,13 @@ def test_updates_are_composed_with_their_weights_and_roles(problem: FederatedPro
 
     new_composer = ours.new_composer
     monkeypatch.setattr(ours, "new_composer", spy)
-    made = FEDERATED["excise, module_swap"](problem, {"retain_batch": 16, "psi": 0.4})
+    made = FEDERATED["excise, module_swap"](problem, {"retain_batch": 16})
     rounds = PRESETS["classes"].local.rounds
     assert made.rounds == rounds + 1  # with the recovery round that the rule wants
     assert [rule for rule, _ in taken] == ["module_swap"] * 3 * rounds + ["mean"] * 3
-    n_f, n_r = problem.forget, problem.retain
+    psi, n_f, n_r = PRESETS["classes"].psi, problem.forget, problem.retain
     for _, update in taken[: 3 * rounds]:
-        p = 0.4 * n_f[update.site] / sum(n_f.values()) + 0.6 * n_r[update.site] / sum(n_r.values())
+        p = psi * n_f[update.site] / sum(n_f.values()) + (1 - psi) * n_r[update.site] / sum(n_r.values())
         assert update.weight == pytest.approx(p)
         assert update.forgets is (update.site == "a")
     assert not any(update.forgets for _, update in taken[3 * rounds :])

@@ -23,11 +23,12 @@ KNOBS = {
     "learning_rate": Knob(
         1e-3, 0.1, SAMPLES.local.learning_rate, log=True, of={aim: of.local.learning_rate for aim, of in OF.items()}
     ),
-    "psi": Knob(0.05, 0.9, SAMPLES.psi, of={aim: of.psi for aim, of in OF.items()}),
+    "negation": Knob(0.0, 8.0, 4.0, of={"classes": 0.0, "labels": 3.0}),
     "retain_batch": Knob(16, 128, 48, log=True, whole=True, of={"classes": 40}),
 }
-"""The first trial is what excise does when it is asked for nothing else, but for smaller retain batches, which do on tasks as
-small as these: a class would cost more than the budget (docs/adr/0026-small-retain-batches.md)."""
+"""The first trial is what excise does when it is asked for nothing else, but for what does on tasks as small as these: smaller
+retain batches (docs/adr/0026-small-retain-batches.md), and a first round that steps away from all but whole classes
+(docs/adr/0027-a-step-away.md)."""
 
 
 def local_settings(preset: UnlearningSettings, settings: Settings) -> LocalSettings:
@@ -44,7 +45,7 @@ def _of(kind: Kind) -> Method:
         preset = OF[problem.aim]
         target = preset.target.model_copy(update={"kind": kind, "k": 2})
         chosen = {
-            "psi": settings["psi"],
+            "negation": settings["negation"],
             "target": target,
             "search": (SAMPLES if kind == "calibrated" else OF_CLASS).search,
             "forget_sample": None if kind == "calibrated" else preset.forget_sample,

@@ -22,6 +22,7 @@ from excise.client.unlearning.correction import corrected_overshoot, is_correcte
 from excise.client.unlearning.inference import predict
 from excise.client.unlearning.labels import boundary_losses, mix_of
 from excise.client.unlearning.local import ForgetSet, RetainSet, drawn_rows, unlearn_locally
+from excise.client.unlearning.negation import is_step_away, step_away
 from excise.client.unlearning.reference import Reference, loss_quantiles
 from excise.client.unlearning.targets import make_targets
 from excise.common.class_mix import shifted_losses
@@ -62,6 +63,7 @@ class Unlearning:
         self.problem, self.settings, self.rule = problem, settings, rule
         self.federation = Federation(problem, problem.original)
         self.teacher = snapshot(problem.original)
+        self.searched = dict[str, Searched]()
         together = torch.cat([part.forget[1] for part in problem.sites.values()])
         self.forgotten = together.unique().tolist() if problem.whole_class else []
         self.mix = mix_of(together, torch.cat([part.retain[1] for part in problem.sites.values()]))
@@ -70,10 +72,10 @@ class Unlearning:
         """Reference, searches, unlearning rounds, and the recovery rounds that the rule wants."""
         local = self.settings.local
         reference = self.reference() if self.settings.target.kind == "calibrated" else {}
-        searched = {name: self.search(name, reference) for name in self.problem.forgetting}
+        self.searched = {name: self.search(name, reference) for name in self.problem.forgetting}
         weights = objective_weights(self.problem.forget, self.problem.retain, self.settings.psi)
         for r in range(local.rounds):
-            forget = {name: self.forget_set(name, found, reference, r) for name, found in searched.items()}
+            forget = {name: self.forget_set(name, found, reference, r) for name, found in self.searched.items()}
             self.round(weights, forget, r, self.rule)
         for _ in range(recovery_rounds(self.rule)):  # steps of the schedule's middle: at its end they would be zero
             self.round(retain_weights(self.problem.retain), {}, local.rounds // 2, CompositionSettings())
@@ -131,16 +133,13 @@ class Unlearning:
         composer = new_composer(rule, base)
         for name, weight in weights.items():
             student, retain = copy.deepcopy(self.federation.model), self.problem.sites[name].retain
-            result = unlearn_locally(
-                student,
-                forget.get(name),
-                RetainSet(*retain) if len(retain[1]) else None,
-                weight.a,
-                self.at_site(name).local,
-                r,
-                Generator().manual_seed(self.seed(name) * 1_000_003 + r),
-                self.teacher,
-            )
+            settings, generator = self.at_site(name), Generator().manual_seed(self.seed(name) * 1_000_003 + r)
+            if name in forget and is_step_away(settings, r, forget[name].x):
+                scale = settings.negation * weight.a / settings.psi
+                result = step_away(student, *self.searched[name].images, scale, settings.local.clip_norm, generator)
+            else:
+                kept = RetainSet(*retain) if len(retain[1]) else None
+                result = unlearn_locally(student, forget.get(name), kept, weight.a, settings.local, r, generator, self.teacher)
             self.federation.passes += result.passes
             update = difference(snapshot(student), base)
             self.federation.traffic.add(name, down=size_of(base), up=size_of(update))
@@ -162,7 +161,7 @@ def _of(rule: str) -> FederatedMethod:
     def run(problem: FederatedProblem, settings: Settings) -> Composed:
         preset = OF[problem.aim]
         local = local_settings(preset, settings).model_copy(update={"distil": 0.0})
-        chosen = {"psi": settings["psi"], "local": local}
+        chosen = {"negation": settings["negation"], "local": local}
         return Unlearning(problem, preset.model_copy(update=chosen), CompositionSettings(rule=rule)).run()
 
     return FederatedMethod(f"excise, {rule}", run, "this project", KNOBS)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from excise.client.training import train_locally
@@ -191,6 +193,21 @@ def test_an_easy_part_of_the_images_may_be_calibrated_as_such() -> None:
     assert found["retain"][1] == found["unseen"][1] + min(alike, 60)
     with pytest.raises(ValueError, match="retain images of the forget images' classes"):
         unlearn(model, (x[y_N > 0][:5], y_N[y_N > 0][:5]), (retain[0], retain[1] * 0), images(60, 5), level)
+
+
+def test_the_first_round_steps_away_from_the_forget_images() -> None:
+    x, y_N = images(90, 0)
+    forget, retain, unseen = (x[:12], y_N[:12]), (x[12:], y_N[12:]), images(60, 5)
+    losses = []
+
+    def look(_: int, student: nn.Module) -> bool:
+        losses.append(float(F.cross_entropy(predict(student, forget[0]), forget[1])))
+        return False
+
+    result = unlearn(trained(), forget, retain, unseen, settings().model_copy(update={"negation": 4.0}), after_round=look)
+    assert [math.isnan(of.forget_loss) for of in result.rounds] == [True, False, False]
+    assert result.rounds[0].passes == 12
+    assert losses[0] > float(F.cross_entropy(predict(trained(), forget[0]), forget[1]))
 
 
 def test_the_overshoot_is_corrected_between_rounds() -> None:
