@@ -85,6 +85,20 @@ def test_convergence_is_in_the_event_log(tmp_path: Path) -> None:
     assert rounds[0]["metrics"]["path_length"] > 0
 
 
+def test_a_first_round_that_steps_away_is_followed_by_rounds_that_draw_back(tmp_path: Path) -> None:
+    plan, sites = prepared(tmp_path)
+    plan = hurried(plan).model_copy(update={"retrain": False})
+    away = plan.model_copy(update={"unlearning": plan.unlearning.model_copy(update={"negation": 4.0})})
+    joint, first, second = (
+        entry["metrics"]
+        for name, one, count in (("joint", plan, 1), ("away", away, 2))
+        for entry in run(one, sites, tmp_path / name)["unlearned"]["history"][:count]
+    )
+    assert first["norm"] > 4 * joint["norm"]
+    assert "forget_loss" not in first  # no step was taken on it
+    assert second["overshoot"] < 1  # it is below its mark
+
+
 def test_judging_looks_at_reference_images_and_is_paid_for(tmp_path: Path) -> None:
     results = []
     for keep in ("last", "best"):  # each with sites of its own: they keep what they prepared
