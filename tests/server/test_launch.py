@@ -150,6 +150,26 @@ def test_a_run_that_starts_says_so(made: Network, excise: Callable[..., Any], mo
     assert (code, f"run 'mr7{STARTED}" in err) == (0, True), err  # which the dashboard waits for
 
 
+class Dying(Link):
+    """A SuperLink that takes a run and then answers no more."""
+
+    def standing(self, _: int) -> str:
+        raise ConnectionError("refused")
+
+
+def test_a_run_whose_superlink_dies_is_kept_and_says_how_to_go_on(
+    made: Network, excise: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("excise.server.launch.linked", lambda *_: nullcontext(Dying()))
+    made.approved(DEVICE)
+    code, _, err = excise("server", "run", "mr7", "--by", "Ada", "--server", made.toml)
+    assert (code, "excise server resume mr7" in err, "refused" in err) == (2, True, False), err
+    assert (made.config.runs / "mr7").exists()
+    monkeypatch.setattr("excise.server.launch.linked", lambda *_: nullcontext(Link()))
+    code, _, err = excise("server", "resume", "mr7", "--server", made.toml)
+    assert code == 0, err
+
+
 def test_what_has_no_run_or_no_model_yet_is_not_promoted(made: Network, excise: Callable[..., Any]) -> None:
     asked = ("server", "promote", "mr7", "--by", "Ada", "--why", "it is good", "--server", made.toml)
     made.approved(DEVICE)
