@@ -21,7 +21,7 @@ OF: Mapping[Aim, UnlearningSettings] = {aim: PRESETS[aim] for aim in get_args(Ai
 SAMPLES, OF_CLASS = OF["samples"], OF["classes"]
 KNOBS = {
     "learning_rate": Knob(
-        1e-3, 0.1, SAMPLES.local.learning_rate, log=True, of={aim: of.local.learning_rate for aim, of in OF.items()}
+        1e-3, 0.1, SAMPLES.local.learning_rate, log=True, of={"classes": 0.02, "labels": OF["labels"].local.learning_rate}
     ),
     "negation": Knob(0.0, 8.0, 4.0, of={"classes": 0.0, "labels": 3.0}),
     "retain_batch": Knob(16, 128, 48, log=True, whole=True, of={"classes": 40}),
