@@ -248,9 +248,11 @@ def test_the_next_class_is_never_the_own(problem: Problem) -> None:
 
 
 def test_ours_is_the_product_s_own_unlearning(problem: Problem) -> None:
-    # Its other knobs begin as the preset is.
-    made = CENTRAL["excise, nearest"](problem, {"retain_batch": PRESETS["classes"].local.retain_batch})
-    theirs = unlearn(problem.original, problem.forget, problem.retain, None, PRESETS["classes"], forgotten=[0])
+    preset = PRESETS["classes"]
+    local = preset.local
+    settings = {"retain_batch": local.retain_batch, "learning_rate": local.learning_rate, "negation": preset.negation}
+    made = CENTRAL["excise, nearest"](problem, settings)
+    theirs = unlearn(problem.original, problem.forget, problem.retain, None, preset, forgotten=[0])
     assert same(weights(made.model), weights(theirs.model))
     assert made.passes == theirs.passes
 
