@@ -73,7 +73,6 @@ def step_away(student: nn.Module, x: Tensor, y_N: Tensor, scale: float, clip_nor
     """
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
     before = {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
-    start = [parameter.detach().clone() for parameter in parameters]
     optimiser = torch.optim.SGD(parameters, lr=RATE, momentum=MOMENTUM)
     rows = torch.randperm(len(x), generator=generator)[: images_of_step_away(x)].to(x.device)
     batches = rows.tensor_split(math.ceil(len(rows) / _most_in_batch(x)))
@@ -85,12 +84,12 @@ def step_away(student: nn.Module, x: Tensor, y_N: Tensor, scale: float, clip_nor
             label_loss(student(x[batch]), y_N[batch]).backward()
             norms[step] = nn.utils.clip_grad_norm_(parameters, clip_norm)
             optimiser.step()
-    changes = [parameter.detach() - was for parameter, was in zip(parameters, start, strict=True)]
+    trained = [parameter.detach().clone() for parameter in parameters]
     student.load_state_dict(before)
     student.eval()
     if not bool(norms.isfinite().all()):
         raise Diverged("the gradient of the forget images' loss was not finite; look for faults in the images")
     with torch.no_grad():
-        for parameter, change in zip(parameters, changes, strict=True):
-            parameter.sub_(change, alpha=scale)
+        for parameter, further in zip(parameters, trained, strict=True):
+            parameter.sub_(further - parameter, alpha=scale)
     return LocalResult(math.nan, math.nan, float(norms.mean()), 0.0, len(rows))
