@@ -57,12 +57,14 @@ def _fashion(
     )
 
 
-def _samples(share: float, spread: Spread = "iid", alpha: float = 0.5, sites: int = 4) -> tuple[str, Make]:
+def _samples(
+    share: float, spread: Spread = "iid", alpha: float = 0.5, sites: int = 4, of: int | None = FORGOTTEN
+) -> tuple[str, Make]:
     name = f"fashion-{100 * share:g}-percent"
     # Two digits of sites, so that names sort as numbers do.
     name += {"iid": "", "dirichlet": f"-dirichlet-{alpha:g}", "forget-on-one-site": f"-one-of-{sites:02}"}[spread]
     where = f'patient matches "{WITHDRAWN}-*"'
-    recipe = Recipe(share=share, of=FORGOTTEN)
+    recipe = Recipe(share=share, of=of)
     return name, partial(_fashion, name, RequestKind.SAMPLES, where, recipe, spread, alpha=alpha, sites=sites)
 
 
@@ -109,7 +111,8 @@ SCENARIOS: dict[str, Make] = dict(
         ("brain-mri-site", partial(_brain, "brain-mri", f"site = {WHOLE_SITE}")),
         _class("fashion-class-one-site", "forget-on-one-site"),
         _class("fashion-class-all-sites", "iid"),
-        *(_samples(share) for share in (0.01, 0.1, 0.5)),
+        _samples(0.01, of=None),  # of one class it would be four images, and of some seeds none to train on
+        *(_samples(share) for share in (0.1, 0.5)),
         *(_samples(0.1, "dirichlet", alpha) for alpha in (0.1, 0.5)),
         *(_samples(0.1, "forget-on-one-site", sites=sites) for sites in (2, 4, 8, 16, 32, 64)),
         (

@@ -20,7 +20,7 @@ from excise.simulations.sites import make_sites
 
 IMAGES = 1000
 ONE_SITE = [name for name in SCENARIOS if "-one-of-" in name or "one-site" in name or name == "fashion-mislabelled"]
-OF_CLASS = {"fashion-1-percent": 1, "fashion-10-percent": 10, "fashion-50-percent": 50}
+OF_CLASS = {"fashion-10-percent": 10, "fashion-50-percent": 50}
 """How many of the 100 images of the class are forgotten."""
 
 
@@ -67,6 +67,13 @@ def test_one_site_alone_holds_all_that_is_forgotten(name: str, tmp_path: Path) -
 def test_a_share_of_a_class_is_forgotten(name: str, images: int, tmp_path: Path) -> None:
     _, _, classes = held(scenario_named(name, tmp_path), tmp_path)
     assert classes == {FORGOTTEN: images}
+
+
+def test_a_hundredth_is_one_of_all_images(tmp_path: Path) -> None:
+    _, matching, classes = held(scenario_named("fashion-1-percent", tmp_path), tmp_path)
+    assert classes.total() == IMAGES / 100
+    assert len(classes) > 1
+    assert len(matching) == 4
 
 
 @pytest.mark.parametrize("name", ["fashion-class-all-sites", "mnist-class"])
