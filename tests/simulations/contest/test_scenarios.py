@@ -73,7 +73,7 @@ def test_a_hundredth_is_one_of_all_images(tmp_path: Path) -> None:
     _, matching, classes = held(scenario_named("fashion-1-percent", tmp_path), tmp_path)
     assert classes.total() == IMAGES / 100
     assert len(classes) > 1
-    assert len(matching) == 4
+    assert sum(images > 0 for images in matching.values()) > 1
 
 
 @pytest.mark.parametrize("name", ["fashion-class-all-sites", "mnist-class"])
