@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from excise.common.request import ForgetRequest
-from excise.server.scores import Audit
 from excise.server.verdict import IDEAL_MEMBERSHIP, OVER_UNLEARNING, SMALLEST_UNIT, Results, score, verdict, worst_drop
 
 
@@ -37,15 +37,17 @@ class Standing:
     chosen: bool = False
 
 
-def rank(before: Audit, candidates: Mapping[str, Audit], request: ForgetRequest) -> dict[str, Standing]:
+def rank(
+    before: Mapping[str, Any], candidates: Mapping[str, Mapping[str, Any]], request: ForgetRequest
+) -> dict[str, Standing]:
     """Compare the candidates, of which there is at least one, and choose. Equal ones: the one that is named first.
 
     Parameters
     ----------
-    before : scores of the deployed model
-    candidates : scores by name
+    before : scores of the deployed model, as choices are made on them (`Audit.choice`)
+    candidates : the same by name
     """
-    results = {name: {"original": before.choice, "unlearned": audit.choice} for name, audit in candidates.items()}
+    results = {name: {"original": before, "unlearned": scores} for name, scores in candidates.items()}
     excess = {name: verdict(both, request).excess for name, both in results.items()}
     measured = {name: _measured(both, request) for name, both in results.items()}
     points = {name: {key: value for key, (value, _) in one.items()} for name, one in measured.items()}

@@ -121,7 +121,8 @@ class Coordinator:
         models = {name: phase.weights for name, phase in phases.items()}
         chosen, standings = ONLY, {}
         if plan.candidates:
-            choosing = self.federation.audit({ORIGINAL: teacher, **models}, brief=True, payer=setup)
+            judged = self.federation.audit({ORIGINAL: teacher, **models}, brief=True, payer=setup)
+            choosing = {name: audit.choice() for name, audit in judged.items()}
             standings = rank(choosing.pop(ORIGINAL), choosing, plan.request)
             (chosen,) = [name for name, standing in standings.items() if standing.chosen]
         audits = self.federation.audit(models)

@@ -27,13 +27,12 @@ T = TypeVar("T")
 class Audit:
     """Scores of one model: pooled, by site, and the loss histogram's points of forget and held-out images.
 
-    `choice` holds the first two with reference images in the place of held-out ones; choices are made on it.
+    `choice()` gives the first two with reference images in the place of held-out ones; choices are made on it.
     """
 
     pooled: dict[str, float]
     sites: dict[str, dict[str, float]]
     losses: dict[str, tuple[list[float], list[float]]]
-    choice: dict[str, Any]
     parts: tuple[dict[str, float], ...] = ()
     """Pooled scores in which the forget set is that of one of the requests that were joined."""
     told: Mapping[str, ModelAudit] = field(default_factory=dict)
@@ -43,18 +42,21 @@ class Audit:
     @classmethod
     def of(cls, audits: Mapping[str, ModelAudit], classes: int, parts: int = 0) -> Self:
         """Pool what each site said of the model."""
-        choosing = {site: on_reference(audit) for site, audit in audits.items()}
         return cls(
             pooled=pooled_scores(audits, classes),
             sites=_by_site(audits),
             losses={side: loss_points(audits, side, classes) for side in ("forget", "held_out")},
-            choice={"pooled": pooled_scores(choosing, classes), "sites": _by_site(choosing)},
             parts=tuple(
                 pooled_scores({site: on_part(audit, i) for site, audit in audits.items()}, classes) for i in range(parts)
             ),
             told=dict(audits),
             classes=classes,
         )
+
+    def choice(self) -> dict[str, Any]:
+        """``pooled`` and ``sites`` on reference images; made when asked for: of a thousand sites they are many numbers."""
+        choosing = {site: on_reference(audit) for site, audit in self.told.items()}
+        return {"pooled": pooled_scores(choosing, self.classes), "sites": _by_site(choosing)}
 
     def as_json(self) -> dict[str, Any]:
         """What goes into the results: everything but what choices were made on; and the membership AUC of each site alone."""

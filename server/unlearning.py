@@ -209,7 +209,7 @@ class Unlearning:
     def _excess(self, phase: Phase, before: Audit) -> float:
         """By how much the phase's model misses the acceptance rule on reference images (`Verdict.excess`)."""
         audit = self.federation.audit({"model": phase.weights}, brief=True, payer=phase)["model"]
-        return verdict({"original": before.choice, "unlearned": audit.choice}, self.federation.plan.request).excess
+        return verdict({"original": before.choice(), "unlearned": audit.choice()}, self.federation.plan.request).excess
 
     def _weights(self, recovers: bool) -> Mapping[str, SiteWeight]:
         settings, status = self.candidate.unlearning, self.federation.status

@@ -163,7 +163,10 @@ def test_loss_points_carry_every_image_once() -> None:
 def test_choices_see_reference_images_in_the_place_of_held_out_ones() -> None:
     site = images_of(5, {"forget": 60, "retain": 50, "held_out": 80, "reference": 70})
     as_if = {"forget": site["forget"], "retain": site["retain"], "held_out": site["reference"]}
-    assert pooled_scores({"a": on_reference(audit(site))}, CLASSES) == pooled_scores({"a": audit(as_if)}, CLASSES)
+    expected = audit(as_if)
+    assert pooled_scores({"a": on_reference(audit(site))}, CLASSES) == pooled_scores({"a": expected}, CLASSES)
+    choice = Audit.of({"a": audit(site)}, CLASSES).choice()
+    assert choice == {"pooled": pooled_scores({"a": expected}, CLASSES), "sites": {"a": expected.metrics}}
 
 
 def test_without_reference_images_nothing_of_the_held_out_ones_is_left() -> None:
