@@ -16,7 +16,7 @@ CHROMIUM := /usr/bin/chromium
 POSTGRES := /usr/bin/pg_lsclusters
 
 # Of the tests: one more than processors, since those of real deployments wait much of their time.
-WORKERS = $(shell expr $$(nproc) + 1)
+WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo bench bench-quick bench-demo bench-engine bench-ingest bench-privacy bench-soak bench-scale bench-dashboard test test-faults check clean
