@@ -1,4 +1,4 @@
-"""Gradient steps as every baseline takes them, counted: the same optimiser and batches as the original was trained with."""
+"""Gradient steps as every baseline takes them, counted: SGD with momentum, clipped, on batches whose size is a setting."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from excise.simulations.baselines.method import Images, Made
+from excise.simulations.baselines.method import Images, Knob, Made
 
-BATCH, MOMENTUM, CLIP = 128, 0.9, 5.0
+MOMENTUM, CLIP = 0.9, 5.0
+BATCH = Knob(16, 128, 64, log=True, whole=True, of={"classes": 32})
+"""Images of a step, a setting of every method that takes steps: how many there are of a pass decides as much as how large they
+are (docs/adr/0028-settings-of-rivals.md)."""
 AT_ONCE = 256
 """Images of one pass where nothing is learned from the batch: bounds the memory, changes no number."""
 
@@ -61,21 +64,21 @@ class Descent:
         return Made(self.model.requires_grad_(True).eval(), self.passes)
 
 
-def batches(images: Images, generator: Generator) -> Iterator[Images]:
-    """Every image once, in a drawn order. One that would be left alone goes with the batch before it."""
+def batches(images: Images, generator: Generator, size: int) -> Iterator[Images]:
+    """Every image once, in a drawn order, `size` at a time. One that would be left alone goes with the batch before it."""
     x, y = images
-    drawn = list(torch.randperm(len(y), generator=generator).split(BATCH))
+    drawn = list(torch.randperm(len(y), generator=generator).split(size))
     if len(drawn) > 1 and len(drawn[-1]) == 1:
         drawn[-2:] = [torch.cat(drawn[-2:])]
     for rows in drawn if len(y) else ():
         yield x[rows], y[rows]
 
 
-def endless(images: Images, generator: Generator) -> Iterator[Images]:
+def endless(images: Images, generator: Generator, size: int) -> Iterator[Images]:
     """Batches again and again, in another order each time; `images` must hold at least one."""
     assert len(images[1]), "no images to go through again and again"
     while True:
-        yield from batches(images, generator)
+        yield from batches(images, generator, size)
 
 
 def parts(images: Images) -> Iterator[Images]:

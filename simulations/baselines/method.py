@@ -115,7 +115,7 @@ class Method:
     name : as its paper spells it
     run : does it; called with the problem and a value for each knob
     paper : where it was published
-    knobs : settings that are searched, at most three, and their ranges
+    knobs : settings that are searched, at most three besides the size of batches, and their ranges
     """
 
     name: str

@@ -5,6 +5,7 @@ What is done is kept at once, and found again: who interrupts it goes on where i
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from excise.simulations.contest.entry import Entry, Outcome, tried
 from excise.simulations.contest.in_a_row import carry_out, on_the_way
 from excise.simulations.contest.judge import Objective, accuracies, judge
 from excise.simulations.contest.record import Record, keep, path_of, read
-from excise.simulations.contest.search import SEEDS, Searched, Tried, search, unsearched
+from excise.simulations.contest.search import SEEDS, Searched, Tried, judged_seeds, search, unsearched
 from excise.simulations.contest.shadows import check_number
 from excise.simulations.contest.task import Task, make_task
 from excise.simulations.contest.traces import traced
@@ -41,11 +42,11 @@ def compare(
 ) -> list[Record]:
     """Compare methods on scenarios.
 
-    Settings are searched on the tasks of the first seeds, with the same number of trials for each, and hold for all seeds.
+    Settings are searched with the same number of trials for each, on tasks of seeds on which nobody is judged (`search.py`).
 
     Parameters
     ----------
-    seeds : how many tasks of each scenario: 0, 1, …
+    seeds : on how many tasks of each scenario methods are judged: 0, 1, …
     trials : of each method's settings; with 1 there is no search, and settings are as they are
     home : where tasks, trials and results are kept
     shadows : how many shadow models each task is given for U-LiRA and RMIA; 0 leaves the two out
@@ -59,10 +60,8 @@ def compare(
     found = []
     for scenario in scenarios:
         task_of = cache(partial(_task, scenario, home, progress))
-        tasks = [task_of(seed) for seed in range(min(seeds, SEEDS))]
-        objectives = [Objective(task) for task in tasks]
-        searched = {name: _searched(tasks, objectives, entry, trials, home, progress) for name, entry in entries.items()}
-        for seed in range(seeds):
+        searched = _searched(task_of, entries, trials, home, progress)
+        for seed in judged_seeds(seeds):
             task = task_of(seed)
             judged = _judged(task, scenario, entries, searched, home, progress)
             found += traced(judged, task, scenario, entries, shadows, home, progress) if shadows else judged
@@ -74,20 +73,32 @@ def _task(scenario: Scenario, home: Path, progress: Progress, seed: int) -> Task
 
 
 def _searched(
-    tasks: Sequence[Task], objectives: Sequence[Objective], entry: Entry, trials: int, home: Path, progress: Progress
-) -> Searched:
-    first = tasks[0]
+    task_of: Callable[[int], Task], entries: Mapping[str, Entry], trials: int, home: Path, progress: Progress
+) -> dict[str, Searched]:
+    """The settings of each method, by its name."""
     if trials == 1:  # the first is the settings as they are: there is nothing to choose from
-        return unsearched(entry.knobs, first.aim)
+        aim = task_of(0).aim
+        return {name: unsearched(entry.knobs, aim) for name, entry in entries.items()}
+    tasks = {seed: task_of(seed) for seed in SEEDS}
+    objectives = {seed: Objective(task) for seed, task in tasks.items()}
+    first = tasks[SEEDS[0]]
 
-    def score(settings: Settings, seed: int) -> Tried:
-        task, objective = tasks[seed % len(tasks)], objectives[seed % len(tasks)]
-        made = tried(partial(carry_out, entry, task, settings, seed))
+    def score(entry: Entry, settings: Settings, seed: int) -> Tried:
+        made = tried(partial(carry_out, entry, tasks[seed], settings, seed))
         if isinstance(made, str):
             return Tried(math.inf, math.inf)
-        return Tried(objective(made.model), shared_ratios(made.cost, task.retraining)["images"])
+        return Tried(objectives[seed](made.model), shared_ratios(made.cost, tasks[seed].retraining)["images"])
 
-    return search(f"{first.key} · {entry.name}", entry.knobs, score, home, trials, progress, first.aim)
+    return {
+        name: search(_study(first, entry), entry.knobs, partial(score, entry), home, trials, progress, first.aim)
+        for name, entry in entries.items()
+    }
+
+
+def _study(task: Task, entry: Entry) -> str:
+    """Name of a search: another where a method's knobs are others, whose trials cannot be compared."""
+    knobs = hashlib.sha256(repr(sorted(entry.knobs.items())).encode()).hexdigest()[:8]
+    return f"{task.key} · {entry.name} · {knobs}"
 
 
 def _judged(

@@ -1,4 +1,4 @@
-"""A fair search of every method's settings: as many trials for each, one objective, and images on which nobody is judged.
+"""A fair search of every method's settings: as many trials for each, one objective, and tasks on which nobody is judged.
 
 Trials are kept as they end, so a search that was interrupted goes on where it was. A trial runs under several seeds and is
 given up after the first of them when it is worse than the median of those before (Optuna's median pruner), or costs too much.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -27,8 +28,8 @@ from excise.simulations.baselines.method import Aim, Knob, Settings
 
 DRAWN = 4
 """Trials that are drawn at random, and never given up, before those before are learned from."""
-SEEDS = 3
-"""Under how many seeds each trial runs. What suits one draw of a few forget images is mostly luck."""
+SEEDS = (5, 6, 7)
+"""Of the tasks on which each trial runs: several, for what suits one draw of a few forget images is mostly luck."""
 BUDGET = 1 / 8
 """Most that unlearning may cost, as a share of what retraining takes."""
 JOURNAL = "trials.log"
@@ -69,6 +70,11 @@ class Searched:
     over: int = 0
 
 
+def judged_seeds(number: int) -> list[int]:
+    """The first so many seeds, from 0, on whose tasks nothing is searched."""
+    return list(islice((seed for seed in count() if seed not in SEEDS), number))
+
+
 def unsearched(knobs: Mapping[str, Knob], aim: Aim) -> Searched:
     """The settings that a search would try first, without a search."""
     return Searched({key: knob.at(aim) for key, knob in knobs.items()}, math.inf, 0, 0, 0)
@@ -88,7 +94,7 @@ def search(
     Parameters
     ----------
     name : of the method and its task: trials of the same name in `home` count
-    score_of : how settings do under a seed, 0, 1, …
+    score_of : how settings do under a seed, one of `SEEDS`
     trials : how many there are to be, with those that were kept
     aim : what is forgotten: some knobs have another default then
 
@@ -127,23 +133,23 @@ def search(
 
 def _try(study: Study, trial: Trial, score_of: Callable[[Settings, int], Tried]) -> None:
     scores, state = list[Tried](), TrialState.COMPLETE
-    for seed in range(SEEDS):
+    for number, seed in enumerate(SEEDS, 1):
         scores.append(score_of(trial.params, seed))
         if not math.isfinite(scores[-1].loss):
             state = TrialState.FAIL
             break
-        if seed + 1 < SEEDS and _given_up(study, trial, scores[-1], seed):
+        if number < len(SEEDS) and _given_up(study, trial, scores[-1], number):
             state = TrialState.PRUNED
             break
     trial.set_constraint("images", fmean(score.cost for score in scores) - BUDGET)  # above 0 it is over
     study.tell(trial, fmean(score.loss for score in scores) if state is TrialState.COMPLETE else None, state)
 
 
-def _given_up(study: Study, trial: Trial, score: Tried, seed: int) -> bool:
+def _given_up(study: Study, trial: Trial, score: Tried, number: int) -> bool:
     """Whether it cannot be chosen any more, or is bad beside others. One over budget is compared with none that is not."""
     if score.cost > BUDGET:
         return any(one.state is TrialState.COMPLETE and not _is_over(one) for one in study.trials)
-    trial.report(score.loss, seed)
+    trial.report(score.loss, number)
     return trial.should_prune()
 
 

@@ -29,7 +29,7 @@ def federation() -> tuple[FederatedProblem, list[Weights]]:
         parts[name] = Part(gone, of(mine, mine[1] != 0), known)
     everything = {name: Part(none_of(train), joined(part.forget, part.retain), part.unseen) for name, part in parts.items()}
     initial = new_net()
-    training = Federation(FederatedProblem(initial, initial, everything, True), initial)
+    training = Federation(FederatedProblem(initial, initial, everything, True), initial, batch=128)
     history: list[Updates] = []
     models: list[Weights] = []
     for _ in range(ROUNDS):

@@ -51,16 +51,13 @@ def test_layers_are_in_order_with_their_norms(original: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(("images", "sizes"), [(9, [3, 3, 3]), (10, [3, 3, 4]), (8, [3, 3, 2]), (1, [1]), (0, [])])
-def test_batches_hold_every_image_once_and_leave_none_alone(
-    images: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(steps, "BATCH", 3)
+def test_batches_hold_every_image_once_and_leave_none_alone(images: int, sizes: list[int]) -> None:
     x = torch.arange(float(images))[:, None]
-    drawn = [part for part, _ in batches((x, x[:, 0]), Generator())]
+    drawn = [part for part, _ in batches((x, x[:, 0]), Generator(), 3)]
     assert [len(part) for part in drawn] == sizes
     assert sorted(int(one) for part in drawn for one in part) == list(range(images))
     if images:
-        again = endless((x, x[:, 0]), Generator())
+        again = endless((x, x[:, 0]), Generator(), 3)
         assert sum(len(next(again)[0]) for _ in range(2 * len(sizes))) == 2 * images
 
 
@@ -101,7 +98,7 @@ def test_neg_grad_weighs_the_two_losses(problem: Problem) -> None:
 
 
 def test_fine_tuning_is_training_on_retain_images(problem: Problem) -> None:
-    made, (x, y) = CENTRAL["fine-tune"](problem, {"epochs": 1}), problem.retain  # a hundred images are one batch
+    made, (x, y) = CENTRAL["fine-tune"](problem, {"epochs": 1, "batch": 128}), problem.retain  # a hundred images are one batch
     by_hand = copy.deepcopy(problem.original).train()
     F.cross_entropy(
         by_hand(x[torch.randperm(len(y), generator=Generator().manual_seed(0))]),
@@ -150,7 +147,7 @@ def test_the_teacher_of_scrub_is_not_its_student(problem: Problem, monkeypatch: 
         return found
 
     monkeypatch.setattr(scrub, "divergence", spy)
-    CENTRAL["SCRUB"](problem, {"learning_rate": 0.05, "epochs": 0})
+    CENTRAL["SCRUB"](problem, {"learning_rate": 0.05, "away": 2, "epochs": 0, "batch": 128})
     told = predict(problem.original, problem.forget[0]).sort(0).values
     away = [(teacher, value) for teacher, value in seen if len(teacher) == len(told)]
     assert len(away) == 2

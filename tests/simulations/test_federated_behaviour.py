@@ -38,6 +38,9 @@ from excise.simulations.baselines.registry import CENTRAL, FEDERATED
 from tests.simulations.federations import ROUNDS, SITES, federation
 from tests.simulations.tiny import first, none_of, same, scores, weights
 
+WHOLE = {"batch": 128}
+"""All images of a site are one batch."""
+
 
 @pytest.fixture(scope="module")
 def told() -> tuple[FederatedProblem, list[Weights]]:
@@ -128,7 +131,7 @@ def test_retraining_begins_with_the_initial_model_and_fine_tuning_with_the_origi
         by_hand = Federation(problem, begins)
         by_hand.retain_round(0.05)
         by_hand.retain_round(0.05)
-        made = FEDERATED[name](problem, {"learning_rate": 0.05, "rounds": 2})
+        made = FEDERATED[name](problem, {"learning_rate": 0.05, "rounds": 2, **WHOLE})
         assert same(weights(by_hand.model), weights(made.model))
         assert (made.rounds, made.passes) == (2, 2 * sum(problem.retain.values()))
 
@@ -148,16 +151,16 @@ def test_the_ball_is_not_left(problem: FederatedProblem) -> None:
     torch.testing.assert_close(projected(update, 1.0), {"w": torch.tensor([0.6, 0.8])})
     middle = snapshot(centre(problem, "a"))
     radius = RADIUS * float(flat(difference(snapshot(knows_nothing(problem.original, 0)), middle)).norm())
-    walked = flat(difference(snapshot(climbed(problem, "a", 100.0).model), middle))
+    walked = flat(difference(snapshot(climbed(problem, "a", {"learning_rate": 100.0, **WHOLE}).model), middle))
     assert float(walked.norm()) == pytest.approx(radius, rel=1e-3)
 
 
 def test_the_climb_ends_when_the_site_has_forgotten(problem: FederatedProblem) -> None:
     blank = Part(problem.sites["a"].forget, problem.sites["a"].retain, problem.sites["a"].unseen)
     wrong = replace(blank, forget=(blank.forget[0], (blank.forget[1] + 1) % 3))  # what the model never says of them
-    at_once = climbed(replace(problem, sites={**problem.sites, "a": wrong}, history=()), "a", 0.01)
+    at_once = climbed(replace(problem, sites={**problem.sites, "a": wrong}, history=()), "a", {"learning_rate": 0.01, **WHOLE})
     assert at_once.passes == problem.forget["a"]
-    assert climbed(problem, "a", 1e-4).passes == 40 * problem.forget["a"]
+    assert climbed(problem, "a", {"learning_rate": 1e-4, **WHOLE}).passes == 40 * problem.forget["a"]
 
 
 def test_fed_eraser_needs_a_history_and_gets_it(problem: FederatedProblem) -> None:
@@ -169,7 +172,7 @@ def test_fed_eraser_needs_a_history_and_gets_it(problem: FederatedProblem) -> No
 
 
 def test_the_first_round_of_fed_eraser_takes_what_keeping_sites_sent(problem: FederatedProblem) -> None:
-    made = FEDERATED["FedEraser"](replace(problem, history=problem.history[:1]))
+    made = FEDERATED["FedEraser"](replace(problem, history=problem.history[:1]), WHOLE)
     stored, now = problem.history[0], Federation(problem, problem.initial).train("a", problem.sites["a"].retain, 0.05)
     updates = {"a": with_length_of(stored["a"], now), "b": stored["b"], "c": stored["c"]}
     expected = moved(snapshot(problem.initial), mean(updates, problem.retain))
@@ -185,7 +188,7 @@ def test_an_update_has_the_stored_length_and_the_new_direction() -> None:
 
 def test_puf_reverses_what_training_would_add(problem: FederatedProblem) -> None:
     added = Federation(problem, problem.original).train("a", problem.sites["a"].forget, RATE)
-    made = FEDERATED["PUF"](problem, {"scale": 2.0, "recovery": 0})
+    made = FEDERATED["PUF"](problem, {"scale": 2.0, "recovery": 0, **WHOLE})
     before = snapshot(problem.original)
     for name, value in snapshot(made.model).items():
         expected = before[name] if is_statistic(name) or name not in added else before[name] - 2.0 * added[name]
@@ -202,7 +205,7 @@ def test_not_turns_the_first_layer_and_nothing_else(problem: FederatedProblem) -
             assert all(same(weights(a), weights(b)) for a, b in zip(one[1:], other[1:], strict=True))
     by_hand = Federation(problem, negated(problem.original, 1))
     by_hand.retain_round(0.05)
-    assert same(weights(by_hand.model), weights(FEDERATED["NoT"](problem, {"rounds": 1}).model))
+    assert same(weights(by_hand.model), weights(FEDERATED["NoT"](problem, {"rounds": 1, **WHOLE}).model))
 
 
 def test_the_unlearning_loss_has_a_least_value() -> None:
@@ -267,7 +270,7 @@ def test_a_quasi_competent_teacher_keeps_the_order_of_the_others(
     assert told[1] > told[2]
     seen: list[Tensor] = []
     monkeypatch.setattr(fed_quit, "quasi_competent", lambda logits, y: seen.append(logits) or quasi_competent(logits, y))
-    FEDERATED["FedQUIT-like"](problem, {"epochs": 2, "recovery": 0})
+    FEDERATED["FedQUIT-like"](problem, {"epochs": 2, "recovery": 0, **WHOLE})
     expected = predict(problem.original, problem.sites["a"].forget[0]).sort(0).values
     assert len(seen) == 2
     for logits in seen:  # the teacher stays the deployed model

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from excise.simulations.baselines.descent import Descent, batches, parts, untrained
+from excise.simulations.baselines.descent import BATCH, Descent, batches, parts, untrained
 from excise.simulations.baselines.method import Images, Knob, Made, Method, Problem, Settings
 
 
@@ -29,12 +29,13 @@ def next_class(model: nn.Module, images: Images, epsilon: float) -> Tensor:
 
 
 def _run(problem: Problem, settings: Settings) -> Made:
+    size = int(settings["batch"])
     descent, generator = Descent(problem.original, settings["learning_rate"]), Generator().manual_seed(problem.seed)
     x, y = problem.forget
     nearest = x, next_class(problem.original, problem.forget, settings["epsilon"])
     descent.passes += 2 * len(y)
     for _ in range(int(settings["epochs"])):
-        for part, label in batches(nearest, generator):
+        for part, label in batches(nearest, generator, size):
             descent.step(F.cross_entropy(descent(part), label))
     return descent.made()
 
@@ -47,5 +48,6 @@ BOUNDARY_SHRINK = Method(
         "learning_rate": Knob(1e-5, 0.05, 1e-3, log=True),
         "epsilon": Knob(0.01, 0.5, 0.1, log=True),
         "epochs": Knob(1, 15, 5, whole=True),
+        "batch": BATCH,
     },
 )

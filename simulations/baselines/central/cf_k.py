@@ -11,19 +11,19 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Generator, nn
 
-from excise.simulations.baselines.descent import Descent, batches, last_layers, layers
+from excise.simulations.baselines.descent import BATCH, Descent, batches, last_layers, layers
 from excise.simulations.baselines.method import Knob, Made, Method, Problem, Settings
 
 
-def train_last(descent: Descent, problem: Problem, k: int, epochs: int) -> Made:
-    """Train on with retain images, the last `k` layers in training mode and all before them in evaluation mode."""
-    generator = Generator().manual_seed(problem.seed)
+def train_last(descent: Descent, problem: Problem, settings: Settings) -> Made:
+    """Train on with retain images, the last ``layers`` in training mode and all before them in evaluation mode."""
+    generator, k = Generator().manual_seed(problem.seed), int(settings["layers"])
     descent.model.eval()
     for layer in layers(descent.model)[-k:]:
         for module in layer:
             module.train()
-    for _ in range(epochs):
-        for x, y in batches(problem.retain, generator):
+    for _ in range(int(settings["epochs"])):
+        for x, y in batches(problem.retain, generator, int(settings["batch"])):
             descent.step(F.cross_entropy(descent(x), y))
     return descent.made()
 
@@ -35,7 +35,7 @@ def _run(problem: Problem, settings: Settings) -> Made:
         return last_layers(model, k)
 
     descent = Descent(problem.original, settings["learning_rate"], choose)
-    return train_last(descent, problem, k, int(settings["epochs"]))
+    return train_last(descent, problem, settings)
 
 
 CF_K = Method(
@@ -46,5 +46,6 @@ CF_K = Method(
         "learning_rate": Knob(1e-3, 0.2, 0.05, log=True),
         "layers": Knob(1, 6, 3, whole=True),
         "epochs": Knob(1, 8, 3, whole=True),
+        "batch": BATCH,
     },
 )

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from excise.simulations.baselines.central.cf_k import train_last
-from excise.simulations.baselines.descent import Descent, last_layers, layers
+from excise.simulations.baselines.descent import BATCH, Descent, last_layers, layers
 from excise.simulations.baselines.method import Knob, Made, Method, Problem, Settings
 
 
@@ -35,7 +35,7 @@ def _run(problem: Problem, settings: Settings) -> Made:
 
     descent = Descent(problem.original, settings["learning_rate"], choose)
     begin_anew(descent.model, k, problem.seed)
-    return train_last(descent, problem, k, int(settings["epochs"]))
+    return train_last(descent, problem, settings)
 
 
 EU_K = Method(
@@ -46,5 +46,6 @@ EU_K = Method(
         "learning_rate": Knob(1e-3, 0.2, 0.05, log=True),
         "layers": Knob(1, 6, 3, whole=True),
         "epochs": Knob(1, 8, 4, whole=True),
+        "batch": BATCH,
     },
 )

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from excise.simulations.baselines.descent import Descent, batches, classes
+from excise.simulations.baselines.descent import BATCH, Descent, batches, classes
 from excise.simulations.baselines.method import Knob, Made, Method, Problem, Settings
 
 
@@ -21,11 +21,12 @@ def other_labels(y: Tensor, among: int, generator: Generator) -> Tensor:
 
 
 def _run(problem: Problem, settings: Settings) -> Made:
+    size = int(settings["batch"])
     descent, generator = Descent(problem.original, settings["learning_rate"]), Generator().manual_seed(problem.seed)
     (x_f, y_f), (x_r, y_r) = problem.forget, problem.retain
     for _ in range(int(settings["epochs"])):
         mixed = torch.cat([x_f, x_r]), torch.cat([other_labels(y_f, classes(descent.model), generator), y_r])
-        for x, y in batches(mixed, generator):
+        for x, y in batches(mixed, generator, size):
             descent.step(F.cross_entropy(descent(x), y))
     return descent.made()
 
@@ -34,5 +35,5 @@ RANDOM_LABELS = Method(
     "random labels",
     _run,
     "Golatkar et al., CVPR 2020; Graves et al., AAAI 2021",
-    {"learning_rate": Knob(1e-4, 0.1, 0.01, log=True), "epochs": Knob(1, 5, 1, whole=True)},
+    {"learning_rate": Knob(1e-4, 0.1, 0.01, log=True), "epochs": Knob(1, 5, 1, whole=True), "batch": BATCH},
 )

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from excise.simulations.baselines.central.random_labels import other_labels
-from excise.simulations.baselines.descent import Descent, batches, classes, parts
+from excise.simulations.baselines.descent import BATCH, Descent, batches, classes, parts
 from excise.simulations.baselines.method import Images, Knob, Made, Method, Problem, Settings
 
 
@@ -34,6 +34,7 @@ def saliency(model: nn.Module, images: Images, share: float) -> list[Tensor]:
 
 
 def _run(problem: Problem, settings: Settings) -> Made:
+    size = int(settings["batch"])
     descent, generator = Descent(problem.original, settings["learning_rate"]), Generator().manual_seed(problem.seed)
     (x_f, y_f), (x_r, y_r) = problem.forget, problem.retain
     masks = saliency(problem.original, problem.forget, settings["share"])
@@ -42,7 +43,7 @@ def _run(problem: Problem, settings: Settings) -> Made:
     descent.passes += len(y_f)
     for _ in range(int(settings["epochs"])):
         mixed = torch.cat([x_f, x_r]), torch.cat([other_labels(y_f, classes(descent.model), generator), y_r])
-        for x, y in batches(mixed, generator):
+        for x, y in batches(mixed, generator, size):
             descent.step(F.cross_entropy(descent(x), y))
     return descent.made()
 
@@ -55,5 +56,6 @@ SALUN = Method(
         "learning_rate": Knob(1e-4, 0.1, 0.01, log=True),
         "share": Knob(0.1, 0.9, 0.5),
         "epochs": Knob(1, 5, 1, whole=True),
+        "batch": BATCH,
     },
 )

@@ -12,13 +12,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from excise.simulations.baselines.descent import Descent, batches, untrained
+from excise.simulations.baselines.descent import BATCH, Descent, batches, untrained
 from excise.simulations.baselines.method import Knob, Made, Method, Problem, Settings
 
-AWAY = 2
-"""Epochs that drive away."""
-ALPHA = 0.5
-"""Weight of staying with the teacher on retain images, beside their cross-entropy."""
+ALPHA, GAMMA = 0.5, 0.99
+"""Weights on retain images of staying with the teacher and of their cross-entropy; the paper's γ."""
 
 
 def divergence(teacher_NC: Tensor, student_NC: Tensor) -> Tensor:
@@ -27,15 +25,16 @@ def divergence(teacher_NC: Tensor, student_NC: Tensor) -> Tensor:
 
 
 def _run(problem: Problem, settings: Settings) -> Made:
+    size = int(settings["batch"])
     teacher, generator = untrained(problem.original), Generator().manual_seed(problem.seed)
-    descent = Descent(problem.original, settings["learning_rate"])
-    for epoch in range(AWAY + int(settings["epochs"])):
-        for x, y in batches(problem.forget, generator) if epoch < AWAY else ():
+    descent, away = Descent(problem.original, settings["learning_rate"]), int(settings["away"])
+    for epoch in range(away + int(settings["epochs"])):
+        for x, y in batches(problem.forget, generator, size) if epoch < away else ():
             descent.step(-divergence(teacher(x), descent(x)))
             descent.passes += len(y)
-        for x, y in batches(problem.retain, generator):
+        for x, y in batches(problem.retain, generator, size):
             logits = descent(x)
-            descent.step(ALPHA * divergence(teacher(x), logits) + settings["gamma"] * F.cross_entropy(logits, y))
+            descent.step(ALPHA * divergence(teacher(x), logits) + GAMMA * F.cross_entropy(logits, y))
             descent.passes += len(y)
     return descent.made()
 
@@ -46,7 +45,8 @@ SCRUB = Method(
     "Kurmanji et al., NeurIPS 2023",
     {
         "learning_rate": Knob(1e-4, 0.05, 5e-3, log=True),
-        "gamma": Knob(0.1, 2.0, 0.99),
+        "away": Knob(1, 8, 3, whole=True),
         "epochs": Knob(0, 3, 1, whole=True),
+        "batch": BATCH,
     },
 )

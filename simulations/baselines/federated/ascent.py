@@ -17,7 +17,7 @@ from torch import Generator, nn
 
 from excise.common.weights import Weights, difference, moved, snapshot
 from excise.simulations.baselines.central.bad_teacher import knows_nothing
-from excise.simulations.baselines.descent import Descent, classes, endless
+from excise.simulations.baselines.descent import BATCH, Descent, classes, endless
 from excise.simulations.baselines.federated.problem import Composed, FederatedMethod, FederatedProblem
 from excise.simulations.baselines.federated.rounds import Federation, flat, mean, shaped
 from excise.simulations.baselines.method import Knob, Settings
@@ -47,13 +47,15 @@ def projected(walked: Weights, radius: float) -> Weights:
     return walked if length <= radius else shaped(vector * (radius / length), walked)
 
 
-def climbed(problem: FederatedProblem, name: str, learning_rate: float) -> Descent:
+def climbed(problem: FederatedProblem, name: str, settings: Settings) -> Descent:
     """The climb of one site."""
     middle = centre(problem, name)
     start = snapshot(middle)
     radius = RADIUS * float(flat(difference(snapshot(knows_nothing(middle, problem.seed)), start)).norm())
-    descent, generator = Descent(middle, learning_rate), Generator().manual_seed(problem.seed)
-    for _, (x, y) in zip(range(STEPS), endless(problem.sites[name].forget, generator), strict=False):
+    descent, generator = Descent(middle, settings["learning_rate"]), Generator().manual_seed(problem.seed)
+    descent.model.eval()  # batches of forget images alone would spoil batch norm's statistics
+    climbing = endless(problem.sites[name].forget, generator, int(settings["batch"]))
+    for _, (x, y) in zip(range(STEPS), climbing, strict=False):
         logits = descent(x)
         if float((logits.argmax(1) == y).float().mean()) <= STOP / classes(middle):
             break
@@ -64,8 +66,8 @@ def climbed(problem: FederatedProblem, name: str, learning_rate: float) -> Desce
 
 
 def _run(problem: FederatedProblem, settings: Settings) -> Composed:
-    federation = Federation(problem, problem.original)
-    climbs = {name: climbed(problem, name, settings["learning_rate"]) for name in problem.forgetting}
+    federation = Federation(problem, problem.original, settings["batch"])
+    climbs = {name: climbed(problem, name, settings) for name in problem.forgetting}
     updates = {name: federation.update_of(name, climb) for name, climb in climbs.items()}
     federation.add(mean(updates, problem.forget))
     for _ in range(int(settings["recovery"])):
@@ -81,5 +83,6 @@ ASCENT = FederatedMethod(
         "learning_rate": Knob(1e-4, 0.1, 0.01, log=True),
         "recovery_rate": Knob(1e-3, 0.2, 0.05, log=True),
         "recovery": Knob(0, 8, 2, whole=True),
+        "batch": BATCH,
     },
 )

@@ -13,6 +13,7 @@ from the global model after the round, not before it; here each update has its o
 from __future__ import annotations
 
 from excise.common.weights import Weights
+from excise.simulations.baselines.descent import BATCH
 from excise.simulations.baselines.federated.problem import Composed, FederatedMethod, FederatedProblem
 from excise.simulations.baselines.federated.rounds import Federation, mean
 from excise.simulations.baselines.method import Knob, Settings
@@ -26,7 +27,7 @@ def with_length_of(stored: Weights, direction: Weights) -> Weights:
 
 
 def _run(problem: FederatedProblem, settings: Settings) -> Composed:
-    federation = Federation(problem, problem.initial)
+    federation = Federation(problem, problem.initial, settings["batch"])
     for number, stored in enumerate(problem.history[:: int(settings["interval"])]):
         updates = {}
         for name in (name for name in problem.keeping if name in stored):
@@ -44,6 +45,6 @@ FED_ERASER = FederatedMethod(
     "FedEraser",
     _run,
     "Liu et al., IWQoS 2021",
-    {"interval": Knob(1, 5, 2, whole=True), "learning_rate": Knob(1e-3, 0.2, 0.05, log=True)},
+    {"interval": Knob(1, 5, 2, whole=True), "learning_rate": Knob(1e-3, 0.2, 0.05, log=True), "batch": BATCH},
     needs_history=True,
 )

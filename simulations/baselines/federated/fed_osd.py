@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from excise.common.weights import Weights, difference, snapshot
-from excise.simulations.baselines.descent import parts
+from excise.simulations.baselines.descent import BATCH, parts
 from excise.simulations.baselines.federated.problem import Composed, FederatedMethod, FederatedProblem
 from excise.simulations.baselines.federated.rounds import RATE, Federation, flat, mean, shaped
 from excise.simulations.baselines.federated.traffic import size_of
@@ -78,7 +78,7 @@ def not_back(update: Weights, away: Tensor) -> Weights:
 
 
 def _run(problem: FederatedProblem, settings: Settings) -> Composed:
-    federation, deployed = Federation(problem, problem.original), snapshot(problem.original)
+    federation, deployed = Federation(problem, problem.original, settings["batch"]), snapshot(problem.original)
     for _ in range(int(settings["rounds"])):
         step = -settings["learning_rate"] * direction(federation)
         federation.add(shaped(step, dict(federation.model.named_parameters())))
@@ -98,5 +98,6 @@ FED_OSD = FederatedMethod(
         "learning_rate": Knob(1e-3, 5.0, 0.2, log=True),
         "rounds": Knob(1, 20, 8, whole=True),
         "recovery": Knob(0, 8, 2, whole=True),
+        "batch": BATCH,
     },
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from excise.simulations.baselines.descent import Descent, batches, untrained
+from excise.simulations.baselines.descent import BATCH, Descent, batches, untrained
 from excise.simulations.baselines.federated.problem import Composed, FederatedMethod, FederatedProblem
 from excise.simulations.baselines.federated.rounds import RATE, Federation, mean
 from excise.simulations.baselines.method import Knob, Settings
@@ -23,12 +23,13 @@ def quasi_competent(logits_NC: Tensor, y_N: Tensor) -> Tensor:
 
 
 def _run(problem: FederatedProblem, settings: Settings) -> Composed:
-    federation, teacher = Federation(problem, problem.original), untrained(problem.original)
+    federation, teacher = Federation(problem, problem.original, settings["batch"]), untrained(problem.original)
     updates, generator = {}, Generator().manual_seed(problem.seed)
     for name in problem.forgetting:
         descent = Descent(federation.model, settings["learning_rate"])
+        descent.model.eval()  # batches of forget images alone would spoil batch norm's statistics
         for _ in range(int(settings["epochs"])):
-            for x, y in batches(problem.sites[name].forget, generator):
+            for x, y in batches(problem.sites[name].forget, generator, federation.batch):
                 told = quasi_competent(teacher(x), y)
                 descent.step(F.kl_div(descent(x).log_softmax(1), told, reduction="batchmean"))
                 descent.passes += len(y)
@@ -47,5 +48,6 @@ FED_QUIT = FederatedMethod(
         "learning_rate": Knob(1e-4, 0.1, 0.01, log=True),
         "epochs": Knob(1, 10, 3, whole=True),
         "recovery": Knob(0, 8, 2, whole=True),
+        "batch": BATCH,
     },
 )

@@ -7,13 +7,14 @@ The federated form of the first baseline of nearly every paper.
 
 from __future__ import annotations
 
+from excise.simulations.baselines.descent import BATCH
 from excise.simulations.baselines.federated.problem import Composed, FederatedMethod, FederatedProblem
 from excise.simulations.baselines.federated.rounds import Federation
 from excise.simulations.baselines.method import Knob, Settings
 
 
 def _run(problem: FederatedProblem, settings: Settings) -> Composed:
-    federation = Federation(problem, problem.original)
+    federation = Federation(problem, problem.original, settings["batch"])
     for _ in range(int(settings["rounds"])):
         federation.retain_round(settings["learning_rate"])
     return federation.made()
@@ -23,5 +24,5 @@ FINE_TUNE = FederatedMethod(
     "fine-tune rounds",
     _run,
     "the usual first baseline",
-    {"learning_rate": Knob(1e-3, 0.2, 0.05, log=True), "rounds": Knob(1, 10, 3, whole=True)},
+    {"learning_rate": Knob(1e-3, 0.2, 0.05, log=True), "rounds": Knob(1, 10, 3, whole=True), "batch": BATCH},
 )

@@ -12,7 +12,7 @@ import copy
 import torch
 from torch import nn
 
-from excise.simulations.baselines.descent import layers
+from excise.simulations.baselines.descent import BATCH, layers
 from excise.simulations.baselines.federated.problem import Composed, FederatedMethod, FederatedProblem
 from excise.simulations.baselines.federated.rounds import Federation
 from excise.simulations.baselines.method import Knob, Settings
@@ -28,7 +28,7 @@ def negated(model: nn.Module, first: int) -> nn.Module:
 
 
 def _run(problem: FederatedProblem, settings: Settings) -> Composed:
-    federation = Federation(problem, negated(problem.original, int(settings["layers"])))
+    federation = Federation(problem, negated(problem.original, int(settings["layers"])), settings["batch"])
     for _ in range(int(settings["rounds"])):
         federation.retain_round(settings["learning_rate"])
     return federation.made()
@@ -42,5 +42,6 @@ NOT = FederatedMethod(
         "layers": Knob(1, 2, 1, whole=True),
         "learning_rate": Knob(1e-3, 0.2, 0.05, log=True),
         "rounds": Knob(1, 10, 5, whole=True),
+        "batch": BATCH,
     },
 )

@@ -8,13 +8,14 @@ a negated variance means nothing.
 
 from __future__ import annotations
 
+from excise.simulations.baselines.descent import BATCH
 from excise.simulations.baselines.federated.problem import Composed, FederatedMethod, FederatedProblem
 from excise.simulations.baselines.federated.rounds import RATE, Federation, mean, parameters_of
 from excise.simulations.baselines.method import Knob, Settings
 
 
 def _run(problem: FederatedProblem, settings: Settings) -> Composed:
-    federation = Federation(problem, problem.original)
+    federation = Federation(problem, problem.original, settings["batch"])
     learned = {name: federation.train(name, problem.sites[name].forget, RATE) for name in problem.forgetting}
     composed = parameters_of(mean(learned, problem.forget))
     federation.add({name: -settings["scale"] * value for name, value in composed.items()})
@@ -31,5 +32,6 @@ PUF = FederatedMethod(
         "scale": Knob(0.1, 50.0, 5.0, log=True),
         "learning_rate": Knob(1e-3, 0.2, 0.05, log=True),
         "recovery": Knob(0, 8, 2, whole=True),
+        "batch": BATCH,
     },
 )

@@ -7,13 +7,14 @@
 
 from __future__ import annotations
 
+from excise.simulations.baselines.descent import BATCH
 from excise.simulations.baselines.federated.problem import Composed, FederatedMethod, FederatedProblem
 from excise.simulations.baselines.federated.rounds import Federation
 from excise.simulations.baselines.method import Knob, Settings
 
 
 def _run(problem: FederatedProblem, settings: Settings) -> Composed:
-    federation = Federation(problem, problem.initial)
+    federation = Federation(problem, problem.initial, settings["batch"])
     for _ in range(int(settings["rounds"])):
         federation.retain_round(settings["learning_rate"])
     return federation.made()
@@ -23,5 +24,5 @@ RETRAIN = FederatedMethod(
     "retrain",
     _run,
     "McMahan et al., AISTATS 2017",
-    {"learning_rate": Knob(1e-3, 0.2, 0.1, log=True), "rounds": Knob(1, 200, 20, whole=True)},
+    {"learning_rate": Knob(1e-3, 0.2, 0.1, log=True), "rounds": Knob(1, 200, 20, whole=True), "batch": BATCH},
 )

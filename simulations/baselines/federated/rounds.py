@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from excise.common.weights import Weights, difference, is_statistic, moved, snapshot
-from excise.simulations.baselines.descent import Descent, batches
+from excise.simulations.baselines.descent import BATCH, Descent, batches
 from excise.simulations.baselines.federated.problem import Composed, FederatedProblem, Updates
 from excise.simulations.baselines.federated.traffic import Traffic, size_of
 from excise.simulations.baselines.method import Images
@@ -29,14 +29,16 @@ class Federation:
     Attributes
     ----------
     model : the global model, in evaluation mode
+    batch : images of a step of the sites' training
     passes, rounds : images sent through any model so far, and times that sites were asked and answered
     traffic : bytes that the sites were sent and sent so far
     """
 
-    def __init__(self, problem: FederatedProblem, model: nn.Module) -> None:
-        """Begin with a copy of `model`."""
+    def __init__(self, problem: FederatedProblem, model: nn.Module, batch: float = BATCH.default) -> None:
+        """Begin with a copy of `model`; sites train on `batch` images at a time."""
         self.problem, self.model = problem, copy.deepcopy(model).eval()
         self.passes = self.rounds = 0
+        self.batch = int(batch)
         self.traffic = Traffic()
         self._generator = Generator().manual_seed(problem.seed)
 
@@ -44,7 +46,7 @@ class Federation:
         """The update of a site that is sent the global model, and trains it on `images`."""
         descent = Descent(self.model, learning_rate)
         for _ in range(epochs):
-            for x, y in batches(images, self._generator):
+            for x, y in batches(images, self._generator, self.batch):
                 descent.step(F.cross_entropy(descent(x), y))
         return self.update_of(site, descent)
 

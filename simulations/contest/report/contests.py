@@ -37,9 +37,14 @@ AUC = Measure("AUC distance", lambda one: apart(one.values, one.retrained, "loss
 MEASURES = (TOW, AUC)
 
 
+def gap(values: Values, retrained: Values, key: str) -> float:
+    """A metric less the retrained model's; NaN where one of the two is missing."""
+    return values.get(key, math.nan) - retrained.get(key, math.nan)
+
+
 def apart(values: Values, retrained: Values, key: str) -> float:
     """Distance of a metric from the retrained model's, at least 0; NaN where one of the two is missing."""
-    return abs(values.get(key, math.nan) - retrained.get(key, math.nan))
+    return abs(gap(values, retrained, key))
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,11 @@ class Lead:
         """Whether the rival is better, and seeds do not leave that open; one seed has no interval, and leaves nothing open."""
         return self.by.mean < 0 and (self.by.values == 1 or self.by.decided)
 
+    @property
+    def won(self) -> bool:
+        """Whether ours is better, and seeds do not leave that open."""
+        return self.by.mean > 0 and (self.by.values == 1 or self.by.decided)
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -83,12 +88,12 @@ class Standing:
 
     @property
     def word(self) -> str:
-        """First, tie or behind; alone where there is no rival."""
+        """First, surely ahead of every rival; behind, surely behind one; else tie. Alone where there is no rival."""
         if not self.leads:
             return "alone"
         if self.lost:
             return "behind"
-        return "first" if self.leads[0].by.mean > 0 else "tie"
+        return "first" if all(lead.won for lead in self.leads) else "tie"
 
 
 def standings(contest: Contest) -> list[Standing]:

@@ -9,13 +9,17 @@ from functools import partial
 
 from excise.server.report import MISSING, signed, three
 from excise.simulations.contest.record import Record
-from excise.simulations.contest.report.contests import AUC, MEASURES, TOW, Contest, Runs, Values, apart, ratio
+from excise.simulations.contest.report.contests import AUC, MEASURES, TOW, Contest, Runs, Values, apart, gap, ratio
 from excise.simulations.contest.report.standing import Rank, mean, ranks
 from excise.simulations.contest.search import BUDGET
 from excise.simulations.judging.bootstrap import Interval
+from excise.simulations.judging.metrics import known_metrics
 
-Score = Callable[[Values, Values], float]
-"""Of a model's metrics and the retrained model's."""
+Score = partial[float]
+"""Of a model's metrics and the retrained model's; the first argument, which it has, is the metric's name."""
+
+IDEAL = "ideal"
+"""The row above all others."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def _plain(key: str, values: Values, retrained: Values) -> float:
 
 
 def _gap(key: str, values: Values, retrained: Values) -> float:
-    return values.get(key, math.nan) - retrained.get(key, math.nan)
+    return gap(values, retrained, key)
 
 
 def _apart(key: str, values: Values, retrained: Values) -> float:
@@ -67,24 +71,42 @@ SCORES: dict[str, Score] = {
     "retain": partial(_plain, "retain_accuracy"),
     "test": partial(_plain, "test_accuracy"),
 }
-COSTS = {"images ÷": "images", "seconds ÷": "seconds", "bytes up ÷": "bytes_up", "bytes down ÷": "bytes_down"}
+COSTS = {
+    "images ÷": "images",
+    "seconds ÷": "seconds",
+    "rounds ÷": "rounds",
+    "bytes up ÷": "bytes_up",
+    "bytes down ÷": "bytes_down",
+    "memory ÷": "peak_bytes",
+}
 MORE: dict[str, Score] = {
     "AUC": partial(_plain, "loss_auc"),
+    "hits at 1 %": partial(_plain, "loss_tpr"),
+    "MIA-NN": partial(_plain, "output_attack_members"),
     "U-LiRA AUC": partial(_plain, "ulira_auc"),
     "RMIA AUC": partial(_plain, "rmia_auc"),
     "JS, forget": partial(_plain, "forget_js"),
     "JS, test": partial(_plain, "test_js"),
     "relearn ratio": partial(_plain, "relearn_ratio"),
     "resurfaced": partial(_plain, "resurfaced"),
+    "came back": partial(_plain, "came_back"),
+    "earlier ToW": partial(_plain, "earlier_tow"),
     "probe": partial(_plain, "probe_accuracy"),
     "near retain": partial(_plain, "near_retain_accuracy"),
     "worst site's change": partial(_plain, "worst_site_change"),
+    "balanced, test": partial(_plain, "test_balanced_accuracy"),
+    "AUROC, test": partial(_plain, "test_auroc"),
+    "ECE, test": partial(_plain, "test_calibration_error"),
 }
 GAPS: dict[str, Score] = {
     "forget": partial(_gap, "forget_accuracy"),
     "retain": partial(_gap, "retain_accuracy"),
     "test": partial(_gap, "test_accuracy"),
     "AUC": partial(_gap, "loss_auc"),
+    "MIA-NN": partial(_gap, "output_attack_members"),
+    "JS, forget": partial(_gap, "forget_js"),
+    "JS, test": partial(_gap, "test_js"),
+    "relearn ratio": partial(_gap, "relearn_ratio"),
     "resurfaced": partial(_gap, "resurfaced"),
     "probe": partial(_gap, "probe_accuracy"),
     "near retain": partial(_gap, "near_retain_accuracy"),
@@ -115,7 +137,7 @@ def _scores(contest: Contest) -> Table:
     places = {
         measure.name: (ranks(contest.ranked(measure)), ranks(contest.ranked(measure, federated=True))) for measure in MEASURES
     }
-    lines = []
+    lines = [Line(IDEAL, "reference", (Cell(""), Cell(""), *map(_ideal, SCORES.values()), *(Cell(three(0.0)) for _ in COSTS)))]
     for title, values_of in (("original", _original), ("retrained", _retrained)):
         cells = [_cell(_over(contest, values_of, score), three) for score in SCORES.values()]
         is_gold = title == "retrained"
@@ -138,8 +160,11 @@ def _scores(contest: Contest) -> Table:
 
 def _models(contest: Contest, title: str, scores: dict[str, Score], form: Callable[[float], str]) -> Table:
     lines = [
-        Line(name, "reference", tuple(_cell(_over(contest, values_of, score), form) for score in scores.values()))
-        for name, values_of in (("original", _original), ("retrained", _retrained))
+        Line(IDEAL, "reference", tuple(map(_ideal, scores.values()))),
+        *(
+            Line(name, "reference", tuple(_cell(_over(contest, values_of, score), form) for score in scores.values()))
+            for name, values_of in (("original", _original), ("retrained", _retrained))
+        ),
     ]
     for runs in ordered(contest):
         if not _told(contest, runs):
@@ -163,6 +188,12 @@ def settings_of(contest: Contest) -> Table:
         cells = (Cell(settings), Cell(three(one.searched.loss)), Cell(trials), Cell(one.paper))
         lines.append(Line(runs.name, runs.kind, cells))
     return Table("Best settings", ("settings", "objective", "trials", "paper"), tuple(lines), words=(0, 2, 3))
+
+
+def _ideal(score: Score) -> Cell:
+    """The best there could be of a score: of a distance or a gap to the retrained model 0."""
+    ideal = known_metrics().get(score.args[0]).ideal if score.func is _plain else 0.0
+    return Cell(ideal if isinstance(ideal, str) else three(ideal))
 
 
 def _told(contest: Contest, runs: Runs) -> str:
@@ -217,7 +248,7 @@ def _without_empty(table: Table) -> Table:
 
     def filled() -> Iterator[int]:
         for i in range(len(table.columns)):
-            if any(line.cells[i].text not in ("", MISSING) for line in table.lines if line.cells):
+            if any(line.cells[i].text not in ("", MISSING) for line in table.lines if line.cells and line.name != IDEAL):
                 yield i
 
     kept = list(filled())

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from excise.server.report import three
+from excise.simulations.contest.report.beside import worse_beside
 from excise.simulations.contest.report.contests import AUC, FAMILY, OURS, Contest
 from excise.simulations.contest.report.standing import Lead, Standing, costs, standings
 from excise.simulations.contest.report.tables import Cell, Line, Table
-from excise.simulations.contest.search import BUDGET
+from excise.simulations.contest.search import BUDGET, DRAWN
 from excise.simulations.judging.bootstrap import Interval
 
 NAME = f'"{OURS}"'
@@ -39,8 +40,7 @@ def ran(contests: Sequence[Contest]) -> Table:
     for contest in contests:
         methods = contest.methods.values()
         federated = sum(runs.federated for runs in methods)
-        # A method without settings has nothing to search, and one trial.
-        trials = {one.searched.trials for runs in methods for one in runs.records.values() if one.searched.settings}
+        trials = _trials([contest])
         texts = (
             ", ".join(map(str, contest.seeds)),
             f"{len(methods)}",
@@ -67,6 +67,8 @@ def not_run(contests: Sequence[Contest], scenarios: Iterable[str], methods: Iter
     for contest in contests:
         of.setdefault(tuple(name for name in wanted if name not in contest.methods), []).append(contest.title)
     found += [Item(f"Methods in {', '.join(titles)}", f"{'; '.join(names)}.") for names, titles in of.items() if names]
+    if not any(one.shadows for contest in contests for runs in contest.methods.values() for one in runs.records.values()):
+        found.append(Item("U-LiRA and RMIA", "tried in no scenario: `--shadows` does that."))
     for contest in contests:
         lacking = [f"{one.name} with {_seeds(lacks)}" for one in contest.methods.values() if (lacks := contest.lacking(one))]
         if lacking:
@@ -79,7 +81,7 @@ def not_run(contests: Sequence[Contest], scenarios: Iterable[str], methods: Iter
 
 
 def honest(contests: Sequence[Contest]) -> Honest:
-    """Where ours is neither first nor tied, or costs too much: by how much, and to whom."""
+    """Where ours is neither first nor tied, too dear, or worse than the retrained model by what nobody is ranked by."""
     points, stood = list[Item](), list[Standing]()
     dear: dict[str, Mapping[str, float]] = {}
     for contest in contests:
@@ -92,6 +94,7 @@ def honest(contests: Sequence[Contest]) -> Honest:
             dear[contest.title] = over
             told = " and ".join(f"{three(share)} of retraining's {what}" for what, share in over.items())
             points.append(Item(f"{contest.title}, cost", f"{told}, where at most {BUDGET:g} was to be."))
+        points += [Item(f"{contest.title}, {what}", text) for what, text in worse_beside(contest).items()]
     return Honest(_summary(contests, stood, dear), tuple(points))
 
 
@@ -154,6 +157,7 @@ def rules(contests: Sequence[Contest]) -> list[str]:
     """How the page compares, in short paragraphs."""
     compositions = {name for contest in contests for name in contest.methods if name.startswith(FAMILY) and name != OURS}
     fewest = min(len(contest.seeds) for contest in contests)
+    central = {name for contest in contests for name, runs in contest.methods.items() if runs.kind == "central"}
     told = [
         f"Ours is {NAME}, the default. "
         + (
@@ -162,19 +166,37 @@ def rules(contests: Sequence[Contest]) -> list[str]:
             if compositions
             else ""
         )
-        + "It is compared with every method that is not ours, on the same seeds, those with all images in one place as well, "
-        "an advantage that no federation can give. Retraining is what all are measured against, and has no rank.",
+        + "It is compared with every method that was run and is not ours, on the same seeds"
+        + (
+            ", those with all images in one place as well, an advantage that no federation can give. "
+            if central
+            else "; none of those with all images in one place was run. "
+        )
+        + "Retraining is what all are measured against, and has no rank.",
         "ToW: closeness of the forget, retain and test accuracy to the retrained model's, 1 is best. AUC distance: how far "
-        "the membership test's AUC is from the retrained model's, 0 is best. Ours is behind where a method is better and the "
-        "95 % bootstrap interval of the difference, paired by seed, lies beyond 0; it ties where the interval does not. "
-        + ("With one seed there is no interval, and who is worse is behind." if fewest == 1 else ""),
+        "the membership test's AUC is from the retrained model's, 0 is best. Where a whole class is forgotten, models that "
+        "forgot nothing can be near by it: it compares images of that class alone. Ours is first where the 95 % bootstrap "
+        "interval of its lead, paired by seed, lies above 0 against every method; behind where it lies below 0 against one; "
+        "else it ties. " + ("With one seed there is no interval, and who is worse is behind." if fewest == 1 else ""),
     ]
+    trials = _trials(contests)
+    if trials and 1 < max(trials) <= DRAWN:
+        told.append(
+            f"Settings were searched with {_between(trials)} trials of each method: its own, and others drawn at random. Only "
+            f"from the {DRAWN + 1}th on would a search learn from those before."
+        )
     if 1 < fewest < FEW:
         told.append(
             f"Of {fewest} seeds the bootstrap interval is too narrow: it calls more differences sure than there are, for ours "
             "and against it."
         )
     return [text.strip() for text in told]
+
+
+def _trials(contests: Iterable[Contest]) -> set[int]:
+    """Of each method; without those that have no settings: nothing to search, and one trial."""
+    every = (one.searched for contest in contests for runs in contest.methods.values() for one in runs.records.values())
+    return {searched.trials for searched in every if searched.settings}
 
 
 def _between(numbers: Iterable[int]) -> str:

@@ -65,6 +65,46 @@ def test_a_difference_that_seeds_do_not_decide_is_a_tie_and_no_loss() -> None:
     assert {name: str(rank) for name, rank in ranks(tied.ranked(TOW)).items()} == {"PUF": "=1", OURS: "=2"}
 
 
+def test_a_lead_that_seeds_do_not_decide_is_a_tie_too() -> None:
+    ahead = contest(over_seeds(OURS, [0.95, 0.88, 0.91]), over_seeds("PUF", [0.90, 0.90, 0.90]), over_seeds("NoT", [0.5] * 3))
+    tow, _ = standings(ahead)
+    assert tow.leads[0].by.mean > 0 > tow.leads[0].by.low
+    assert (tow.leads[1].won, tow.word) == (True, "tie")
+
+
+def test_what_comes_back_though_nobody_is_ranked_by_it_is_told() -> None:
+    gold = {"resurfaced": 0.1, "worst_site_accuracy": 0.8, "probe_accuracy": 0.5}
+
+    def of(name: str, rises: list[float]) -> list[Record]:
+        told = [
+            record(name, i, resurfaced=rise, worst_site_accuracy=0.6 + rise / 10, probe_accuracy=0.52)
+            for i, rise in enumerate(rises)
+        ]
+        return [replace(one, retrained={**one.retrained, **gold}) for one in told]
+
+    assert said(contest(of(OURS, [0.3, 0.35, 0.4]), of("PUF", [0.9] * 3))) == [
+        "brain-mri, resurfaced: an epoch on retain images alone brings 0.250 more of the forgotten back than in the retrained "
+        "model.",
+        "brain-mri, worst site: 0.165 less is right at the worst site than in the retrained model.",
+    ]
+    assert [one for one in said(contest(of(OURS, [0.0, 0.11, 0.9]), of("PUF", [0.9] * 3))) if "resurfaced" in one] == []
+
+
+def test_the_rules_say_with_whom_ours_was_compared() -> None:
+    ours = over_seeds(OURS, [0.9] * 3)
+    assert "none of those with all images in one place was run" in rules([contest(ours, over_seeds("PUF", [0.9] * 3))])[0]
+    assert "those with all images in one place as well" in rules([contest(ours, over_seeds(SCRUB, [0.9] * 3))])[0]
+
+
+def test_a_search_that_learned_nothing_is_told() -> None:
+    def searched(trials: int) -> str:
+        records = [replace(one, searched=replace(one.searched, trials=trials)) for one in over_seeds(OURS, [0.9] * 3)]
+        return " ".join(rules([contest(records)]))
+
+    assert "searched with 4 trials of each method" in searched(4)
+    assert "Settings were searched" not in searched(12)
+
+
 def test_a_loss_is_told_with_its_figures_and_to_whom() -> None:
     lost = contest(
         over_seeds(OURS, [0.90, 0.91, 0.89], share=0.2),
@@ -127,7 +167,7 @@ def test_a_failed_method_stands_in_the_table_with_its_reason_and_has_no_rank() -
     assert lines["PUF"].told == "failed: not finite (seed 1)"
     assert [str(lines[name].cells[0].text) for name in (OURS, "NoT")] == ["=1", "2"]
     assert [lead.rival.name for lead in standings(found)[0].leads] == ["NoT"]
-    assert list(lines)[:2] == ["original", "retrained"]
+    assert list(lines)[:3] == ["ideal", "original", "retrained"]
     assert ran([found]).lines[0].cells[3].text == "1"
 
 
@@ -151,6 +191,7 @@ def test_what_was_not_run_is_told_from_the_records() -> None:
     assert told == {
         "Scenarios": "fashion-x.",
         "Methods in brain-mri": "SalUn.",
+        "U-LiRA and RMIA": "tried in no scenario: `--shadows` does that.",
         "Seeds in brain-mri": "FedOSD with seeds 1, 2: not ranked.",
         "Further seeds in brain-mri": "some methods have seed 3 as well; no figure is of that.",
     }
@@ -176,6 +217,8 @@ def test_metrics_that_are_not_known_are_dashes_and_columns_without_any_are_left_
     assert {line.name: line.cells[2].text for line in more.lines}["PUF"] == "–"
     assert {line.name: line.cells[2].text for line in more.lines}[OURS] == "0.750"
     assert {line.name: line.cells[0].text for line in gaps.lines}[OURS] == "0.000"  # forget accuracy 0.8, as retrained
+    ideals = {name: cell.text for name, cell in zip(more.columns, more.lines[0].cells, strict=True)}
+    assert ideals == {"AUC": "0.500", "JS, forget": "0.000", "relearn ratio": "1.000"}
     assert settings_of(contest([one])).lines[0].cells[0].text == "rate = 0.25"
 
 
@@ -286,7 +329,7 @@ def test_hostile_names_and_reasons_are_shown_as_text(tmp_path: Path) -> None:
     assert "<script" not in text
     assert "<img" not in text
     rows = [line for line in text.splitlines() if line.startswith("| PUF")]
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {11, 6}  # ranks and scores; best settings
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {12, 6}  # ranks and scores; best settings
     assert pictures
     for picture in pictures:
         ET.fromstring(picture.read_text())

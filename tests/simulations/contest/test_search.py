@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from excise.simulations.baselines.method import Knob, Settings
-from excise.simulations.contest.search import BUDGET, SEEDS, Tried, search
+from excise.simulations.contest.search import BUDGET, SEEDS, Tried, judged_seeds, search
 
 KNOBS = {"rate": Knob(1e-3, 1.0, 0.5, log=True), "rounds": Knob(1, 9, 2, whole=True)}
 
@@ -24,7 +24,7 @@ def test_it_finds_better_settings_than_the_defaults(tmp_path: Path) -> None:
     assert KNOBS["rate"].holds(found.settings["rate"])
     assert KNOBS["rounds"].holds(found.settings["rounds"])
     assert (found.trials, found.failed) == (25, 0)
-    assert found.loss == pytest.approx(sum(hill(found.settings, seed).loss for seed in range(SEEDS)) / SEEDS)
+    assert found.loss == pytest.approx(sum(hill(found.settings, seed).loss for seed in SEEDS) / len(SEEDS))
 
 
 def test_the_first_trial_is_the_defaults(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_the_first_trial_is_the_defaults(tmp_path: Path) -> None:
         return hill(settings, seed)
 
     search("hill", KNOBS, loss, tmp_path, 1)
-    assert tried == [{"rate": 0.5, "rounds": 2}] * SEEDS
+    assert tried == [{"rate": 0.5, "rounds": 2}] * len(SEEDS)
 
 
 def test_a_search_that_was_interrupted_goes_on(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_search_that_was_interrupted_goes_on(tmp_path: Path) -> None:
 
     def breaks(settings: Settings, seed: int) -> Tried:
         calls.append(seed)
-        if len(calls) == 4 * SEEDS + 1:
+        if len(calls) == 4 * len(SEEDS) + 1:
             raise KeyboardInterrupt
         return hill(settings, seed)
 
@@ -51,7 +51,9 @@ def test_a_search_that_was_interrupted_goes_on(tmp_path: Path) -> None:
         search("hill", KNOBS, breaks, tmp_path, 10)
     found = search("hill", KNOBS, breaks, tmp_path, 10)
     assert found.trials == 10
-    assert 4 * SEEDS + 1 < len(calls) == 10 * SEEDS - found.pruned * (SEEDS - 1) + 1  # that which was interrupted
+    assert (
+        4 * len(SEEDS) + 1 < len(calls) == 10 * len(SEEDS) - found.pruned * (len(SEEDS) - 1) + 1
+    )  # that which was interrupted
     before = len(calls)
     assert search("hill", KNOBS, breaks, tmp_path, 10) == found
     assert len(calls) == before
@@ -86,7 +88,7 @@ def test_bad_trials_are_given_up_after_their_first_seed(tmp_path: Path) -> None:
 
     found = search("worse", KNOBS, loss, tmp_path, 12)
     assert found.pruned > 0
-    assert len(seeds) == 12 * SEEDS - found.pruned * (SEEDS - 1)
+    assert len(seeds) == 12 * len(SEEDS) - found.pruned * (len(SEEDS) - 1)
     assert found.settings == {"rate": 0.5, "rounds": 2}
 
 
@@ -110,7 +112,13 @@ def test_a_method_without_settings_is_tried_once(tmp_path: Path) -> None:
         return Tried(1.0, 0.0)
 
     found = search("plain", {}, loss, tmp_path, 20)
-    assert (dict(found.settings), found.loss, found.trials, len(calls)) == ({}, 1.0, 1, SEEDS)
+    assert (dict(found.settings), found.loss, found.trials, calls) == ({}, 1.0, 1, [*SEEDS])
+
+
+def test_nobody_is_judged_where_settings_are_searched() -> None:
+    assert judged_seeds(5) == [0, 1, 2, 3, 4]
+    assert len(set(judged_seeds(9))) == 9
+    assert not set(judged_seeds(9)) & set(SEEDS)
 
 
 def test_searches_of_other_names_are_apart(tmp_path: Path) -> None:
