@@ -18,7 +18,7 @@ from excise.simulations.baselines.registry import CENTRAL
 from tests.simulations.tiny import counting, first, none_of, of, pictures, same, trained, weights
 
 QUICK: Mapping[str, Mapping[str, float]] = {
-    **{name: {"retain_batch": 16} for name in CENTRAL if name.startswith("excise")},
+    **{name: {"retain_batch": 32} for name in CENTRAL if name.startswith("excise")},
     "SSD": {"alpha": 1.2},  # of a third of all images hardly anything matters ten times as much as all do
 }
 """Settings with which a method does something in little time."""

@@ -259,7 +259,7 @@ def test_the_targets_of_ours_differ(problem: Problem, monkeypatch: pytest.Monkey
     monkeypatch.setattr(ours, "unlearn", lambda *given, **_: asked.append(given[4]) or unlearn(*given))
     few = Problem(problem.original, first(problem.forget, 4), problem.retain, problem.unseen, whole_class=True)
     for method in ours.OURS:
-        method(few, {"retain_batch": 16})
+        method(few, {"retain_batch": 32})
     assert [settings.target.kind for settings in asked] == ["nearest", "soft", "topk", "calibrated"]
     assert [settings.search.stop for settings in asked] == ["crossed"] * 3 + [PRESETS["samples"].search.stop]
     assert asked[-1].forget_sample is None

@@ -21,7 +21,7 @@ from tests.simulations.federations import SITES, federation
 from tests.simulations.tiny import counting, first, none_of, of, same, scores, weights
 
 QUICK: Mapping[str, Mapping[str, float]] = {
-    **{name: {"retain_batch": 16} for name in FEDERATED if name.startswith("excise")},
+    **{name: {"retain_batch": 32} for name in FEDERATED if name.startswith("excise")},
     "retrain": {"rounds": 2},
     "FedOSD": {"rounds": 2},
 }

@@ -117,7 +117,7 @@ def test_gradients_travel_without_statistics_and_stored_updates_do_not_travel_ag
 
 def test_ours_sends_quantiles_beside_models(problem: FederatedProblem) -> None:
     one, quantiles, rounds = size(problem), 8 * PRESETS["samples"].quantiles, PRESETS["samples"].local.rounds
-    made = FEDERATED["excise, mean"](replace(problem, whole_class=False), {"retain_batch": 16})
+    made = FEDERATED["excise, mean"](replace(problem, whole_class=False), {"retain_batch": 32})
     assert made.bytes_up == dict.fromkeys(SITES, rounds * one + quantiles)
     models = (rounds + 1) * one
     assert made.bytes_down == {"a": models + rounds * quantiles, "b": models, "c": models}
@@ -285,7 +285,7 @@ def test_ours_at_one_site_is_ours_without_sites(problem: FederatedProblem, whole
     part = problem.sites["a"]
     alone = replace(problem, sites={"a": part}, whole_class=whole_class)
     central = Problem(problem.original, part.forget, part.retain, part.unseen, whole_class)
-    settings = {"retain_batch": 16, "learning_rate": 0.01, "negation": 2.0}
+    settings = {"retain_batch": 32, "learning_rate": 0.01, "negation": 2.0}
     together = FEDERATED["excise, mean"](alone, settings)
     expected = CENTRAL["excise, nearest" if whole_class else "excise, calibrated"](central, settings)
     for name, value in together.model.state_dict().items():
@@ -311,7 +311,7 @@ def test_updates_are_composed_with_their_weights_and_roles(problem: FederatedPro
 
     new_composer = ours.new_composer
     monkeypatch.setattr(ours, "new_composer", spy)
-    made = FEDERATED["excise, module_swap"](problem, {"retain_batch": 16})
+    made = FEDERATED["excise, module_swap"](problem, {"retain_batch": 32})
     rounds = PRESETS["classes"].local.rounds
     assert made.rounds == rounds + 1  # with the recovery round that the rule wants
     assert [rule for rule, _ in taken] == ["module_swap"] * 3 * rounds + ["mean"] * 3
@@ -342,7 +342,7 @@ def test_one_small_site_is_heard(problem: FederatedProblem) -> None:
     """Forget images are a tenth of one site's images, and one site of three holds them: they are forgotten all the same."""
     few = {**problem.sites, "a": replace(problem.sites["a"], forget=first(problem.sites["a"].forget, 6))}
     gone, kept = scores(
-        FEDERATED["excise, mean"](replace(problem, sites=few), {"retain_batch": 16, "learning_rate": 0.03}).model
+        FEDERATED["excise, mean"](replace(problem, sites=few), {"retain_batch": 32, "learning_rate": 0.03}).model
     )
     assert gone < 0.5
     assert kept > 0.9

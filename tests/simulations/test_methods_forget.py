@@ -22,7 +22,7 @@ CENTRALLY: Mapping[str, Mapping[str, float]] = {
     "SSD": {"alpha": 1.5, "lambda": 0.1},
     "DELETE": {"learning_rate": 0.02, "epochs": 20},
     "Boundary Shrink": {"learning_rate": 0.01, "epochs": 15},
-    **{name: {"retain_batch": 16} for name in CENTRAL if name.startswith("excise")},
+    **{name: {"retain_batch": 32} for name in CENTRAL if name.startswith("excise")},
 }
 """Settings with which a class of fifty images is forgotten. Fine-tuning and CF-k never look at it. Nor is SCRUB among them:
 where student and teacher are alike and sure, its divergence is flat, and few steps go nowhere."""
@@ -34,7 +34,7 @@ TOGETHER: Mapping[str, Mapping[str, float]] = {
     "PUF": {"scale": 50.0, "recovery": 1},
     "FedOSD": {"learning_rate": 1.0, "rounds": 20, "recovery": 4},
     "FedQUIT-like": {"learning_rate": 0.1, "epochs": 10, "recovery": 1},
-    **{name: {"retain_batch": 16} for name in FEDERATED if name.startswith("excise")},
+    **{name: {"retain_batch": 32} for name in FEDERATED if name.startswith("excise")},
 }
 """Settings with which a class at one site is forgotten. Fine-tuning rounds and NoT are not among them: neither looks at it."""
 

@@ -21,14 +21,21 @@ OF: Mapping[Aim, UnlearningSettings] = {aim: PRESETS[aim] for aim in get_args(Ai
 SAMPLES, OF_CLASS = OF["samples"], OF["classes"]
 KNOBS = {
     "learning_rate": Knob(
-        1e-3, 0.1, SAMPLES.local.learning_rate, log=True, of={"classes": 0.02, "labels": OF["labels"].local.learning_rate}
+        0.01, 0.1, SAMPLES.local.learning_rate, log=True, of={"classes": 0.02, "labels": OF["labels"].local.learning_rate}
     ),
-    "negation": Knob(0.0, 8.0, 4.0, of={"classes": 0.0, "labels": 3.0}),
-    "retain_batch": Knob(16, 128, 48, log=True, whole=True, of={"classes": 40}),
+    "negation": Knob(0.0, 8.0, 4.0, of={"labels": 3.0}),
+    "retain_batch": Knob(32, 128, 48, log=True, whole=True, of={"classes": 40}),
 }
 """The first trial is what excise does when it is asked for nothing else, but for what does on tasks as small as these: smaller
-retain batches (docs/adr/0026-small-retain-batches.md), and a first round that steps away from all but whole classes
-(docs/adr/0027-a-step-away.md)."""
+retain batches (docs/adr/0026-small-retain-batches.md), and a first round that steps away (docs/adr/0027-a-step-away.md)."""
+
+
+def negation(aim: Aim, settings: Settings) -> float:
+    """How far ours steps away first, s: from a whole class not at all.
+
+    It would come back in an epoch on retain images (docs/adr/0028-settings-of-rivals.md).
+    """
+    return 0.0 if aim == "classes" else settings["negation"]
 
 
 def local_settings(preset: UnlearningSettings, settings: Settings) -> LocalSettings:
@@ -45,7 +52,7 @@ def _of(kind: Kind) -> Method:
         preset = OF[problem.aim]
         target = preset.target.model_copy(update={"kind": kind, "k": 2})
         chosen = {
-            "negation": settings["negation"],
+            "negation": negation(problem.aim, settings),
             "target": target,
             "search": (SAMPLES if kind == "calibrated" else OF_CLASS).search,
             "forget_sample": None if kind == "calibrated" else preset.forget_sample,
