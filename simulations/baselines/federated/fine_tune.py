@@ -7,6 +7,8 @@ The federated form of the first baseline of nearly every paper.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from excise.simulations.baselines.descent import BATCH
 from excise.simulations.baselines.federated.problem import Composed, FederatedMethod, FederatedProblem
 from excise.simulations.baselines.federated.rounds import Federation
@@ -24,5 +26,9 @@ FINE_TUNE = FederatedMethod(
     "fine-tune rounds",
     _run,
     "the usual first baseline",
-    {"learning_rate": Knob(1e-3, 0.2, 0.05, log=True), "rounds": Knob(1, 10, 3, whole=True), "batch": BATCH},
+    {
+        "learning_rate": Knob(1e-3, 0.2, 0.05, log=True),
+        "rounds": Knob(1, 10, 3, whole=True),
+        "batch": replace(BATCH, default=32),
+    },
 )

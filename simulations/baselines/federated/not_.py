@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -42,6 +43,6 @@ NOT = FederatedMethod(
         "layers": Knob(1, 2, 1, whole=True),
         "learning_rate": Knob(1e-3, 0.2, 0.05, log=True),
         "rounds": Knob(1, 10, 5, whole=True),
-        "batch": BATCH,
+        "batch": replace(BATCH, default=32),
     },
 )

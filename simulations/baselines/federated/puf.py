@@ -8,6 +8,8 @@ a negated variance means nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from excise.simulations.baselines.descent import BATCH
 from excise.simulations.baselines.federated.problem import Composed, FederatedMethod, FederatedProblem
 from excise.simulations.baselines.federated.rounds import RATE, Federation, mean, parameters_of
@@ -32,6 +34,6 @@ PUF = FederatedMethod(
         "scale": Knob(0.1, 50.0, 5.0, log=True),
         "learning_rate": Knob(1e-3, 0.2, 0.05, log=True),
         "recovery": Knob(0, 8, 2, whole=True),
-        "batch": BATCH,
+        "batch": replace(BATCH, default=128),
     },
 )
