@@ -94,9 +94,8 @@ def test_contract(name: str, kind: str, request: pytest.FixtureRequest) -> None:
 
 @pytest.mark.parametrize("name", ONE_OF_OURS)
 def test_what_is_drawn_follows_from_the_seed(name: str, samples: FederatedProblem) -> None:
-    small = (
-        {"batch": 16} if "batch" in FEDERATED[name].knobs else {}
-    )  # of a site that trains on one batch only the order is drawn
+    # Of a site that trains on one batch only the order is drawn.
+    small = {"batch": 16} if "batch" in FEDERATED[name].knobs else {}
     one, other = (FEDERATED[name](replace(samples, seed=seed), {**QUICK.get(name, {}), **small}) for seed in (0, 1))
     assert not same(weights(one.model), weights(other.model))
 
