@@ -38,7 +38,7 @@ def train_locally(
     parameters = list(model.parameters())
     optimiser = torch.optim.SGD(parameters, learning_rate, settings.momentum, weight_decay=settings.weight_decay)
     model.train()
-    mean_loss = math.nan
+    mean_loss, passes = math.nan, 0
     with layers_seeded_by(generator, x.device):
         for _ in range(settings.epochs):
             losses = []
@@ -52,6 +52,7 @@ def train_locally(
                 nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
                 optimiser.step()
                 losses.append(loss.detach())
+                passes += len(index)
             mean_loss = float(torch.stack(losses).mean()) if losses else math.nan
     model.eval()
-    return mean_loss, len(x) * settings.epochs
+    return mean_loss, passes

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Generator, Tensor, nn
 
+from excise.common.errors import ConfigError
 from excise.simulations.baselines.method import Images, Knob, Made
 
 MOMENTUM, CLIP = 0.9, 5.0
@@ -105,6 +106,23 @@ def layers(model: nn.Module) -> Sequence[list[nn.Module]]:
 def last_layers(model: nn.Module, k: int) -> list[nn.Parameter]:
     """Parameters of the last `k` layers."""
     return [parameter for layer in layers(model)[-k:] for module in layer for parameter in module.parameters()]
+
+
+def begin_anew(model: nn.Module, k: int, seed: int) -> None:
+    """Draw the weights of the last `k` layers as those of a new model are drawn; no global state is touched.
+
+    Raises
+    ------
+    ConfigError : a module of them cannot draw its weights: it has no `reset_parameters`
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in layers(model)[-k:]:
+            for module in layer:
+                reset = getattr(module, "reset_parameters", None)
+                if not callable(reset):
+                    raise ConfigError(f"{type(module).__name__} cannot begin anew: it has no reset_parameters()")
+                reset()
 
 
 def classes(model: nn.Module) -> int:

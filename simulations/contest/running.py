@@ -76,7 +76,7 @@ def _searched(
     task_of: Callable[[int], Task], entries: Mapping[str, Entry], trials: int, home: Path, progress: Progress
 ) -> dict[str, Searched]:
     """The settings of each method, by its name."""
-    if trials == 1:  # the first is the settings as they are: there is nothing to choose from
+    if trials == 1 or not any(entry.knobs for entry in entries.values()):  # there is nothing to choose from
         aim = task_of(0).aim
         return {name: unsearched(entry.knobs, aim) for name, entry in entries.items()}
     tasks = {seed: task_of(seed) for seed in SEEDS}

@@ -9,6 +9,7 @@ method that has none there, the best are chosen whatever they cost.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def search(
     ----------
     name : of the method and its task: trials of the same name in `home` count
     score_of : how settings do under a seed, one of `SEEDS`
-    trials : how many there are to be, with those that were kept
+    trials : how many there are to be, with those that were kept; none where there is no knob
     aim : what is forgotten: some knobs have another default then
 
     Raises
@@ -104,6 +105,8 @@ def search(
     """
     if trials < 1:
         raise ValueError(f"expected 1 trial or more, got {trials}")
+    if not knobs:
+        return unsearched(knobs, aim)
     home.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(home / JOURNAL))),
@@ -112,12 +115,10 @@ def search(
         direction="minimize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=DRAWN, n_warmup_steps=0),
     )
-    wanted = trials if knobs else 1  # without knobs every trial would be the same
     defaults = dict(unsearched(knobs, aim).settings)
-    while (number := len(_ended(study))) < wanted:
-        progress(f"{name}, trial {number + 1} of {wanted}")
-        # Seeded by the number of the trial, so that one who goes on after an interruption does not draw what was drawn.
-        study.sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=DRAWN)
+    while (number := len(_ended(study))) < trials:
+        progress(f"{name}, trial {number + 1} of {trials}")
+        study.sampler = optuna.samplers.TPESampler(seed=_seed(name, number), n_startup_trials=DRAWN)
         if number == 0:
             study.enqueue_trial(defaults)
         _try(study, study.ask(_distributions(knobs)), score_of)
@@ -129,6 +130,15 @@ def search(
     return Searched(
         best.params if best else defaults, _value(best) if best else math.inf, len(ended), pruned, failed, len(over)
     )
+
+
+def _seed(name: str, number: int) -> int:
+    """Of a trial's draws.
+
+    Another for each trial, so that who goes on after an interruption does not draw what was drawn; and for each search, so
+    that no method is lucky in one scenario after another.
+    """
+    return int.from_bytes(hashlib.sha256(f"{name}, trial {number}".encode()).digest()[:4])
 
 
 def _try(study: Study, trial: Trial, score_of: Callable[[Settings, int], Tried]) -> None:

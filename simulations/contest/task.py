@@ -17,6 +17,7 @@ from excise.common.errors import ConfigError
 from excise.common.files import write_atomically
 from excise.common.models import build_model
 from excise.common.request import ForgetRequest, RequestKind
+from excise.common.settings import TrainingSettings
 from excise.common.weights import Weights, load_weights, save_weights, snapshot
 from excise.simulations.baselines.federated.problem import FederatedProblem, Part
 from excise.simulations.baselines.method import Aim, Images, Problem, aim_of
@@ -74,6 +75,7 @@ class Task:
     key : its name, with a digest of all that a task of any seed depends on
     whole_class : whether the forget images are all there are of their classes
     wrong_labels : whether they are forgotten since their labels are wrong
+    training : how models are trained
     trained, retrained : with and without what is to be forgotten
     retraining : what it took; of several requests in a row the sum of one retraining for each
     steps : of several requests in a row a task of each, in their order: to forget is what it alone asks for, retained all that
@@ -88,6 +90,7 @@ class Task:
     wrong_labels: bool
     sites: Mapping[str, SiteImages]
     initial: nn.Module
+    training: TrainingSettings
     trained: Together
     retrained: nn.Module
     retraining: Cost
@@ -112,7 +115,14 @@ class Task:
         """The problem as federated methods are given it."""
         parts = {name: Part(site.forget, site.retain, site.given) for name, site in self.sites.items()}
         return FederatedProblem(
-            self.original, self.initial, parts, self.whole_class, self.trained.updates, self.seed, self.wrong_labels
+            self.original,
+            self.initial,
+            parts,
+            self.whole_class,
+            self.trained.updates,
+            self.seed,
+            self.wrong_labels,
+            self.training,
         )
 
     def central(self) -> Problem:
@@ -154,6 +164,7 @@ def make_task(scenario: Scenario, home: Path, progress: Progress) -> Task:
         wrong_labels=scenario.request.kind is RequestKind.LABELS,
         sites=sites,
         initial=initial.eval(),
+        training=scenario.training,
         trained=trained,
         retrained=retrained.model,
         retraining=retrained.cost,

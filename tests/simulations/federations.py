@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from excise.common.settings import TrainingSettings
 from excise.common.weights import Weights, snapshot
 from excise.simulations.baselines.federated.problem import FederatedProblem, Part, Updates
 from excise.simulations.baselines.federated.rounds import Federation
@@ -35,4 +36,5 @@ def federation() -> tuple[FederatedProblem, list[Weights]]:
     for _ in range(ROUNDS):
         models.append(snapshot(training.model))
         history.append(training.retain_round(0.05, epochs=3))
-    return FederatedProblem(training.model, initial, parts, True, history), models
+    recipe = TrainingSettings(rounds=12, batch_size=8, learning_rate=0.1, augment=False)
+    return FederatedProblem(training.model, initial, parts, True, history, training=recipe), models

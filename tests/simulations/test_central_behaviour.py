@@ -18,12 +18,11 @@ from excise.simulations.baselines.central import bad_teacher, ours, scrub
 from excise.simulations.baselines.central.bad_teacher import knows_nothing
 from excise.simulations.baselines.central.boundary_shrink import next_class
 from excise.simulations.baselines.central.delete import without_true
-from excise.simulations.baselines.central.eu_k import begin_anew
 from excise.simulations.baselines.central.random_labels import other_labels
 from excise.simulations.baselines.central.salun import saliency
 from excise.simulations.baselines.central.scrub import divergence
 from excise.simulations.baselines.central.ssd import importance
-from excise.simulations.baselines.descent import Descent, batches, classes, endless, last_layers, layers
+from excise.simulations.baselines.descent import Descent, batches, begin_anew, classes, endless, last_layers, layers
 from excise.simulations.baselines.method import Problem
 from excise.simulations.baselines.registry import CENTRAL
 from tests.simulations.tiny import first, of, pictures, same, trained, weights

@@ -91,10 +91,12 @@ def size(problem: FederatedProblem) -> int:
 def test_every_round_moves_a_model_to_each_site_and_an_update_back(problem: FederatedProblem) -> None:
     one = size(problem)
     assert one == 4 * (6 * 9 + 8 * 6 * 9 + 8 * 8 * 9 + 4 * (6 + 8 + 8) + 3 * 72 + 3)
-    made = FEDERATED["retrain"](problem, {"rounds": 4})
-    assert made.bytes_up == made.bytes_down == dict.fromkeys(SITES, 4 * one)
+    made = FEDERATED["retrain again"](problem)
+    assert made.bytes_up == made.bytes_down == dict.fromkeys(SITES, problem.training.rounds * one)
+    assert FEDERATED["fine-tune rounds"](problem, {"rounds": 4}).bytes_up == dict.fromkeys(SITES, 4 * one)
     gone = replace(problem, sites=dict(problem.sites) | {"b": Part(*[none_of(problem.sites["b"].retain)] * 3)})
-    assert FEDERATED["retrain"](gone, {"rounds": 4}).bytes_up == {"a": 4 * one, "c": 4 * one}
+    assert FEDERATED["retrain again"](gone).bytes_up == dict.fromkeys("ac", problem.training.rounds * one)
+    assert FEDERATED["fine-tune rounds"](gone, {"rounds": 4}).bytes_up == {"a": 4 * one, "c": 4 * one}
 
 
 def test_a_round_of_the_forgetting_site_alone_moves_nothing_elsewhere(problem: FederatedProblem) -> None:
@@ -126,14 +128,29 @@ def test_ours_sends_quantiles_beside_models(problem: FederatedProblem) -> None:
 # ---- methods --------------------------------------------------------------------------------------------------------------
 
 
-def test_retraining_begins_with_the_initial_model_and_fine_tuning_with_the_original(problem: FederatedProblem) -> None:
-    for name, begins in (("retrain", problem.initial), ("fine-tune rounds", problem.original)):
-        by_hand = Federation(problem, begins)
-        by_hand.retain_round(0.05)
-        by_hand.retain_round(0.05)
-        made = FEDERATED[name](problem, {"learning_rate": 0.05, "rounds": 2, **WHOLE})
-        assert same(weights(by_hand.model), weights(made.model))
-        assert (made.rounds, made.passes) == (2, 2 * sum(problem.retain.values()))
+def test_fine_tuning_begins_with_the_original(problem: FederatedProblem) -> None:
+    by_hand = Federation(problem, problem.original)
+    by_hand.retain_round(0.05)
+    by_hand.retain_round(0.05)
+    made = FEDERATED["fine-tune rounds"](problem, {"learning_rate": 0.05, "rounds": 2, **WHOLE})
+    assert same(weights(by_hand.model), weights(made.model))
+    assert (made.rounds, made.passes) == (2, 2 * sum(problem.retain.values()))
+
+
+def test_retraining_is_the_recipe_on_retain_images_from_other_weights_than_the_initial_ones(problem: FederatedProblem) -> None:
+    made = FEDERATED["retrain again"](problem)
+    rounds = problem.training.rounds
+    assert (made.rounds, made.passes) == (rounds, rounds * sum(problem.retain.values()))
+    assert scores(made.model) == (0.0, pytest.approx(1.0, abs=0.1))
+    begun = FEDERATED["retrain again"](replace(problem, training=problem.training.model_copy(update={"learning_rate": 1e-9})))
+    for name, value in begun.model.named_parameters():
+        if value.ndim > 1:
+            assert not torch.allclose(value, problem.initial.get_parameter(name), atol=1e-3)
+
+
+def test_retraining_knows_nothing_of_the_deployed_model(problem: FederatedProblem) -> None:
+    other = replace(problem, original=problem.initial, history=())
+    assert same(weights(FEDERATED["retrain again"](problem).model), weights(FEDERATED["retrain again"](other).model))
 
 
 def test_the_centre_is_the_others_mean(problem: FederatedProblem) -> None:

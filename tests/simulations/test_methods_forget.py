@@ -28,7 +28,7 @@ CENTRALLY: Mapping[str, Mapping[str, float]] = {
 where student and teacher are alike and sure, its divergence is flat, and few steps go nowhere."""
 
 TOGETHER: Mapping[str, Mapping[str, float]] = {
-    "retrain": {"learning_rate": 0.1, "rounds": 20},
+    "retrain again": {},
     "projected ascent": {"learning_rate": 0.02, "recovery": 1, "batch": 64},
     "FedEraser": {"interval": 1},
     "PUF": {"scale": 50.0, "recovery": 1},

@@ -45,7 +45,7 @@ def test_every_method_of_the_benchmark_is_there() -> None:
         "Boundary Shrink",
     ]  # fmt: skip
     assert [name for name in FEDERATED if not name.startswith("excise")] == [
-        "retrain", "fine-tune rounds", "projected ascent", "FedEraser", "PUF", "NoT", "FedOSD", "FedQUIT-like",
+        "retrain again", "fine-tune rounds", "projected ascent", "FedEraser", "PUF", "NoT", "FedOSD", "FedQUIT-like",
     ]  # fmt: skip
     assert [name for name in CENTRAL if name.startswith("excise")] == [
         f"excise, {kind}" for kind in ("nearest", "soft", "topk", "calibrated")

@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Generator, nn
 
-from excise.simulations.baselines.central.eu_k import begin_anew
 from excise.simulations.baselines.central.scrub import divergence
-from excise.simulations.baselines.descent import BATCH, Descent, batches, layers, untrained
+from excise.simulations.baselines.descent import BATCH, Descent, batches, begin_anew, layers, untrained
 from excise.simulations.baselines.method import Knob, Made, Method, Problem, Settings
 
 

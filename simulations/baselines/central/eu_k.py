@@ -8,23 +8,11 @@ nothing, which makes it CF-k; here the layers are drawn anew, batch norm's stati
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from excise.simulations.baselines.central.cf_k import train_last
-from excise.simulations.baselines.descent import BATCH, Descent, last_layers, layers
+from excise.simulations.baselines.descent import BATCH, Descent, begin_anew, last_layers
 from excise.simulations.baselines.method import Knob, Made, Method, Problem, Settings
-
-
-def begin_anew(model: nn.Module, k: int, seed: int) -> None:
-    """Draw the weights of the last `k` layers as those of a new model are drawn; no global state is touched."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for layer in layers(model)[-k:]:
-            for module in layer:
-                reset = getattr(module, "reset_parameters", None)
-                assert callable(reset), f"{type(module).__name__} cannot begin anew"
-                reset()
 
 
 def _run(problem: Problem, settings: Settings) -> Made:

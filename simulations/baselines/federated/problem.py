@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from excise.common.errors import ConfigError
+from excise.common.settings import TrainingSettings
 from excise.common.weights import Weights
 from excise.simulations.baselines.method import (
     Aim,
@@ -46,6 +47,7 @@ class FederatedProblem:
     history : the updates of the rounds of training, the earliest first; empty where nobody stored them
     seed : of everything that is drawn
     wrong_labels : whether the forget images are forgotten since their labels are wrong
+    training : how the deployed model was trained
     """
 
     original: nn.Module
@@ -55,6 +57,7 @@ class FederatedProblem:
     history: Sequence[Updates] = ()
     seed: int = 0
     wrong_labels: bool = False
+    training: TrainingSettings = field(default_factory=TrainingSettings)
 
     @property
     def aim(self) -> Aim:

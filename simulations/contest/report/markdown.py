@@ -17,7 +17,8 @@ LEGEND = (
     "different hours, images are the surer figure. (one place): all sites' images together, which no federation has.",
     "Pictures, left: the nearer to the star, the retrained model, the better; the dotted line joins methods than which none "
     "is nearer in both. Axes are linear up to 0.01, then logarithmic. Right: cheaper to the left, better upwards; the dashed "
-    "line is 1/8 of retraining. Means over seeds; methods that failed, or lack a seed, are not shown.",
+    "line is 1/8 of retraining. The hollow star is a second retraining, where there is one. Means over seeds; methods that "
+    "failed, or lack a seed, are not shown.",
 )
 """How tables and pictures of a scenario are read."""
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from excise.server.drawing import FORGET, HELD_OUT, INK, LINES, RETAIN, draw, plain, short
-from excise.simulations.contest.report.contests import TOW, Contest, Runs, apart, ratio
+from excise.simulations.contest.report.contests import GOLD, TOW, Contest, Runs, apart, ratio
 from excise.simulations.contest.report.labels import write_names
 from excise.simulations.contest.report.ranking import Overall
 from excise.simulations.contest.report.standing import mean
@@ -23,6 +23,7 @@ KINDS = {  # of a method: colour, marker, size, label
     "family": (LINES[4], "s", 30, "others of ours"),
     "ours": (FORGET, "D", 60, "ours"),  # last, so that it lies on top
 }
+PAPER = "white"
 LEAST_COST = 1e-4
 """Cheaper methods stand here: a logarithmic axis has no place for one that sends no image through a model."""
 NEAR = 0.01
@@ -44,18 +45,21 @@ class Point:
 
 def points_of(contest: Contest) -> list[Point]:
     """Means over seeds of each method that has them all."""
-    found = []
-    for name in contest.ranked(TOW):
-        runs = contest.methods[name]
-        values = [
-            runs.over(contest.seeds, lambda one: apart(one.values, one.retrained, "forget_accuracy")),
-            runs.over(contest.seeds, lambda one: apart(one.values, one.retrained, "retain_accuracy")),
-            runs.over(contest.seeds, lambda one: ratio(one, "images")),
-            runs.over(contest.seeds, TOW.score),
-        ]
-        if all(math.isfinite(value) for of in values for value in of):
-            found.append(Point(runs, *(mean(of).mean for of in values)))
-    return found
+    found = (_point(contest, contest.methods[name]) for name in contest.ranked(TOW))
+    return [one for one in found if one]
+
+
+def _point(contest: Contest, runs: Runs) -> Point | None:
+    """None where a value is missing."""
+    values = [
+        runs.over(contest.seeds, lambda one: apart(one.values, one.retrained, "forget_accuracy")),
+        runs.over(contest.seeds, lambda one: apart(one.values, one.retrained, "retain_accuracy")),
+        runs.over(contest.seeds, lambda one: ratio(one, "images")),
+        runs.over(contest.seeds, TOW.score),
+    ]
+    if not all(math.isfinite(value) for of in values for value in of):
+        return None
+    return Point(runs, *(mean(of).mean for of in values))
 
 
 def front(points: Sequence[Point]) -> list[Point]:
@@ -74,22 +78,26 @@ def contest_picture(contest: Contest, name: str) -> str:
     if not points:
         return ""
     nearest = front(points)
+    again = _point(contest, contest.again) if contest.again else None
 
     def paint(figure: Figure) -> None:
         pareto, cost = figure.subplots(1, 2)
         pareto.plot([one.forget for one in nearest], [one.retain for one in nearest], color=INK, linewidth=1, linestyle=":")
-        pareto.scatter([0], [0], s=90, marker="*", color=INK, label="retrained", zorder=4, clip_on=False)
+        _star(pareto, 0, 0, INK, "retrained")
+        if again:
+            _star(pareto, again.forget, again.retain, PAPER, GOLD)
         _scatter(pareto, points, [(one.forget, one.retain) for one in points])
+        shown = [*points, again] if again else points
         for axis, set_scale, limit in (
-            (pareto.xaxis, pareto.set_xscale, max(one.forget for one in points)),
-            (pareto.yaxis, pareto.set_yscale, max(one.retain for one in points)),
+            (pareto.xaxis, pareto.set_xscale, max(one.forget for one in shown)),
+            (pareto.yaxis, pareto.set_yscale, max(one.retain for one in shown)),
         ):
             set_scale("symlog", linthresh=NEAR, linscale=0.6)
             axis.set_major_formatter(FuncFormatter(plain))
             axis.set_view_interval(0, max(1.4 * limit, 2 * NEAR), ignore=True)
         pareto.set(xlabel="forget accuracy, distance to retrained", ylabel="retain accuracy, distance to retrained")
-        _cost_panel(cost, points)
-        figure.legend(*pareto.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+        _cost_panel(cost, points, again)
+        figure.legend(*pareto.get_legend_handles_labels(), loc="outside lower center", ncols=6)
         figure.draw_without_rendering()  # places are known from here on
         best = sorted(points, key=lambda one: -one.tow)[:LABELS]
         for axes, named, at in (
@@ -103,18 +111,25 @@ def contest_picture(contest: Contest, name: str) -> str:
     return draw(name, label, (10.4, 4.6), paint)
 
 
-def _cost_panel(axes: Axes, points: Sequence[Point]) -> None:
+def _cost_panel(axes: Axes, points: Sequence[Point], again: Point | None) -> None:
     at = [(max(one.cost, LEAST_COST), one.tow) for one in points]
     axes.axvline(BUDGET, color=INK, linestyle="--", linewidth=1.2)
     axes.set_xscale("log")
     axes.set_xlim(min(0.5 * min(x for x, _ in at), 0.05), max(2 * max(x for x, _ in at), 2))
     _scatter(axes, points, at)
-    low, high = min(y for _, y in at), max(y for _, y in at)
+    if again:
+        _star(axes, again.cost, again.tow, PAPER)
+    shown = [one.tow for one in (*points, again) if one]
+    low, high = min(shown), max(shown)
     axes.set_ylim(low - 0.06 * (high - low) - 0.01, high + 0.12 * (high - low) + 0.01)
     axes.annotate("1/8", (BUDGET, 1), (3, -2), xycoords=("data", "axes fraction"), textcoords="offset points", va="top")
     axes.xaxis.set_major_formatter(FuncFormatter(plain))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="images ÷ retraining's (logarithmic)", ylabel="ToW")
+
+
+def _star(axes: Axes, x: float, y: float, colour: str, label: str = "") -> None:
+    axes.scatter([x], [y], s=90, marker="*", facecolor=colour, edgecolor=INK, label=label, zorder=4, clip_on=False)
 
 
 def _scatter(axes: Axes, points: Sequence[Point], at: Sequence[tuple[float, float]]) -> None:

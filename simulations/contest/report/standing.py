@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,12 +75,14 @@ class Standing:
     ----------
     score : of ours, mean and interval
     leads : over each rival that could be compared, the one that did best first
+    again : over a second retraining; None where nobody retrained again
     """
 
     contest: Contest
     measure: Measure
     score: Interval
     leads: tuple[Lead, ...]
+    again: Lead | None = None
 
     @property
     def lost(self) -> list[Lead]:
@@ -95,6 +98,16 @@ class Standing:
             return "behind"
         return "first" if all(lead.won for lead in self.leads) else "tie"
 
+    @property
+    def as_near_as_again(self) -> bool:
+        """Whether ours is not surely farther from the retrained model than a second retraining."""
+        return self.again is not None and not self.again.lost
+
+    @property
+    def again_score(self) -> float:
+        """What a second retraining has, mean over seeds; NaN where nobody retrained again."""
+        return mean(self.again.rival.over(self.contest.seeds, self.measure.score)).mean if self.again else math.nan
+
 
 def standings(contest: Contest) -> list[Standing]:
     """By each measure; none where ours has no record, or failed."""
@@ -107,18 +120,23 @@ def standings(contest: Contest) -> list[Standing]:
         own = {seed: value for seed, value in own.items() if value == value}
         if not own:
             continue
-        leads = []
-        for rival in contest.methods.values():
-            if not rival.is_rival or rival.failed:
-                continue
-            its = {seed: measure.shortfall(measure.score(of)) for seed, of in rival.records.items() if seed in own}
-            both = [seed for seed, value in its.items() if value == value]
-            if both:
-                leads.append(Lead(rival, difference(tuple(its[seed] for seed in both), tuple(own[seed] for seed in both))))
+        leads = [
+            lead
+            for rival in contest.methods.values()
+            if rival.is_rival and not rival.failed and (lead := _lead(rival, measure, own))
+        ]
         leads.sort(key=lambda lead: lead.by.mean)
         score = mean(ours.over(own, measure.score))
-        found.append(Standing(contest, measure, score, tuple(leads)))
+        again = _lead(contest.again, measure, own) if contest.again else None
+        found.append(Standing(contest, measure, score, tuple(leads), again))
     return found
+
+
+def _lead(rival: Runs, measure: Measure, own: Mapping[int, float]) -> Lead | None:
+    """How far ours, whose shortfalls by seed are `own`, is ahead of a rival; None where they share no seed."""
+    its = {seed: measure.shortfall(measure.score(of)) for seed, of in rival.records.items() if seed in own}
+    both = [seed for seed, value in its.items() if value == value]
+    return Lead(rival, difference(tuple(its[seed] for seed in both), tuple(own[seed] for seed in both))) if both else None
 
 
 def costs(contest: Contest) -> dict[str, float]:

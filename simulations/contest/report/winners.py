@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from excise.server.report import MISSING, signed, three
-from excise.simulations.contest.report.contests import MEASURES, Contest, Measure
+from excise.simulations.contest.report.contests import GOLD, MEASURES, Contest, Measure
 from excise.simulations.contest.report.standing import mean, standings
 from excise.simulations.contest.report.tables import Cell, Line, Table, interval_cell
 
 
 def winners(contests: Sequence[Contest]) -> Table:
-    """By scenario and measure: the best, the best of the federated ones, ours, and how far ours is ahead of the best rival."""
+    """By scenario and measure: the best, also of the federated ones, ours, a second retraining, and the lead over a rival."""
     lines = []
     for contest in contests:
         stood = {one.measure.name: one for one in standings(contest)}
@@ -24,13 +24,14 @@ def winners(contests: Sequence[Contest]) -> Table:
                 Cell(measure.name),
                 *best,
                 Cell(three(own.score.mean) if own else MISSING),
+                Cell(three(own.again_score) if own and own.again else MISSING),
                 interval_cell(lead.by, signed) if lead else Cell(MISSING),
                 Cell(lead.rival.name if lead else MISSING),
                 Cell(word, best=word == "behind"),
             )
             lines.append(Line(contest.title, "plain", cells))
-    columns = ("by", "best", "best federated", "ours", "ours ahead by", "of the best rival", "ours is")
-    return Table("Winners", columns, tuple(lines), "scenario", (0, 1, 2, 5, 6))
+    columns = ("by", "best", "best federated", "ours", GOLD, "ours ahead by", "of the best rival", "ours is")
+    return Table("Winners", columns, tuple(lines), "scenario", (0, 1, 2, 6, 7))
 
 
 def _best(contest: Contest, measure: Measure, federated: bool) -> Cell:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from excise.server.report import three
 from excise.simulations.contest.report.beside import worse_beside
-from excise.simulations.contest.report.contests import AUC, FAMILY, OURS, Contest
+from excise.simulations.contest.report.contests import AUC, FAMILY, GOLD, OURS, Contest
 from excise.simulations.contest.report.standing import Lead, Standing, costs, standings
 from excise.simulations.contest.report.tables import Cell, Line, Table
 from excise.simulations.contest.search import BUDGET, DRAWN
@@ -110,6 +110,11 @@ def _summary(contests: Sequence[Contest], stood: Sequence[Standing], dear: Mappi
     if count["behind"] == 0:
         scores = {name: [one.score.mean for one in compared if one.measure.name == name] for name in ("ToW", AUC.name)}
         text += "It loses to no other method: " + "; ".join(f"{name} {_range(of)}" for name, of in scores.items() if of) + ". "
+    if again := [one for one in stood if one.again]:
+        near = sum(one.as_near_as_again for one in again)
+        text += (
+            f"In {near} of {len(again)} it is as near to the retrained model as a second retraining is: not surely farther. "
+        )
     spent = {what: [costs(one)[what] for one in contests if what in costs(one)] for what in ("images", "seconds")}
     told = ", ".join(f"{_range(of)} of its {what}" for what, of in spent.items() if of)
     if told:
@@ -140,6 +145,10 @@ def _loss(one: Standing) -> Item:
         text += f" {more} more {'are' if more > 1 else 'is'} ahead."
     if federated is None:
         text += " No federated method is surely ahead."
+    if one.again:
+        text += f" A second retraining has {three(one.again_score)}" + (
+            ", and ours is not surely farther from the retrained model." if one.as_near_as_again else "."
+        )
     return Item(f"{one.contest.title}, {one.measure.name}", text)
 
 
@@ -179,6 +188,12 @@ def rules(contests: Sequence[Contest]) -> list[str]:
         "interval of its lead, paired by seed, lies above 0 against every method; behind where it lies below 0 against one; "
         "else it ties. " + ("With one seed there is no interval, and who is worse is behind." if fewest == 1 else ""),
     ]
+    if any(contest.again for contest in contests):
+        told.append(
+            f"{GOLD}: a second retraining by the same recipe, from other initial weights and in other orders. How far it is "
+            "from the retrained model is chance. Methods may come nearer: they begin with the deployed model, which has its "
+            "initial weights in common with the retrained one."
+        )
     trials = _trials(contests)
     if trials and 1 < max(trials) <= DRAWN:
         told.append(

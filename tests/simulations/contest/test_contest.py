@@ -168,7 +168,7 @@ def test_a_run_judges_every_method_on_every_seed_and_keeps_it(scenario: Scenario
     assert nothing.values["tow"] == together.values["tow"] <= 1
     assert nothing.values["forget_accuracy"] == nothing.original["forget_accuracy"]
     assert nothing.retrained["tow"] == 1
-    assert (nothing.searched.trials, together.searched.trials) == (3, 1)
+    assert (nothing.searched.trials, together.searched.trials) == (3, 0)  # the other has nothing to choose
     assert nothing.cost.images == nothing.searched.settings["passes"]
     assert (together.cost.images, together.cost.rounds, together.federated) == (7, 3, True)
     assert "not with this task" in of["refuses (one place)", 0].failed

@@ -12,14 +12,14 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from excise.simulations.contest.record import Record
-from excise.simulations.contest.report.contests import AUC, TOW, Contest, contests_of
+from excise.simulations.contest.report.contests import AUC, GOLD, TOW, Contest, contests_of
 from excise.simulations.contest.report.page import anchored, write_report
 from excise.simulations.contest.report.pictures import Point, front, points_of
 from excise.simulations.contest.report.ranking import overall
 from excise.simulations.contest.report.standing import costs, ranks, standings
 from excise.simulations.contest.report.tables import Cell, settings_of, tables_of
 from excise.simulations.contest.report.winners import winners
-from excise.simulations.contest.report.words import honest, not_run, ran, rules
+from excise.simulations.contest.report.words import Honest, honest, not_run, ran, rules
 from tests.simulations.contest.made import kept, over_seeds, record
 
 OURS = "excise, mean"
@@ -52,7 +52,7 @@ def test_who_wins_is_told_with_figures_and_nothing_is_lost() -> None:
     assert "It loses to no other method: ToW 0.950; AUC distance 0.010." in told.summary
     assert "costs 0.050 of its images, 0.050 of its seconds." in told.summary
     row = winners([won]).lines[0]
-    assert [cell.text for cell in row.cells] == ["ToW", OURS, OURS, "0.950", "+0.050", "PUF", "first"]
+    assert [cell.text for cell in row.cells] == ["ToW", OURS, OURS, "0.950", "–", "+0.050", "PUF", "first"]
     assert row.cells[1].small == "0.950"
 
 
@@ -147,13 +147,33 @@ def test_others_of_ours_and_retraining_count_neither_for_nor_against_it() -> Non
     found = contest(
         over_seeds(OURS, [0.9] * 3),
         over_seeds("excise, ties", [0.99] * 3),
-        over_seeds("retrain", [1.0] * 3),
+        over_seeds(GOLD, [1.0] * 3),
         over_seeds("PUF", [0.8] * 3),
     )
     assert [one.word for one in standings(found)] == ["first", "tie"]
     assert list(found.ranked(TOW)) == ["PUF", OURS, "excise, ties"]
     assert "Others of ours, here 1," in rules([found])[0]
     assert winners([found]).lines[0].cells[1] == Cell("excise, ties", "0.990")
+
+
+def test_what_a_second_retraining_has_is_told_beside() -> None:
+    def told(again: list[float]) -> tuple[str, Honest, str]:
+        found = contest(over_seeds(OURS, [0.90, 0.91, 0.89]), over_seeds("PUF", [0.91, 0.92, 0.90]), over_seeds(GOLD, again))
+        (tow, _) = winners([found]).lines
+        return tow.cells[4].text, honest([found]), " ".join(rules([found]))
+
+    shown, said_near, explained = told([0.93, 0.88, 0.92])
+    assert shown == "0.910"
+    assert f"{GOLD}: a second retraining" in explained
+    near = "A second retraining has 0.910, and ours is not surely farther from the retrained model."
+    assert said_near.points[0].text == f"0.900, behind PUF by 0.010 [0.010 to 0.010]. {near}"
+    assert "In 2 of 2 it is as near to the retrained model as a second retraining is" in said_near.summary
+    _, said_far, _ = told([0.95, 0.97, 0.96])
+    assert said_far.points[0].text.endswith("A second retraining has 0.960.")
+    assert "In 1 of 2 it is as near" in said_far.summary
+    without = contest(over_seeds(OURS, [0.9] * 3), over_seeds("PUF", [0.8] * 3))
+    assert winners([without]).lines[0].cells[4].text == "–"
+    assert "second retraining" not in honest([without]).summary + " ".join(rules([without]))
 
 
 # ---- what there is not ----------------------------------------------------------------------------------------------------
@@ -287,6 +307,7 @@ class Elements(HTMLParser):
 
 def test_the_command_writes_both_pages_and_pictures_that_stand_alone(tmp_path: Path, excise: Excise) -> None:
     records = [one for i in range(3) for name in (OURS, "PUF", SCRUB) for one in over_seeds(name, [0.9] * 4, scenario=f"s{i}")]
+    records += over_seeds(GOLD, [0.93] * 4, scenario="s1", share=1.0)
     home = kept(tmp_path / "home", [*records, record("SSD (one place)", scenario="s0", failed="broken")])
     code, _, told = excise("bench", "report", "--home", home, "--page", tmp_path / "p.md", "--html", tmp_path / "h.html")
     assert code == 0, told
@@ -297,6 +318,8 @@ def test_the_command_writes_both_pages_and_pictures_that_stand_alone(tmp_path: P
     assert len(pictures) == 5
     for name in pictures:
         assert ET.fromstring((tmp_path / name).read_text()).tag == "{http://www.w3.org/2000/svg}svg"
+    marks = [len(re.findall(r'id="[^"]*PathCollection_', (tmp_path / f"p-s{i}.svg").read_text())) for i in range(3)]
+    assert marks[1] == marks[2] + 3  # the hollow star, in either panel and in the legend
     elements = Elements(html).found
     assert sum(tag == "svg" for tag, _ in elements) == 5
     assert not {tag for tag, _ in elements} & {"script", "link", "img", "iframe", "object"}

@@ -104,21 +104,32 @@ def test_settings_that_give_no_model_are_counted_and_never_chosen(tmp_path: Path
     assert (none.settings, none.loss, none.failed) == ({"rate": 0.5, "rounds": 2}, math.inf, 2)
 
 
-def test_a_method_without_settings_is_tried_once(tmp_path: Path) -> None:
-    calls = list[int]()
-
+def test_a_method_without_settings_is_not_tried(tmp_path: Path) -> None:
     def loss(settings: Settings, seed: int) -> Tried:
-        calls.append(seed)
-        return Tried(1.0, 0.0)
+        raise AssertionError("there is nothing to choose from")
 
     found = search("plain", {}, loss, tmp_path, 20)
-    assert (dict(found.settings), found.loss, found.trials, calls) == ({}, 1.0, 1, [*SEEDS])
+    assert (dict(found.settings), found.loss, found.trials) == ({}, math.inf, 0)
 
 
 def test_nobody_is_judged_where_settings_are_searched() -> None:
     assert judged_seeds(5) == [0, 1, 2, 3, 4]
     assert len(set(judged_seeds(9))) == 9
     assert not set(judged_seeds(9)) & set(SEEDS)
+
+
+def test_searches_of_other_names_draw_other_settings(tmp_path: Path) -> None:
+    def drawn(name: str) -> list[Settings]:
+        tried = list[Settings]()
+
+        def loss(settings: Settings, seed: int) -> Tried:
+            tried.append(settings)
+            return hill(settings, seed)
+
+        search(name, KNOBS, loss, tmp_path, 3)
+        return tried[len(SEEDS) :]
+
+    assert drawn("a") != drawn("b")
 
 
 def test_searches_of_other_names_are_apart(tmp_path: Path) -> None:
