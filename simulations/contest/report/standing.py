@@ -144,9 +144,11 @@ def costs(contest: Contest) -> dict[str, float]:
     ours = contest.ours
     if ours is None or ours.failed:
         return {}
-    found = {}
-    for what in COSTS:
-        ratios = ours.over(contest.seeds, lambda one, what=what: ratio(one, what))  # type: ignore[misc]
-        if ratios and all(value == value for value in ratios):
-            found[what] = statistics.fmean(ratios)
-    return found
+    shares = {what: share(contest, ours, what) for what in COSTS}
+    return {what: value for what, value in shares.items() if value == value}
+
+
+def share(contest: Contest, runs: Runs, what: str) -> float:
+    """A method's cost ÷ retraining's, mean over seeds, by a name of `Cost.amounts`; NaN where one was not measured."""
+    ratios = runs.over(contest.seeds, lambda one: ratio(one, what))
+    return statistics.fmean(ratios) if ratios else math.nan

@@ -108,14 +108,14 @@ def test_a_search_that_learned_nothing_is_told() -> None:
 def test_a_loss_is_told_with_its_figures_and_to_whom() -> None:
     lost = contest(
         over_seeds(OURS, [0.90, 0.91, 0.89], share=0.2),
-        over_seeds(SCRUB, [0.94, 0.96, 0.93]),  # ahead by 0.04, 0.05, 0.04
+        over_seeds(SCRUB, [0.94, 0.96, 0.93], share=0.3),  # ahead by 0.04, 0.05, 0.04
         over_seeds("PUF", [0.91, 0.92, 0.90]),
         over_seeds("NoT", [0.909, 0.919, 0.899]),
         over_seeds("FedOSD", [0.5, 0.5, 0.5]),
     )
     assert said(lost) == [
-        "brain-mri, ToW: 0.900, behind SCRUB (one place) by 0.043 [0.040 to 0.050] and PUF by 0.010 [0.010 to 0.010]. "
-        "1 more is ahead.",
+        "brain-mri, ToW: 0.900, behind SCRUB (one place) by 0.043 [0.040 to 0.050] at 0.300 of retraining's images "
+        "and PUF by 0.010 [0.010 to 0.010]. 1 more is ahead.",
         "brain-mri, cost: 0.200 of retraining's images and 0.200 of retraining's seconds, where at most 0.125 was to be.",
     ]
     assert "is first in 0, ties in 1 and is behind in 1" in honest([lost]).summary
