@@ -158,7 +158,7 @@ def make_task(scenario: Scenario, home: Path, progress: Progress) -> Task:
     whole = Task(
         name=scenario.name,
         seed=scenario.seed,
-        key=_key(scenario),
+        key=_key(scenario, home),
         classes=made.classes,
         whole_class=scenario.request.kind is RequestKind.CLASS,
         wrong_labels=scenario.request.kind is RequestKind.LABELS,
@@ -286,8 +286,14 @@ def _digest(scenario: Scenario, images: Mapping[str, Images], stored: bool) -> s
     return digest.hexdigest()[:16]
 
 
-def _key(scenario: Scenario) -> str:
-    """Name of what is kept of a scenario: another for anything but the seed that its tasks depend on."""
+def _key(scenario: Scenario, home: Path) -> str:
+    """Name of what is kept of a scenario: another for anything but the seed that its tasks depend on.
+
+    It does not depend on where `home` is, so what is kept can be taken to another machine.
+    """
+    path = scenario.data.path
+    if path and path.is_relative_to(home):
+        scenario = scenario.model_copy(update={"data": scenario.data.model_copy(update={"path": path.relative_to(home)})})
     parts = ("data", "partition", "split", "model", "training", "request")
     text = "|".join([str(VERSION), *(getattr(scenario, part).model_dump_json() for part in parts)])
     if scenario.requests:  # another task than a single request that says the same

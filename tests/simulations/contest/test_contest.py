@@ -108,6 +108,19 @@ def test_what_is_kept_of_another_task_of_the_name_is_not_its_own(scenario: Scena
     assert make_task(scenario.model_copy(update={"seed": 1}), home, quiet).key == task.key
 
 
+def test_what_is_kept_is_found_wherever_home_is(tmp_path: Path) -> None:
+    keys = set[str]()
+    for home in (tmp_path / "here", tmp_path / "there"):
+        folder = home / "data"
+        folder.mkdir(parents=True)
+        write_npz(folder, 240)
+        small = tiny(folder)
+        keys.add(
+            make_task(small.model_copy(update={"training": small.training.model_copy(update={"rounds": 1})}), home, quiet).key
+        )
+    assert len(keys) == 1
+
+
 def test_a_request_that_matches_nothing_is_told(scenario: Scenario, home: Path) -> None:
     nothing = scenario.request.model_copy(update={"where": "site = site-9 and class = 1"})
     with pytest.raises(ConfigError, match="matches no training image"):
