@@ -245,8 +245,7 @@ def test_the_next_class_is_never_the_own(problem: Problem) -> None:
 
 def test_ours_is_the_product_s_own_unlearning(problem: Problem) -> None:
     preset = PRESETS["classes"]
-    local = preset.local
-    settings = {"retain_batch": local.retain_batch, "learning_rate": local.learning_rate, "negation": preset.negation}
+    settings = {"retain_batch": preset.local.retain_batch, "learning_rate": preset.local.learning_rate, "psi": preset.psi}
     made = CENTRAL["excise, nearest"](problem, settings)
     theirs = unlearn(problem.original, problem.forget, problem.retain, None, preset, forgotten=[0])
     assert same(weights(made.model), weights(theirs.model))

@@ -17,6 +17,7 @@ from excise.common.weights import Weights, difference, is_statistic, moved, snap
 from excise.server.composition import known_rules
 from excise.server.composition.composer import Update
 from excise.simulations.baselines.central.bad_teacher import knows_nothing
+from excise.simulations.baselines.central.ours import ROUNDS_OF_SAMPLES
 from excise.simulations.baselines.descent import layers
 from excise.simulations.baselines.federated import fed_quit, ours
 from excise.simulations.baselines.federated.ascent import RADIUS, centre, climbed, projected
@@ -118,7 +119,7 @@ def test_gradients_travel_without_statistics_and_stored_updates_do_not_travel_ag
 
 
 def test_ours_sends_quantiles_beside_models(problem: FederatedProblem) -> None:
-    one, quantiles, rounds = size(problem), 8 * PRESETS["samples"].quantiles, PRESETS["samples"].local.rounds
+    one, quantiles, rounds = size(problem), 8 * PRESETS["samples"].quantiles, ROUNDS_OF_SAMPLES
     made = FEDERATED["excise, mean"](replace(problem, whole_class=False), {"retain_batch": 32})
     assert made.bytes_up == dict.fromkeys(SITES, rounds * one + quantiles)
     models = (rounds + 1) * one
@@ -302,14 +303,14 @@ def test_ours_at_one_site_is_ours_without_sites(problem: FederatedProblem, whole
     part = problem.sites["a"]
     alone = replace(problem, sites={"a": part}, whole_class=whole_class)
     central = Problem(problem.original, part.forget, part.retain, part.unseen, whole_class)
-    settings = {"retain_batch": 32, "learning_rate": 0.01, "negation": 2.0}
+    settings = {"retain_batch": 32, "learning_rate": 0.01}
     together = FEDERATED["excise, mean"](alone, settings)
     expected = CENTRAL["excise, nearest" if whole_class else "excise, calibrated"](central, settings)
     for name, value in together.model.state_dict().items():
         if value.is_floating_point():  # batch counters stay as they were
             torch.testing.assert_close(value, expected.model.state_dict()[name], atol=1e-4, rtol=1e-3)
     assert together.passes == expected.passes
-    rounds = PRESETS["classes" if whole_class else "samples"].local.rounds
+    rounds = PRESETS["classes"].local.rounds if whole_class else ROUNDS_OF_SAMPLES
     assert together.rounds == rounds + (not whole_class)
 
 

@@ -13,57 +13,52 @@ from typing import Literal, get_args
 
 from excise.client.unlearning import unlearn
 from excise.common.errors import ConfigError
-from excise.common.settings import PRESETS, LocalSettings, UnlearningSettings
+from excise.common.settings import PRESETS, UnlearningSettings
 from excise.simulations.baselines.method import Aim, Knob, Made, Method, Problem, Settings
 
 Kind = Literal["nearest", "soft", "topk", "calibrated"]
 OF: Mapping[Aim, UnlearningSettings] = {aim: PRESETS[aim] for aim in get_args(Aim)}
-SAMPLES, OF_CLASS = OF["samples"], OF["classes"]
+SAMPLES, OF_CLASS, OF_LABELS = OF["samples"], OF["classes"], OF["labels"]
 KNOBS = {
-    "learning_rate": Knob(
-        0.01, 0.1, SAMPLES.local.learning_rate, log=True, of={"classes": 0.02, "labels": OF["labels"].local.learning_rate}
-    ),
-    "negation": Knob(0.0, 8.0, 4.0, of={"labels": 3.0}),
-    "retain_batch": Knob(32, 128, 48, log=True, whole=True, of={"classes": 40}),
+    "learning_rate": Knob(0.01, 0.1, 0.03, log=True, of={"classes": 0.02, "labels": OF_LABELS.local.learning_rate}),
+    "psi": Knob(0.05, 0.4, 0.3, log=True, of={"classes": OF_CLASS.psi, "labels": OF_LABELS.psi}),
+    "retain_batch": Knob(32, 160, 128, log=True, whole=True, of={"classes": 40, "labels": OF_LABELS.local.retain_batch}),
 }
-"""The first trial is what excise does when it is asked for nothing else, but for what does on tasks as small as these: smaller
-retain batches (docs/adr/0026-small-retain-batches.md), and a first round that steps away (docs/adr/0027-a-step-away.md)."""
+"""The first trial is what excise does when it is asked for nothing else, but for what does on tasks as small as these: a first
+round that steps away (docs/adr/0027-a-step-away.md); of samples then fewer rounds of larger steps
+(docs/adr/0030-few-large-steps.md), of a class smaller retain batches (docs/adr/0026-small-retain-batches.md)."""
+NEGATION: Mapping[Aim, float] = {"samples": 4.0, "classes": 0.0, "labels": 3.0}
+"""How far ours steps away first, s: from a whole class not at all. It would come back in an epoch on retain images
+(docs/adr/0028-settings-of-rivals.md)."""
+ROUNDS_OF_SAMPLES = 6
 
 
-def negation(aim: Aim, settings: Settings) -> float:
-    """How far ours steps away first, s: from a whole class not at all.
-
-    It would come back in an epoch on retain images (docs/adr/0028-settings-of-rivals.md).
-    """
-    return 0.0 if aim == "classes" else settings["negation"]
-
-
-def local_settings(preset: UnlearningSettings, settings: Settings) -> LocalSettings:
-    """The steps of a preset with the knobs' values."""
-    return preset.local.model_copy(
-        update={"learning_rate": settings["learning_rate"], "retain_batch": int(settings["retain_batch"])}
-    )
+def settings_of(aim: Aim, settings: Settings) -> UnlearningSettings:
+    """The preset for what is forgotten, with the knobs' values."""
+    preset = OF[aim]
+    local = {"learning_rate": settings["learning_rate"], "retain_batch": int(settings["retain_batch"])}
+    if aim == "samples":
+        local["rounds"] = ROUNDS_OF_SAMPLES
+    chosen = {"psi": settings["psi"], "negation": NEGATION[aim], "local": preset.local.model_copy(update=local)}
+    return preset.model_copy(update=chosen)
 
 
 def _of(kind: Kind) -> Method:
     def run(problem: Problem, settings: Settings) -> Made:
         if kind == "calibrated" and not len(problem.unseen[1]):
             raise ConfigError("calibrated targets need images that nothing was trained on; there are none")
-        preset = OF[problem.aim]
-        target = preset.target.model_copy(update={"kind": kind, "k": 2})
+        asked = settings_of(problem.aim, settings)
         chosen = {
-            "negation": negation(problem.aim, settings),
-            "target": target,
+            "target": asked.target.model_copy(update={"kind": kind, "k": 2}),
             "search": (SAMPLES if kind == "calibrated" else OF_CLASS).search,
-            "forget_sample": None if kind == "calibrated" else preset.forget_sample,
-            "local": local_settings(preset, settings),
+            "forget_sample": None if kind == "calibrated" else asked.forget_sample,
         }
         made = unlearn(
             problem.original,
             problem.forget,
             problem.retain,
             problem.unseen,
-            preset.model_copy(update=chosen),
+            asked.model_copy(update=chosen),
             problem.seed,
             forgotten=problem.forget[1].unique().tolist() if problem.whole_class else (),
         )

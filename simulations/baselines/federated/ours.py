@@ -33,7 +33,7 @@ from excise.common.weights import difference, snapshot
 from excise.server.composition import known_rules, new_composer, recovery_rounds
 from excise.server.composition.composer import Update
 from excise.server.weighting import SiteWeight, objective_weights, retain_weights
-from excise.simulations.baselines.central.ours import KNOBS, OF, local_settings, negation
+from excise.simulations.baselines.central.ours import KNOBS, settings_of
 from excise.simulations.baselines.federated.problem import Composed, FederatedMethod, FederatedProblem
 from excise.simulations.baselines.federated.rounds import Federation
 from excise.simulations.baselines.federated.traffic import size_of
@@ -159,10 +159,7 @@ class Unlearning:
 
 def _of(rule: str) -> FederatedMethod:
     def run(problem: FederatedProblem, settings: Settings) -> Composed:
-        preset = OF[problem.aim]
-        local = local_settings(preset, settings).model_copy(update={"distil": 0.0})
-        chosen = {"negation": negation(problem.aim, settings), "local": local}
-        return Unlearning(problem, preset.model_copy(update=chosen), CompositionSettings(rule=rule)).run()
+        return Unlearning(problem, settings_of(problem.aim, settings), CompositionSettings(rule=rule)).run()
 
     return FederatedMethod(f"excise, {rule}", run, "this project", KNOBS)
 
