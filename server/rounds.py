@@ -19,7 +19,8 @@ from excise.common.settings import RoundSettings
 from excise.server.post import Post, Reply, Round, record_bytes
 from excise.server.vigil import Awaiting, Vigil
 
-POLL_SECONDS = 0.05  # between looks for replies: short against a round, long against the look itself
+SHORTEST, LONGEST = 0.05, 0.5
+"""Seconds between two looks for replies, each of which is a request to the SuperLink."""
 NO_ANSWER, MALFORMED = "no_answer", "malformed"
 
 
@@ -72,6 +73,7 @@ def run_round(
     QuorumError : too few usable replies by the deadline; names the sites that are missing
     """
     began, vigil = time.monotonic(), Vigil(awaiting)
+    heard_at = began
     waiting = [(site, node) for site, node in sorted(nodes.items()) if node is not None]
     used: list[str] = []
     kept: dict[str, R] = {}
@@ -110,10 +112,11 @@ def run_round(
             while replies:  # let go of one by one: else two windows of updates would be in memory, these and the next
                 take(replies.pop(0))
             if heard:
+                heard_at = time.monotonic()
                 vigil.news()
             elif post.awaited:
                 vigil.look([*post.awaited, *(site for site, _ in waiting)])
-                time.sleep(POLL_SECONDS)
+                time.sleep(_pause(time.monotonic() - heard_at))
         refused += [Refusal(site, NO_ANSWER) for site in sorted([*(site for site, _ in waiting), *post.awaited])]
     finally:
         post.close()
@@ -122,6 +125,11 @@ def run_round(
     replies_by_site = dict(sorted(kept.items()))
     seconds = time.monotonic() - began
     return RoundResult(tuple(sorted(used)), tuple(refused), seconds, bytes_down, bytes_up, replies_by_site)
+
+
+def _pause(silence: float) -> float:
+    """Seconds until the next look for replies: a tenth of the silence so far, so that a round lasts little longer for it."""
+    return min(LONGEST, max(SHORTEST, silence / 10))
 
 
 class _SiteFailed(Exception):

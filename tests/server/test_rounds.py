@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from itertools import accumulate
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ from excise.common.messages import (
 from excise.common.models import ModelSpec
 from excise.common.request import ForgetRequest
 from excise.common.settings import RoundSettings
+from excise.server import rounds
 from excise.server.post import Post, record_bytes
 from excise.server.rounds import Refusal, RoundResult, advice, run_round
 from excise.simulations.local_grid import LocalGrid
@@ -144,6 +147,17 @@ def test_a_dead_site_is_refused_at_the_deadline_and_the_round_goes_on() -> None:
     assert answer.used == ("a", "c")
     assert [(r.site, r.code) for r in answer.refused] == [("b", "no_answer")]
     assert 0.3 <= time.monotonic() - began < 5
+
+
+def test_the_longer_a_silence_the_rarer_the_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses = list[float]()
+    clock = SimpleNamespace(monotonic=lambda: sum(pauses), sleep=pauses.append)
+    monkeypatch.setattr(rounds, "time", clock)
+    answer = ask(Scripted(sites(good), 1, slow=[100], until=50), RoundSettings(deadline=60), {"a": 100})
+    assert answer.used == ("a",)
+    silences = list(accumulate(pauses, initial=0.0))[:-1]
+    assert pauses == pytest.approx([min(0.5, max(0.05, silence / 10)) for silence in silences])
+    assert (pauses[0], pauses[-1]) == (0.05, 0.5)
 
 
 def test_a_round_without_its_quorum_names_the_missing_sites() -> None:
