@@ -17,7 +17,7 @@ from excise.common.weights import Weights, difference, is_statistic, moved, snap
 from excise.server.composition import known_rules
 from excise.server.composition.composer import Update
 from excise.simulations.baselines.central.bad_teacher import knows_nothing
-from excise.simulations.baselines.central.ours import ROUNDS_OF_SAMPLES
+from excise.simulations.baselines.central.ours import settings_of
 from excise.simulations.baselines.descent import layers
 from excise.simulations.baselines.federated import fed_quit, ours
 from excise.simulations.baselines.federated.ascent import RADIUS, centre, climbed, projected
@@ -119,7 +119,7 @@ def test_gradients_travel_without_statistics_and_stored_updates_do_not_travel_ag
 
 
 def test_ours_sends_quantiles_beside_models(problem: FederatedProblem) -> None:
-    one, quantiles, rounds = size(problem), 8 * PRESETS["samples"].quantiles, ROUNDS_OF_SAMPLES
+    one, quantiles, rounds = size(problem), 8 * PRESETS["samples"].quantiles, 12
     made = FEDERATED["excise, mean"](replace(problem, whole_class=False), {"retain_batch": 32})
     assert made.bytes_up == dict.fromkeys(SITES, rounds * one + quantiles)
     models = (rounds + 1) * one
@@ -310,8 +310,15 @@ def test_ours_at_one_site_is_ours_without_sites(problem: FederatedProblem, whole
         if value.is_floating_point():  # batch counters stay as they were
             torch.testing.assert_close(value, expected.model.state_dict()[name], atol=1e-4, rtol=1e-3)
     assert together.passes == expected.passes
-    rounds = PRESETS["classes"].local.rounds if whole_class else ROUNDS_OF_SAMPLES
+    rounds = PRESETS["classes"].local.rounds if whole_class else 12  # as many images as ten rounds with 48 retain images
     assert together.rounds == rounds + (not whole_class)
+
+
+@pytest.mark.parametrize(("batch", "rounds"), [(32, 12), (48, 10), (96, 7), (160, 5)])
+def test_larger_batches_go_with_fewer_rounds_where_samples_are_forgotten(batch: int, rounds: int) -> None:
+    settings = {"learning_rate": 0.01, "psi": 0.4, "retain_batch": batch}
+    assert settings_of("samples", settings).local.rounds == rounds
+    assert settings_of("classes", settings).local.rounds == PRESETS["classes"].local.rounds
 
 
 def test_every_rule_of_the_server_is_there() -> None:

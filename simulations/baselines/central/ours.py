@@ -20,25 +20,27 @@ Kind = Literal["nearest", "soft", "topk", "calibrated"]
 OF: Mapping[Aim, UnlearningSettings] = {aim: PRESETS[aim] for aim in get_args(Aim)}
 SAMPLES, OF_CLASS, OF_LABELS = OF["samples"], OF["classes"], OF["labels"]
 KNOBS = {
-    "learning_rate": Knob(0.01, 0.1, 0.03, log=True, of={"classes": 0.02, "labels": OF_LABELS.local.learning_rate}),
-    "psi": Knob(0.05, 0.4, 0.3, log=True, of={"classes": OF_CLASS.psi, "labels": OF_LABELS.psi}),
-    "retain_batch": Knob(32, 160, 128, log=True, whole=True, of={"classes": 40, "labels": OF_LABELS.local.retain_batch}),
+    "learning_rate": Knob(
+        0.01, 0.1, SAMPLES.local.learning_rate, log=True, of={"classes": 0.02, "labels": OF_LABELS.local.learning_rate}
+    ),
+    "psi": Knob(0.05, 0.5, SAMPLES.psi, log=True, of={"classes": OF_CLASS.psi, "labels": OF_LABELS.psi}),
+    "retain_batch": Knob(32, 160, 48, log=True, whole=True, of={"classes": 40}),
 }
-"""The first trial is what excise does when it is asked for nothing else, but for what does on tasks as small as these: a first
-round that steps away (docs/adr/0027-a-step-away.md); of samples then fewer rounds of larger steps
-(docs/adr/0030-few-large-steps.md), of a class smaller retain batches (docs/adr/0026-small-retain-batches.md)."""
+"""The first trial is what excise does when it is asked for nothing else, but for what does on tasks as small as these: smaller
+retain batches (docs/adr/0026-small-retain-batches.md), and a first round that steps away (docs/adr/0027-a-step-away.md)."""
 NEGATION: Mapping[Aim, float] = {"samples": 4.0, "classes": 0.0, "labels": 3.0}
 """How far ours steps away first, s: from a whole class not at all. It would come back in an epoch on retain images
 (docs/adr/0028-settings-of-rivals.md)."""
-ROUNDS_OF_SAMPLES = 6
+IMAGES_OF_SAMPLES = SAMPLES.local.rounds * (48 + SAMPLES.local.forget_batch)
+"""Of a step, times rounds: larger batches go with fewer rounds, for the same price (docs/adr/0030-few-large-steps.md)."""
 
 
 def settings_of(aim: Aim, settings: Settings) -> UnlearningSettings:
     """The preset for what is forgotten, with the knobs' values."""
-    preset = OF[aim]
-    local = {"learning_rate": settings["learning_rate"], "retain_batch": int(settings["retain_batch"])}
+    preset, retain_batch = OF[aim], int(settings["retain_batch"])
+    local = {"learning_rate": settings["learning_rate"], "retain_batch": retain_batch}
     if aim == "samples":
-        local["rounds"] = ROUNDS_OF_SAMPLES
+        local["rounds"] = round(IMAGES_OF_SAMPLES / (retain_batch + preset.local.forget_batch))
     chosen = {"psi": settings["psi"], "negation": NEGATION[aim], "local": preset.local.model_copy(update=local)}
     return preset.model_copy(update=chosen)
 
