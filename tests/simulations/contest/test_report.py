@@ -20,7 +20,10 @@ from excise.simulations.contest.report.standing import costs, ranks, standings
 from excise.simulations.contest.report.tables import Cell, settings_of, tables_of
 from excise.simulations.contest.report.winners import winners
 from excise.simulations.contest.report.words import Honest, honest, not_run, ran, rules
+from tests.deployment import ROOT
 from tests.simulations.contest.made import kept, over_seeds, record
+
+RERUN = ROOT / "docs" / "results" / "rerun"
 
 OURS = "excise, mean"
 SCRUB = "SCRUB (one place)"
@@ -333,6 +336,11 @@ def test_the_command_writes_both_pages_and_pictures_that_stand_alone(tmp_path: P
         assert words in markdown
         assert words in html
     assert html.count("<details>") == markdown.count("<details>") == 9
+
+
+def test_the_page_of_the_documentation_is_of_the_records_beside_it(tmp_path: Path) -> None:
+    page, *_ = write_report(RERUN, tmp_path / "benchmark.md")
+    assert page.read_text() == (RERUN / "benchmark.md").read_text(), "excise bench report --home docs/results/rerun --page …"
 
 
 def test_hostile_names_and_reasons_are_shown_as_text(tmp_path: Path) -> None:
