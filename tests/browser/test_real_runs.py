@@ -24,7 +24,7 @@ from tests.scenarios import scenario_file
 
 SETTINGS = """
 [unlearning.local]
-rounds = 2
+rounds = 3  # on a busy machine a run of two can end before the page has stopped it
 steps = 3
 
 [unlearning.search]
@@ -129,7 +129,7 @@ def test_a_run_is_begun_stopped_and_resumed_from_the_page(deployed: Coordinated,
         expect(page.locator("#said")).to_contain_text("The run 'mr7' goes on", timeout=120_000)
         expect(page.get_by_role("button", name="Stop…")).to_be_visible(timeout=60_000)
         expect(page.locator("#standing")).to_contain_text("candidate", timeout=300_000)
-        assert events_of(run).count('"unlearned_round"') == 2  # the first was not done again
+        assert events_of(run).count('"unlearned_round"') == 3  # the first was not done again
         page.goto(page.url.replace("/requests/mr7", "/?run=mr7"))
         live(page)
         expect(page.locator(".headline")).to_contain_text("Candidate")
