@@ -115,7 +115,7 @@ def test_a_run_is_begun_stopped_and_resumed_from_the_page(deployed: Coordinated,
         expect(page.get_by_role("button", name="Resume…")).to_have_count(0)
         expect(page.get_by_role("link", name="Evidence")).to_have_count(0)
         eventually(lambda: '"unlearned_round"' in events_of(run), 300, "no round ends")
-        time.sleep(3)  # the next round's question is sent: a run that is stopped just while it sends one ends as failed
+        time.sleep(3)  # until the next round's question is sent: a run stopped just before has ended as failed
         press(page, "Stop")
         expect(page.locator("#said")).to_contain_text("The run 'mr7' is stopped", timeout=120_000)
         expect(page.locator("#standing")).to_contain_text("stopped; nobody carries it out since")

@@ -31,7 +31,7 @@ retain batches (docs/adr/0026-small-retain-batches.md), and a first round that s
 NEGATION: Mapping[Aim, float] = {"samples": 4.0, "classes": 0.0, "labels": 3.0}
 """How far ours steps away first, s: from a whole class not at all. It would come back in an epoch on retain images
 (docs/adr/0028-settings-of-rivals.md)."""
-IMAGES_OF_SAMPLES = SAMPLES.local.rounds * (48 + SAMPLES.local.forget_batch)
+IMAGES_OF_SAMPLES = SAMPLES.local.rounds * (KNOBS["retain_batch"].default + SAMPLES.local.forget_batch)
 """Of a step, times rounds: larger batches go with fewer rounds, for the same price (docs/adr/0030-few-large-steps.md)."""
 
 
