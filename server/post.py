@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import httpx
 from flwr.app import ArrayRecord, RecordDict
 from flwr.app import Message as FlowerMessage
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from excise.common.messages import Message
 
@@ -26,6 +28,10 @@ LATE_KEPT = 200
 """Late messages that are still asked for: each look names them all to the SuperLink, 64 bytes each. The oldest go first."""
 ANSWERED_KEPT = 1000
 """Answered messages that are remembered, to know a repeated answer."""
+PUSHES = 3
+"""How often a question is pushed before its failure is the run's."""
+PUSH_PAUSE = 0.5
+"""Seconds until a question is pushed again."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +103,30 @@ class Post:
     def send(self, site: str, node: int, message: Message, round_: Round) -> int | None:
         """Ask a site; returns the bytes of the question's arrays, None when Flower does not take it: it knows no such node."""
         record = message.to_record()
-        # A list of one: push_messages on a deployed grid fails on a generator. For a node that is unknown it returns an empty
-        # id, or none at all.
-        ids = [*self._grid.push_messages([FlowerMessage(record, node, message.KIND, group_id=str(round_))])]
+        ids = self._pushed(FlowerMessage(record, node, message.KIND, group_id=str(round_)))
+        # For a node that is unknown it is an empty id, or none at all.
         if not any(ids):
             return None
         self._pending[ids[0]] = _Sent(site, round_, time.monotonic())
         return record_bytes(record)
+
+    def _pushed(self, message: FlowerMessage) -> list[str]:
+        """The message's id as Flower gives it, after `PUSHES` attempts at most.
+
+        Sites are asked for the same arrays, which the SuperLink keeps once. It registers a question array by array; when
+        another site confirms its own meanwhile, arrays seen a moment ago are removed, and the push fails (Flower 1.41:
+        status 500, or an object that is not stored). Pushed again it is the same message to Flower, delivered once.
+        """
+        failed = 0
+        while True:
+            try:
+                return [*self._grid.push_messages([message])]  # a list: on a deployed grid a generator fails
+            except (ObjectPushError, httpx.HTTPStatusError) as error:
+                failed += 1
+                refused = isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error
+                if refused or failed == PUSHES:
+                    raise
+            time.sleep(PUSH_PAUSE)
 
     def fetch(self) -> list[Reply]:
         """The answers that have come since; those that are misplaced are told."""

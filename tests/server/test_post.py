@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import httpx
 import pytest
 from flwr.app import Context
 from flwr.app import Message as FlowerMessage
 from flwr.clientapp import ClientApp
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
+from flwr.supercore.object_store import in_memory_object_store
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 
 from excise.common.messages import SiteStatus, StatusQuery
 from excise.common.settings import RoundSettings
@@ -189,6 +194,77 @@ def test_a_node_that_flower_does_not_know_gives_no_answer(ids: list[str]) -> Non
     answer = run_round(Post(Refusing(ids)), NODES, lambda _: StatusQuery(), SiteStatus, RoundSettings(quorum=0.5))
     assert answer.used == ("a", "c")
     assert [(one.site, one.code) for one in answer.refused] == [("b", "no_answer")]
+
+
+class Losing(LocalGrid):
+    """Takes a site's first `times` messages not, with `error`; keeps which messages it was given."""
+
+    def __init__(self, error: Exception, times: int) -> None:
+        super().__init__(app(), 3)
+        self._error, self._times = error, times
+        self.given: list[tuple[int, FlowerMessage]] = []
+
+    def push_messages(self, messages: Iterable[FlowerMessage]) -> Iterable[str]:
+        messages = list(messages)
+        self.given.append((node := messages[0].metadata.dst_node_id, messages[0]))
+        if [to for to, _ in self.given].count(node) <= self._times:
+            raise self._error
+        return super().push_messages(messages)
+
+
+def status(code: int) -> httpx.HTTPStatusError:
+    return httpx.HTTPStatusError("", request=httpx.Request("POST", "https://link"), response=httpx.Response(code))
+
+
+@pytest.mark.parametrize("error", [ObjectPushError("0" * 64, 1, "session"), status(500)])
+def test_a_question_that_the_superlink_did_not_store_is_pushed_again_as_the_same_message(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PUSH_PAUSE", 0.0)
+    grid = Losing(error, module.PUSHES - 1)
+    answer = run_round(Post(grid), NODES, lambda _: StatusQuery(), SiteStatus, RoundSettings())
+    assert answer.used == ("a", "b", "c")
+    assert all(status.train == 1 for status in answer.replies.values()), "each site was asked once"
+    for node in NODES.values():
+        pushed = [message for to, message in grid.given if to == node]
+        assert len(pushed) == module.PUSHES
+        assert all(message is pushed[0] for message in pushed)
+
+
+@pytest.mark.parametrize(("error", "pushes"), [(status(500), module.PUSHES), (status(422), 1)])
+def test_a_push_that_fails_again_and_again_or_that_flower_refuses_is_the_runs_failure(
+    error: Exception, pushes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PUSH_PAUSE", 0.0)
+    grid = Losing(error, module.PUSHES)
+    with pytest.raises(type(error)):
+        run_round(Post(grid), NODES, lambda _: StatusQuery(), SiteStatus, RoundSettings())
+    assert len(grid.given) == pushes
+
+
+def test_flowers_store_takes_a_message_again_after_it_failed_to_register_it() -> None:
+    """Why questions are pushed again (Flower 1.41): an array that two questions share is removed while the second is."""
+    array, first, second = "a" * 64, "1" * 64, "2" * 64
+    store = InMemoryObjectStore(verify=False)
+    for missing in store.preregister(1, tree := ObjectTree(object_id=first, children=[ObjectTree(object_id=array)])):
+        store.put(missing, b"content")
+    tree.object_id = second
+    with pytest.MonkeyPatch.context() as patch:
+        walk = in_memory_object_store.iterate_object_tree
+
+        def confirmed_meanwhile(tree: ObjectTree) -> Iterable[ObjectTree]:
+            for node in walk(tree):
+                if node.object_id == second:
+                    store.delete(first)
+                yield node
+
+        patch.setattr(in_memory_object_store, "iterate_object_tree", confirmed_meanwhile)
+        with pytest.raises(KeyError):
+            store.preregister(1, tree)
+    assert set(store.preregister(1, tree)) == {array, second}
+    for missing in (array, second):
+        store.put(missing, b"content")
+    assert store.get(array) == store.get(second) == b"content"
 
 
 def test_a_site_that_is_not_connected_is_not_asked_and_counts_for_the_quorum() -> None:
