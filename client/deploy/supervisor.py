@@ -74,7 +74,7 @@ def commands_of(site_toml: Path, coordinator: CoordinatorSettings, secret: Path,
         *("--node-config", f'site="{site_toml}"'),
     ]
     apps = [
-        *(str(Path(sys.executable).with_name("flower-superexec")), "--insecure"),
+        *(sys.executable, "-m", "excise.client.deploy.apps", "--insecure"),
         *("--runtime-api-address", f"127.0.0.1:{port}", "--superexec-auth-secret-file", str(secret)),
     ]
     return {NODE: node, APPS: apps}

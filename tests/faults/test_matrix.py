@@ -160,7 +160,7 @@ def server_app(made: Coordinated) -> None:
 
 
 def of_site(what: str) -> Callable[[Coordinated], None]:
-    words = {NODE: b"deploy.node", APPS: b"flower-superexec"}
+    words = {NODE: b"deploy.node", APPS: b"deploy.apps"}
 
     def kill_it(made: Coordinated) -> None:
         for process in children(made.processes["st-luke"].pid):
