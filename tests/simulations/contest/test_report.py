@@ -23,7 +23,7 @@ from excise.simulations.contest.report.words import Honest, honest, not_run, ran
 from tests.deployment import ROOT
 from tests.simulations.contest.made import kept, over_seeds, record
 
-RERUN = ROOT / "docs" / "results" / "rerun"
+PAGE = ROOT / "docs" / "results" / "benchmark.md"
 
 OURS = "excise, mean"
 SCRUB = "SCRUB (one place)"
@@ -339,8 +339,8 @@ def test_the_command_writes_both_pages_and_pictures_that_stand_alone(tmp_path: P
 
 
 def test_the_page_of_the_documentation_is_of_the_records_beside_it(tmp_path: Path) -> None:
-    page, *_ = write_report(RERUN, tmp_path / "benchmark.md")
-    assert page.read_text() == (RERUN / "benchmark.md").read_text(), "excise bench report --home docs/results/rerun --page …"
+    page, *_ = write_report(PAGE.with_suffix(""), tmp_path / "benchmark.md")
+    assert page.read_text() == PAGE.read_text(), "excise bench report --home docs/results/benchmark"
 
 
 def test_hostile_names_and_reasons_are_shown_as_text(tmp_path: Path) -> None:
