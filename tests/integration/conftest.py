@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from html import escape
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ Json = dict[str, Any]
 def painted(name: str, label: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
     """A picture that is painted, and not turned into SVG: that takes most of the time of a small run."""
     paint(Figure(figsize=size))
-    return f'<svg role="img" aria-label="{name}"></svg>'
+    return f'<svg role="img" aria-label="{escape(label)}"></svg>'
 
 
 @pytest.fixture(scope="module", autouse=True)
