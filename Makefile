@@ -15,9 +15,6 @@ NGINX := /usr/sbin/nginx
 CHROMIUM := /usr/bin/chromium
 POSTGRES := /usr/bin/pg_lsclusters
 
-# One worker more than there are processors: tests of a real deployment wait for much of their time.
-WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n < 4 ? n + 1 : 4 )))
-
 .DEFAULT_GOAL := help
 .PHONY: help setup demo bench bench-quick bench-demo bench-engine bench-ingest bench-privacy bench-soak bench-scale bench-dashboard test test-faults check clean
 
@@ -104,7 +101,7 @@ $(NGINX):
 	apt-get update && apt-get install --yes nginx-light
 
 test: setup | $(DICOMWEB) $(DCMTK) $(NGINX) $(POSTGRES) $(CHROMIUM)
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-faults: setup | $(NGINX)
 	$(BIN)/pytest tests/faults

@@ -463,7 +463,8 @@ def test_the_model_in_use_and_who_runs_another(made: Network, url: str, excise: 
 def test_a_site_that_was_never_seen_is_that_everywhere(made: Network, url: str, excise: Callable[..., Any]) -> None:
     members.invite(made.store, made.folder, made.config, "c", "tests")
     with signed_in(url) as client:
-        assert all("invited, never seen" in client.get(path).text for path in ("/", "/sites"))
+        for path in ("/", "/sites"):  # which look at the store now and then
+            eventually(lambda path=path: "invited, never seen" in client.get(path).text, 20, f"{path} does not tell")
     assert "invited, never seen" in excise("server", "status", "--server", made.toml)[1]
 
 
