@@ -243,7 +243,7 @@ def test_a_push_that_fails_again_and_again_or_that_flower_refuses_is_the_runs_fa
 
 
 def test_flowers_store_takes_a_message_again_after_it_failed_to_register_it() -> None:
-    """Why questions are pushed again (Flower 1.41): an array that two questions share is removed while the second is."""
+    """Why questions are pushed again (Flower 1.41): an array of two is removed while the second is registered."""
     array, first, second = "a" * 64, "1" * 64, "2" * 64
     store = InMemoryObjectStore(verify=False)
     for missing in store.preregister(1, tree := ObjectTree(object_id=first, children=[ObjectTree(object_id=array)])):
