@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import Tensor, nn
@@ -73,7 +73,7 @@ class Knob:
     Attributes
     ----------
     default : what the search tries first
-    of : the same where the aim is another one, if that makes a difference
+    of : what it tries first, or the whole knob, where something else is forgotten and that makes a difference
     """
 
     low: float
@@ -81,7 +81,7 @@ class Knob:
     default: float
     log: bool = False
     whole: bool = False
-    of: Mapping[Aim, float] = field(default_factory=dict)
+    of: Mapping[Aim, float | Knob] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what could not be searched.
@@ -90,13 +90,14 @@ class Knob:
         ------
         ValueError : the default lies outside, or a logarithmic scale begins at 0
         """
-        for default in {self.default, *self.of.values()}:
+        for default in {self.default, *(other for other in self.of.values() if not isinstance(other, Knob))}:
             if not self.low <= default <= self.high or (self.log and self.low <= 0):
                 raise ValueError(f"a knob from {self.low} to {self.high} cannot have the default {default}")
 
-    def at(self, aim: Aim) -> float:
-        """The default for what is forgotten."""
-        return self.of.get(aim, self.default)
+    def at(self, aim: Aim) -> Knob:
+        """The knob for what is forgotten, without those for anything else."""
+        other = self.of.get(aim, self.default)
+        return other if isinstance(other, Knob) else replace(self, default=other, of={})
 
     def holds(self, value: float) -> bool:
         """Whether `value` can be chosen."""
@@ -131,15 +132,20 @@ class Method:
         ConfigError : there is no such knob, a value lies outside its range, or there are no forget or no retain images
         Diverged : a number of the model that was made is not finite
         """
-        chosen = chosen_settings(self.name, self.knobs, settings or {}, problem.aim)
+        chosen = chosen_settings(self.name, knobs_of(self.knobs, problem.aim), settings or {})
         check_images(len(problem.forget[1]), len(problem.retain[1]))
         made = self.run(problem, chosen)
         check_finite(self.name, made.model)
         return made
 
 
-def chosen_settings(name: str, knobs: Mapping[str, Knob], settings: Settings, aim: Aim) -> Settings:
-    """A value for each knob: that of `settings`, else its default for what is forgotten.
+def knobs_of(knobs: Mapping[str, Knob], aim: Aim) -> dict[str, Knob]:
+    """A method's knobs for what is forgotten."""
+    return {name: knob.at(aim) for name, knob in knobs.items()}
+
+
+def chosen_settings(name: str, knobs: Mapping[str, Knob], settings: Settings) -> Settings:
+    """A value for each knob: that of `settings`, else its default.
 
     Raises
     ------
@@ -149,7 +155,7 @@ def chosen_settings(name: str, knobs: Mapping[str, Knob], settings: Settings, ai
         if knob not in knobs or not knobs[knob].holds(value):
             known = "; ".join(f"{known} {of}" for known, of in knobs.items())
             raise ConfigError(f"{name} has no {knob} = {value}: choose among {known or 'nothing, it has no settings'}")
-    return {knob: of.at(aim) for knob, of in knobs.items()} | dict(settings)
+    return {knob: of.default for knob, of in knobs.items()} | dict(settings)
 
 
 def check_images(forget: int, retain: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import nn
 
 from excise.client.unlearning.inference import predict
-from excise.simulations.baselines.method import Settings
+from excise.simulations.baselines.method import Knob, Settings, knobs_of
 from excise.simulations.contest.entry import Entry, Outcome, tried
 from excise.simulations.contest.in_a_row import carry_out, on_the_way
 from excise.simulations.contest.judge import Objective, accuracies, judge
@@ -78,7 +78,7 @@ def _searched(
     """The settings of each method, by its name."""
     if trials == 1 or not any(entry.knobs for entry in entries.values()):  # there is nothing to choose from
         aim = task_of(0).aim
-        return {name: unsearched(entry.knobs, aim) for name, entry in entries.items()}
+        return {name: unsearched(knobs_of(entry.knobs, aim)) for name, entry in entries.items()}
     tasks = {seed: task_of(seed) for seed in SEEDS}
     objectives = {seed: Objective(task) for seed, task in tasks.items()}
     first = tasks[SEEDS[0]]
@@ -89,16 +89,17 @@ def _searched(
             return Tried(math.inf, math.inf)
         return Tried(objectives[seed](made.model), shared_ratios(made.cost, tasks[seed].retraining)["images"])
 
-    return {
-        name: search(_study(first, entry), entry.knobs, partial(score, entry), home, trials, progress, first.aim)
-        for name, entry in entries.items()
-    }
+    found = dict[str, Searched]()
+    for name, entry in entries.items():
+        knobs = knobs_of(entry.knobs, first.aim)
+        found[name] = search(study_name(first.key, entry.name, knobs), knobs, partial(score, entry), home, trials, progress)
+    return found
 
 
-def _study(task: Task, entry: Entry) -> str:
+def study_name(key: str, entry: str, knobs: Mapping[str, Knob]) -> str:
     """Name of a search: another where a method's knobs are others, whose trials cannot be compared."""
-    knobs = hashlib.sha256(repr(sorted(entry.knobs.items())).encode()).hexdigest()[:8]
-    return f"{task.key} · {entry.name} · {knobs}"
+    digest = hashlib.sha256(repr(sorted(knobs.items())).encode()).hexdigest()[:8]
+    return f"{key} · {entry} · {digest}"
 
 
 def _judged(

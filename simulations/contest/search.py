@@ -25,7 +25,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from excise.simulations.baselines.method import Aim, Knob, Settings
+from excise.simulations.baselines.method import Knob, Settings
 
 DRAWN = 4
 """Trials that are drawn at random, and never given up, before those before are learned from."""
@@ -76,9 +76,9 @@ def judged_seeds(number: int) -> list[int]:
     return list(islice((seed for seed in count() if seed not in SEEDS), number))
 
 
-def unsearched(knobs: Mapping[str, Knob], aim: Aim) -> Searched:
+def unsearched(knobs: Mapping[str, Knob]) -> Searched:
     """The settings that a search would try first, without a search."""
-    return Searched({key: knob.at(aim) for key, knob in knobs.items()}, math.inf, 0, 0, 0)
+    return Searched({key: knob.default for key, knob in knobs.items()}, math.inf, 0, 0, 0)
 
 
 def search(
@@ -88,7 +88,6 @@ def search(
     home: Path,
     trials: int,
     progress: Progress = lambda _: None,
-    aim: Aim = "samples",
 ) -> Searched:
     """Search the settings of one method; the first trial is the knobs' defaults.
 
@@ -97,7 +96,6 @@ def search(
     name : of the method and its task: trials of the same name in `home` count
     score_of : how settings do under a seed, one of `SEEDS`
     trials : how many there are to be, with those that were kept; none where there is no knob
-    aim : what is forgotten: some knobs have another default then
 
     Raises
     ------
@@ -106,7 +104,7 @@ def search(
     if trials < 1:
         raise ValueError(f"expected 1 trial or more, got {trials}")
     if not knobs:
-        return unsearched(knobs, aim)
+        return unsearched(knobs)
     home.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(home / JOURNAL))),
@@ -115,7 +113,7 @@ def search(
         direction="minimize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=DRAWN, n_warmup_steps=0),
     )
-    defaults = dict(unsearched(knobs, aim).settings)
+    defaults = dict(unsearched(knobs).settings)
     while (number := len(_ended(study))) < trials:
         progress(f"{name}, trial {number + 1} of {trials}")
         study.sampler = optuna.samplers.TPESampler(seed=_seed(name, number), n_startup_trials=DRAWN)

@@ -12,10 +12,9 @@ from torch import nn
 
 from excise.client.unlearning import Diverged
 from excise.common.errors import ConfigError
-from excise.common.settings import PRESETS
 from excise.simulations.baselines.method import Knob, Made, Method, Problem, Settings
 from excise.simulations.baselines.registry import CENTRAL
-from tests.simulations.tiny import counting, first, none_of, of, pictures, same, trained, weights
+from tests.simulations.tiny import counting, few_steps_of_ours, first, none_of, of, pictures, same, trained, weights
 
 QUICK: Mapping[str, Mapping[str, float]] = {
     **{name: {"retain_batch": 32} for name in CENTRAL if name.startswith("excise")},
@@ -26,11 +25,8 @@ QUICK: Mapping[str, Mapping[str, float]] = {
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours takes as many steps in a round as show that it takes any."""
-    for name, preset in PRESETS.items():
-        fewer: dict[str, object] = {"local": preset.local.model_copy(update={"steps": 2})}
-        fewer["search"] = preset.search.model_copy(update={"max_steps": 3})
-        monkeypatch.setitem(PRESETS, name, preset.model_copy(update=fewer))
+    """Ours takes as many steps as show that it takes any."""
+    few_steps_of_ours(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +148,18 @@ def test_a_knob_is_refused_that_could_not_be_searched() -> None:
     for low, high, default, log in ((0, 1, 2, False), (0, 1, 0.5, True), (2, 1, 1.5, False)):
         with pytest.raises(ValueError, match="cannot have the default"):
             Knob(low, high, default, log)
+
+
+def test_a_knob_may_be_another_where_something_else_is_forgotten(samples: Problem) -> None:
+    large = Knob(2, 4, 3)
+    knob = Knob(0, 1, 0.5, of={"classes": 0.25, "labels": large})
+    assert (knob.at("samples"), knob.at("classes"), knob.at("labels")) == (Knob(0, 1, 0.5), Knob(0, 1, 0.25), large)
+    asked = list[Settings]()
+    method = Method(
+        "mine", lambda problem, settings: asked.append(settings) or Made(problem.original, 0), "nowhere", {"x": knob}
+    )
+    method(replace(samples, wrong_labels=True))
+    method(replace(samples, wrong_labels=True), {"x": 2.5})
+    assert asked == [{"x": 3}, {"x": 2.5}]
+    with pytest.raises(ConfigError, match=r"has no x = 0.5: choose among x from 2 to 4"):
+        method(replace(samples, wrong_labels=True), {"x": 0.5})

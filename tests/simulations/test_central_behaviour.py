@@ -244,10 +244,10 @@ def test_the_next_class_is_never_the_own(problem: Problem) -> None:
 
 
 def test_ours_is_the_product_s_own_unlearning(problem: Problem) -> None:
-    preset = PRESETS["classes"]
-    settings = {"retain_batch": preset.local.retain_batch, "learning_rate": preset.local.learning_rate, "psi": preset.psi}
+    settings = {"retain_batch": 48, "learning_rate": 0.04, "psi": 0.2}
     made = CENTRAL["excise, nearest"](problem, settings)
-    theirs = unlearn(problem.original, problem.forget, problem.retain, None, preset, forgotten=[0])
+    asked = ours.settings_of("classes", settings)
+    theirs = unlearn(problem.original, problem.forget, problem.retain, None, asked, forgotten=[0])
     assert same(weights(made.model), weights(theirs.model))
     assert made.passes == theirs.passes
 

@@ -12,13 +12,12 @@ from torch import nn
 
 from excise.client.unlearning import Diverged
 from excise.common.errors import ConfigError
-from excise.common.settings import PRESETS
 from excise.simulations.baselines.federated import ascent
 from excise.simulations.baselines.federated.problem import Composed, FederatedMethod, FederatedProblem, Part
 from excise.simulations.baselines.method import Settings
 from excise.simulations.baselines.registry import FEDERATED
 from tests.simulations.federations import SITES, federation
-from tests.simulations.tiny import counting, first, none_of, of, same, scores, weights
+from tests.simulations.tiny import counting, few_steps_of_ours, first, none_of, of, same, scores, weights
 
 QUICK: Mapping[str, Mapping[str, float]] = {
     **{name: {"retain_batch": 32} for name in FEDERATED if name.startswith("excise")},
@@ -34,10 +33,7 @@ SEES_ONLY_RETAIN = ("retrain again", "fine-tune rounds", "NoT", "FedEraser")
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many steps as show that a method takes any."""
     monkeypatch.setattr(ascent, "STEPS", 6)
-    for name, preset in PRESETS.items():
-        fewer: dict[str, object] = {"local": preset.local.model_copy(update={"steps": 2})}
-        fewer["search"] = preset.search.model_copy(update={"max_steps": 3})
-        monkeypatch.setitem(PRESETS, name, preset.model_copy(update=fewer))
+    few_steps_of_ours(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from excise.common.weights import Weights, difference, is_statistic, moved, snap
 from excise.server.composition import known_rules
 from excise.server.composition.composer import Update
 from excise.simulations.baselines.central.bad_teacher import knows_nothing
-from excise.simulations.baselines.central.ours import settings_of
+from excise.simulations.baselines.central.ours import KNOBS, settings_of
 from excise.simulations.baselines.descent import layers
 from excise.simulations.baselines.federated import fed_quit, ours
 from excise.simulations.baselines.federated.ascent import RADIUS, centre, climbed, projected
@@ -34,7 +34,7 @@ from excise.simulations.baselines.federated.fed_quit import quasi_competent
 from excise.simulations.baselines.federated.not_ import negated
 from excise.simulations.baselines.federated.problem import FederatedProblem, Part
 from excise.simulations.baselines.federated.rounds import RATE, Federation, flat, mean, parameters_of, shaped
-from excise.simulations.baselines.method import Problem
+from excise.simulations.baselines.method import Aim, Problem
 from excise.simulations.baselines.registry import CENTRAL, FEDERATED
 from tests.simulations.federations import ROUNDS, SITES, federation
 from tests.simulations.tiny import first, none_of, same, scores, weights
@@ -303,7 +303,7 @@ def test_ours_at_one_site_is_ours_without_sites(problem: FederatedProblem, whole
     part = problem.sites["a"]
     alone = replace(problem, sites={"a": part}, whole_class=whole_class)
     central = Problem(problem.original, part.forget, part.retain, part.unseen, whole_class)
-    settings = {"retain_batch": 32, "learning_rate": 0.01}
+    settings = {"retain_batch": 32, "learning_rate": 0.03}
     together = FEDERATED["excise, mean"](alone, settings)
     expected = CENTRAL["excise, nearest" if whole_class else "excise, calibrated"](central, settings)
     for name, value in together.model.state_dict().items():
@@ -318,7 +318,22 @@ def test_ours_at_one_site_is_ours_without_sites(problem: FederatedProblem, whole
 def test_larger_batches_go_with_fewer_rounds_where_samples_are_forgotten(batch: int, rounds: int) -> None:
     settings = {"learning_rate": 0.01, "psi": 0.4, "retain_batch": batch}
     assert settings_of("samples", settings).local.rounds == rounds
-    assert settings_of("classes", settings).local.rounds == PRESETS["classes"].local.rounds
+
+
+@pytest.mark.parametrize(
+    ("aim", "batch", "steps"),
+    [
+        ("classes", 32, 28),
+        ("classes", 96, 12),
+        ("classes", 160, 8),
+        ("labels", 32, 27),
+        ("labels", 100, 10),
+        ("labels", 160, 6),
+    ],
+)
+def test_larger_batches_go_with_fewer_steps_where_anything_else_is(aim: Aim, batch: int, steps: int) -> None:
+    local = settings_of(aim, {"learning_rate": 0.01, "psi": 0.4, "retain_batch": batch}).local
+    assert (local.rounds, local.steps) == (PRESETS[aim].local.rounds, steps)
 
 
 def test_every_rule_of_the_server_is_there() -> None:
@@ -340,7 +355,7 @@ def test_updates_are_composed_with_their_weights_and_roles(problem: FederatedPro
     rounds = PRESETS["classes"].local.rounds
     assert made.rounds == rounds + 1  # with the recovery round that the rule wants
     assert [rule for rule, _ in taken] == ["module_swap"] * 3 * rounds + ["mean"] * 3
-    psi, n_f, n_r = PRESETS["classes"].psi, problem.forget, problem.retain
+    psi, n_f, n_r = KNOBS["psi"].at("classes").default, problem.forget, problem.retain
     for _, update in taken[: 3 * rounds]:
         p = psi * n_f[update.site] / sum(n_f.values()) + (1 - psi) * n_r[update.site] / sum(n_r.values())
         assert update.weight == pytest.approx(p)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
+import pytest
 import torch
 from torch import Generator, Tensor, nn
 
@@ -13,9 +14,21 @@ from excise.client.training import train_locally
 from excise.client.unlearning.inference import predict
 from excise.common.metrics import accuracy
 from excise.common.settings import TrainingSettings
+from excise.simulations.baselines.central import ours
 from excise.simulations.baselines.method import Images
 
 SIDE = 9
+
+
+def few_steps_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ours take two steps in a round, and three in a search."""
+    monkeypatch.setattr(ours, "STEPS", dict.fromkeys(ours.STEPS, 2))
+    for aim, preset in ours.OF.items():
+        fewer = {
+            "local": preset.local.model_copy(update={"steps": 2}),
+            "search": preset.search.model_copy(update={"max_steps": 3}),
+        }
+        monkeypatch.setitem(ours.OF, aim, preset.model_copy(update=fewer))
 
 
 class Net(nn.Module):

@@ -17,32 +17,49 @@ from excise.common.settings import PRESETS, UnlearningSettings
 from excise.simulations.baselines.method import Aim, Knob, Made, Method, Problem, Settings
 
 Kind = Literal["nearest", "soft", "topk", "calibrated"]
-OF: Mapping[Aim, UnlearningSettings] = {aim: PRESETS[aim] for aim in get_args(Aim)}
-SAMPLES, OF_CLASS, OF_LABELS = OF["samples"], OF["classes"], OF["labels"]
+OF: dict[Aim, UnlearningSettings] = {aim: PRESETS[aim] for aim in get_args(Aim)}
 KNOBS = {
     "learning_rate": Knob(
-        0.01, 0.1, SAMPLES.local.learning_rate, log=True, of={"classes": 0.02, "labels": OF_LABELS.local.learning_rate}
+        0.01,
+        0.1,
+        OF["samples"].local.learning_rate,
+        log=True,
+        of={"classes": Knob(0.03, 0.1, 0.04, log=True), "labels": Knob(0.03, 0.3, 0.15, log=True)},
     ),
-    "psi": Knob(0.05, 0.5, SAMPLES.psi, log=True, of={"classes": OF_CLASS.psi, "labels": OF_LABELS.psi}),
-    "retain_batch": Knob(32, 160, 48, log=True, whole=True, of={"classes": 40}),
+    "psi": Knob(
+        0.05,
+        0.5,
+        OF["samples"].psi,
+        log=True,
+        of={"classes": Knob(0.1, 0.5, OF["classes"].psi, log=True), "labels": Knob(0.01, 0.2, 0.03, log=True)},
+    ),
+    "retain_batch": Knob(32, 160, 48, log=True, whole=True, of={"classes": 96, "labels": 100}),
 }
 """The first trial is what excise does when it is asked for nothing else, but for what does on tasks as small as these: smaller
-retain batches (docs/adr/0026-small-retain-batches.md), and a first round that steps away (docs/adr/0027-a-step-away.md)."""
-NEGATION: Mapping[Aim, float] = {"samples": 4.0, "classes": 0.0, "labels": 3.0}
+retain batches (docs/adr/0026-small-retain-batches.md), a first round that steps away (docs/adr/0027-a-step-away.md), and of
+classes and wrong labels few large steps (docs/adr/0032-few-large-steps-for-all.md)."""
+NEGATION: Mapping[Aim, float] = {"samples": 4.0, "classes": 0.0, "labels": 2.0}
 """How far ours steps away first, s: from a whole class not at all. It would come back in an epoch on retain images
 (docs/adr/0028-settings-of-rivals.md)."""
-IMAGES_OF_SAMPLES = SAMPLES.local.rounds * (KNOBS["retain_batch"].default + SAMPLES.local.forget_batch)
-"""Of a step, times rounds: larger batches go with fewer rounds, for the same price (docs/adr/0030-few-large-steps.md)."""
+FORGET_BATCH: Mapping[Aim, int] = {aim: preset.local.forget_batch for aim, preset in OF.items()} | {"labels": 8}
+FORGET_SAMPLE: Mapping[Aim, int | None] = {aim: preset.forget_sample for aim, preset in OF.items()} | {"labels": 24}
+ROUNDS_OF_SAMPLES, STEPS = OF["samples"].local.rounds, {"classes": 12, "labels": 10}
+"""With the first trial's batches. Larger ones go with fewer rounds of samples, and fewer steps of a round else, for the same
+price (docs/adr/0030-few-large-steps.md)."""
 
 
 def settings_of(aim: Aim, settings: Settings) -> UnlearningSettings:
     """The preset for what is forgotten, with the knobs' values."""
     preset, retain_batch = OF[aim], int(settings["retain_batch"])
-    local = {"learning_rate": settings["learning_rate"], "retain_batch": retain_batch}
-    if aim == "samples":
-        local["rounds"] = round(IMAGES_OF_SAMPLES / (retain_batch + preset.local.forget_batch))
-    chosen = {"psi": settings["psi"], "negation": NEGATION[aim], "local": preset.local.model_copy(update=local)}
-    return preset.model_copy(update=chosen)
+    shorter = (KNOBS["retain_batch"].at(aim).default + FORGET_BATCH[aim]) / (retain_batch + FORGET_BATCH[aim])
+    local = {
+        "learning_rate": settings["learning_rate"],
+        "retain_batch": retain_batch,
+        "forget_batch": FORGET_BATCH[aim],
+        **({"rounds": round(ROUNDS_OF_SAMPLES * shorter)} if aim == "samples" else {"steps": round(STEPS[aim] * shorter)}),
+    }
+    chosen = {"psi": settings["psi"], "negation": NEGATION[aim], "forget_sample": FORGET_SAMPLE[aim]}
+    return preset.model_copy(update={**chosen, "local": preset.local.model_copy(update=local)})
 
 
 def _of(kind: Kind) -> Method:
@@ -52,7 +69,7 @@ def _of(kind: Kind) -> Method:
         asked = settings_of(problem.aim, settings)
         chosen = {
             "target": asked.target.model_copy(update={"kind": kind, "k": 2}),
-            "search": (SAMPLES if kind == "calibrated" else OF_CLASS).search,
+            "search": OF["samples" if kind == "calibrated" else "classes"].search,
             "forget_sample": None if kind == "calibrated" else asked.forget_sample,
         }
         made = unlearn(

@@ -19,6 +19,7 @@ from excise.simulations.baselines.method import (
     check_finite,
     check_images,
     chosen_settings,
+    knobs_of,
 )
 
 Updates = Mapping[str, Weights]
@@ -130,7 +131,7 @@ class FederatedMethod:
             to keep, or the method needs updates that nobody stored
         Diverged : a number of the model that was made is not finite
         """
-        chosen = chosen_settings(self.name, self.knobs, settings or {}, problem.aim)
+        chosen = chosen_settings(self.name, knobs_of(self.knobs, problem.aim), settings or {})
         check_images(sum(problem.forget.values()), sum(problem.retain.values()))
         if self.needs_history and not problem.history:
             raise ConfigError(f"{self.name} needs the sites' updates of all rounds of training, and nobody stored them")
