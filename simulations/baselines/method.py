@@ -73,7 +73,7 @@ class Knob:
     Attributes
     ----------
     default : what the search tries first
-    of : what it tries first, or the whole knob, where something else is forgotten and that makes a difference
+    of : by what is forgotten, where that makes a difference: what is tried first in the same range, or another knob
     """
 
     low: float
@@ -97,7 +97,7 @@ class Knob:
     def at(self, aim: Aim) -> Knob:
         """The knob for what is forgotten, without those for anything else."""
         other = self.of.get(aim, self.default)
-        return other if isinstance(other, Knob) else replace(self, default=other, of={})
+        return replace(other, of={}) if isinstance(other, Knob) else replace(self, default=other, of={})
 
     def holds(self, value: float) -> bool:
         """Whether `value` can be chosen."""

@@ -92,12 +92,12 @@ def _searched(
     found = dict[str, Searched]()
     for name, entry in entries.items():
         knobs = knobs_of(entry.knobs, first.aim)
-        found[name] = search(study_name(first.key, entry.name, knobs), knobs, partial(score, entry), home, trials, progress)
+        found[name] = search(_study_name(first.key, entry.name, knobs), knobs, partial(score, entry), home, trials, progress)
     return found
 
 
-def study_name(key: str, entry: str, knobs: Mapping[str, Knob]) -> str:
-    """Name of a search: another where a method's knobs are others, whose trials cannot be compared."""
+def _study_name(key: str, entry: str, knobs: Mapping[str, Knob]) -> str:
+    """Name of a search: another where a method's knobs are others, whose trials cannot be compared. It knows no code."""
     digest = hashlib.sha256(repr(sorted(knobs.items())).encode()).hexdigest()[:8]
     return f"{key} · {entry} · {digest}"
 

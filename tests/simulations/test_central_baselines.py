@@ -145,15 +145,16 @@ def test_a_model_that_is_not_finite_is_refused(problem: Problem) -> None:
 
 
 def test_a_knob_is_refused_that_could_not_be_searched() -> None:
+    with pytest.raises(ValueError, match="cannot have the default 2"):
+        Knob(0, 1, 0.5, of={"classes": 2})
     for low, high, default, log in ((0, 1, 2, False), (0, 1, 0.5, True), (2, 1, 1.5, False)):
         with pytest.raises(ValueError, match="cannot have the default"):
             Knob(low, high, default, log)
 
 
 def test_a_knob_may_be_another_where_something_else_is_forgotten(samples: Problem) -> None:
-    large = Knob(2, 4, 3)
-    knob = Knob(0, 1, 0.5, of={"classes": 0.25, "labels": large})
-    assert (knob.at("samples"), knob.at("classes"), knob.at("labels")) == (Knob(0, 1, 0.5), Knob(0, 1, 0.25), large)
+    knob = Knob(0, 1, 0.5, of={"classes": 0.25, "labels": Knob(2, 4, 3, of={"samples": 2})})
+    assert (knob.at("samples"), knob.at("classes"), knob.at("labels")) == (Knob(0, 1, 0.5), Knob(0, 1, 0.25), Knob(2, 4, 3))
     asked = list[Settings]()
     method = Method(
         "mine", lambda problem, settings: asked.append(settings) or Made(problem.original, 0), "nowhere", {"x": knob}

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from excise.client.unlearning.inference import predict
 from excise.common.errors import ConfigError
-from excise.common.settings import PRESETS, CompositionSettings
+from excise.common.settings import PRESETS, CompositionSettings, UnlearningSettings
 from excise.common.weights import Weights, difference, is_statistic, moved, snapshot
 from excise.server.composition import known_rules
 from excise.server.composition.composer import Update
@@ -334,6 +334,17 @@ def test_larger_batches_go_with_fewer_rounds_where_samples_are_forgotten(batch: 
 def test_larger_batches_go_with_fewer_steps_where_anything_else_is(aim: Aim, batch: int, steps: int) -> None:
     local = settings_of(aim, {"learning_rate": 0.01, "psi": 0.4, "retain_batch": batch}).local
     assert (local.rounds, local.steps) == (PRESETS[aim].local.rounds, steps)
+
+
+@pytest.mark.parametrize(
+    ("aim", "negation", "forget_batch", "forget_sample"),
+    [("samples", 4, 48, None), ("classes", 0, 16, 256), ("labels", 2, 8, 24)],
+)
+def test_what_ours_takes_whatever_is_searched(aim: Aim, negation: float, forget_batch: int, forget_sample: int | None) -> None:
+    asked = settings_of(aim, {"learning_rate": 0.07, "psi": 0.2, "retain_batch": 50})
+    assert (asked.negation, asked.local.forget_batch, asked.forget_sample) == (negation, forget_batch, forget_sample)
+    assert (asked.local.learning_rate, asked.psi, asked.local.retain_batch) == (0.07, 0.2, 50)
+    assert UnlearningSettings.model_validate(asked.model_dump()) == asked  # an update of a model is not validated
 
 
 def test_every_rule_of_the_server_is_there() -> None:

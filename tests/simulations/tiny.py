@@ -21,8 +21,8 @@ SIDE = 9
 
 
 def few_steps_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let ours take two steps in a round, and three in a search."""
-    monkeypatch.setattr(ours, "STEPS", dict.fromkeys(ours.STEPS, 2))
+    """Let ours take two or three steps in a round, of batches of 32 retain images, and three in a search."""
+    monkeypatch.setattr(ours, "STEPS", dict.fromkeys(ours.STEPS, 1))
     for aim, preset in ours.OF.items():
         fewer = {
             "local": preset.local.model_copy(update={"steps": 2}),

@@ -35,17 +35,19 @@ KNOBS = {
     ),
     "retain_batch": Knob(32, 160, 48, log=True, whole=True, of={"classes": 96, "labels": 100}),
 }
-"""The first trial is what excise does when it is asked for nothing else, but for what does on tasks as small as these: smaller
-retain batches (docs/adr/0026-small-retain-batches.md), a first round that steps away (docs/adr/0027-a-step-away.md), and of
-classes and wrong labels few large steps (docs/adr/0032-few-large-steps-for-all.md)."""
+"""The first trial is what excise does when it is asked for nothing else, but for what does on tasks as small as these: of
+samples and classes smaller retain batches (docs/adr/0026-small-retain-batches.md), a first round that steps away
+(docs/adr/0027-a-step-away.md), and of classes and wrong labels few large steps, of these from a few of each class
+(docs/adr/0032-few-large-steps-for-all.md)."""
 NEGATION: Mapping[Aim, float] = {"samples": 4.0, "classes": 0.0, "labels": 2.0}
 """How far ours steps away first, s: from a whole class not at all. It would come back in an epoch on retain images
 (docs/adr/0028-settings-of-rivals.md)."""
 FORGET_BATCH: Mapping[Aim, int] = {aim: preset.local.forget_batch for aim, preset in OF.items()} | {"labels": 8}
 FORGET_SAMPLE: Mapping[Aim, int | None] = {aim: preset.forget_sample for aim, preset in OF.items()} | {"labels": 24}
 ROUNDS_OF_SAMPLES, STEPS = OF["samples"].local.rounds, {"classes": 12, "labels": 10}
-"""With the first trial's batches. Larger ones go with fewer rounds of samples, and fewer steps of a round else, for the same
-price (docs/adr/0030-few-large-steps.md)."""
+"""With the first trial's batches. Larger ones go with fewer rounds of samples (docs/adr/0030-few-large-steps.md), and fewer
+steps of a round else (docs/adr/0032-few-large-steps-for-all.md), for the same price. Of all this only the knobs are part of a
+search's name: who changes anything else removes ours' trials and records."""
 
 
 def settings_of(aim: Aim, settings: Settings) -> UnlearningSettings:

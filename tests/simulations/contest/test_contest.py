@@ -304,6 +304,6 @@ def test_a_search_of_other_knobs_is_another(scenario: Scenario, home: Path) -> N
         compare([scenario], entries_of([Method("changing", run, "nobody", knobs)]), 1, 2, home, quiet)
         assert len(calls) >= 2 * len(SEEDS)
     calls.clear()
-    knobs = {"y": Knob(0, 1, 0.5, of={"labels": Knob(0, 3, 2)})}  # of what is forgotten here it is the same
+    knobs = {"y": Knob(0, 1, 0.5, of={"labels": Knob(0, 3, 2)})}  # for samples, forgotten here, the knob is the same
     compare([scenario], entries_of([Method("changing", run, "nobody", knobs)]), 1, 2, home, quiet)
     assert not calls
