@@ -28,7 +28,7 @@ from excise.server.registrar import online
 from excise.server.roles import Role
 from excise.server.setup import init
 from excise.server.users import add
-from tests.deployment import ROOT, eventually, free_port, listens
+from tests.deployment import ROOT, eventually, free_ports, listens
 from tests.dicoms import write_hospital, write_site_toml
 
 PASSWORD = "correct horse battery"
@@ -109,8 +109,9 @@ class Coordinated:
 def coordinated(folder: Path, names: Sequence[str]) -> Iterator[Coordinated]:
     """Everything that is up and connected; ended afterwards."""
     toml = folder / "coordinator" / "server.toml"
-    init(toml.parent, "network", ["localhost"], free_port(), free_port(), free_port())
-    toml.write_text(f"{toml.read_text()}dashboard_port = {free_port()}\n")
+    *ports, dashboard_port = free_ports(4)
+    init(toml.parent, "network", ["localhost"], *ports)
+    toml.write_text(f"{toml.read_text()}dashboard_port = {dashboard_port}\n")
     with store_of(toml) as store:
         add(store, "ada", Role.COORDINATOR, PASSWORD, "tests")
     made = Coordinated(toml.parent, read_server_config(toml), come_up(toml))

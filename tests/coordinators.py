@@ -29,7 +29,7 @@ from excise.server.config import AUDIT_LOG, ServerConfig, read_server_config
 from excise.server.registry import bring_in
 from excise.server.setup import init, sites_authority
 from excise.server.store import Store, open_store
-from tests.deployment import free_port
+from tests.deployment import free_ports
 from tests.dicoms import write_site_toml
 
 SPEC = ModelSpec(name="allcnn", classes=2, size=16, width=0.05)
@@ -108,7 +108,7 @@ class Network:
 def network(at: Path, url: str = "") -> Iterator[Network]:
     """A new coordinator in the folder `at`; its store at `url`, else an SQLite file."""
     folder = at / "coordinator"
-    config = init(folder, "network", ["localhost"], free_port(), free_port(), free_port())
+    config = init(folder, "network", ["localhost"], *free_ports(3))
     store = open_store(url or config.store, folder / AUDIT_LOG)
     try:
         yield Network(folder, config, store)

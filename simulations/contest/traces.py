@@ -92,7 +92,7 @@ def _told(
         for name, (entry, settings) in asked.items():
             if not reasons[name]:
                 progress(f"{task.name}, seed {task.seed}: shadow model {number + 1} of {shadows}, {name}")
-                answer = _unlearned(shadow, entry, settings, number, images)
+                answer = _unlearned(shadow, entry, settings, images)
                 if isinstance(answer, str):
                     reasons[name] = answer
                 else:
@@ -101,12 +101,14 @@ def _told(
     return {name: ({} if reasons[name] else _metrics(answers[name], images, made, pairs), reasons[name]) for name in names}
 
 
-def _unlearned(shadow: Shadow, entry: Entry, settings: Settings, number: int, images: Mapping[str, Images]) -> Weights | str:
+def _unlearned(shadow: Shadow, entry: Entry, settings: Settings, images: Mapping[str, Images]) -> Weights | str:
     """What the model answers that a method makes of a shadow model, kept beside that; or why there is none."""
-    path = shadow.folder / "answers" / f"{slug(entry.name)}-{digest_of(json.dumps(settings, sort_keys=True))[:12]}.safetensors"
+    # Of the shadow's own seed, as a method is of its task's: by another, a second retraining could be the first one again.
+    seed, chosen = shadow.task.seed, digest_of(json.dumps(settings, sort_keys=True))[:12]
+    path = shadow.folder / "answers" / f"{slug(entry.name)}-{seed}-{chosen}.safetensors"
     if path.exists():
         return load_weights(path)
-    outcome = tried(partial(entry.run, shadow.task, settings, number))
+    outcome = tried(partial(entry.run, shadow.task, settings, seed))
     if isinstance(outcome, str):
         return outcome
     answer = _answer(outcome.model, images)

@@ -144,6 +144,21 @@ def test_what_is_learned_by_heart_is_told_apart_and_what_was_never_seen_is_not(
     assert f"{nothing.retrained['ulira_auc']:.3f}" in table
 
 
+def test_a_method_is_run_under_the_seed_of_each_shadow_model(scenario: Scenario, home: Path, task: Task) -> None:
+    """A second retraining draws from the seed that it is given: under another one it could be the first again."""
+    seeds = list[tuple[int, int]]()
+
+    def noting(task: Task, settings: Settings, seed: int) -> Outcome:
+        seeds.append((seed, task.seed))
+        return Outcome(task.original, Cost(images=1))
+
+    (before,) = compare([scenario], {"noting": Entry("noting", True, {}, "nobody", noting)}, 1, 1, home, quiet)
+    seeds.clear()
+    traced([before], task, scenario, {"noting": Entry("noting", True, {}, "nobody", noting)}, SHADOWS, home, quiet)
+    assert len({given for given, _ in seeds}) == SHADOWS
+    assert all(given == own for given, own in seeds)
+
+
 def test_what_is_done_is_not_done_again(scenario: Scenario, home: Path, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {name: ENTRIES[name] for name in ("nothing", "as retrained")}
     before = compare([scenario], asked, 1, 1, home, quiet, SHADOWS)
