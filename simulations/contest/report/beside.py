@@ -15,6 +15,8 @@ WORTH_TELLING = 0.05
 WATCHED = {
     "resurfaced": (1, "an epoch on retain images alone brings {} more of the forgotten back than in the retrained model"),
     "came_back": (1, "{} more of what earlier requests forgot came back with later ones than in the retrained models"),
+    "ulira_auc": (1, "an attacker for each image tells the forgotten by {} more than in the retrained model"),
+    "rmia_auc": (1, "an attacker with a population tells the forgotten by {} more than in the retrained model"),
     "probe_accuracy": (1, "a fresh head tells {} more of the forgotten from the features than of the retrained model's"),
     "near_retain_accuracy": (
         -1,

@@ -67,8 +67,13 @@ def not_run(contests: Sequence[Contest], scenarios: Iterable[str], methods: Iter
     for contest in contests:
         of.setdefault(tuple(name for name in wanted if name not in contest.methods), []).append(contest.title)
     found += [Item(f"Methods in {', '.join(titles)}", f"{'; '.join(names)}.") for names, titles in of.items() if names]
-    if not any(one.shadows for contest in contests for runs in contest.methods.values() for one in runs.records.values()):
-        found.append(Item("U-LiRA and RMIA", "tried in no scenario: `--shadows` does that."))
+    tried = [
+        contest.title
+        for contest in contests
+        if any(one.shadows for runs in contest.methods.values() for one in runs.records.values())
+    ]
+    if len(tried) < len(contests):
+        found.append(Item("U-LiRA and RMIA", f"tried in {', '.join(tried) or 'no scenario'}: `--shadows` does that."))
     for contest in contests:
         lacking = [f"{one.name} with {_seeds(lacks)}" for one in contest.methods.values() if (lacks := contest.lacking(one))]
         if lacking:
