@@ -223,6 +223,13 @@ def test_what_was_not_run_is_told_from_the_records() -> None:
     assert lines["FedOSD"].told == "not run with seed 1, 2; not ranked"
 
 
+def test_where_shadow_models_were_made_is_told() -> None:
+    without, of_some = contest([record(OURS)]), contest([replace(record(OURS, scenario="traced"), shadows=8)])
+    told = {item.head: item.text for item in not_run([without, of_some], [], [])}
+    assert told["U-LiRA and RMIA"] == "tried in traced: `--shadows` does that."
+    assert "U-LiRA and RMIA" not in {item.head for item in not_run([of_some], [], [])}
+
+
 def test_two_scenarios_of_one_name_are_two_contests() -> None:
     found = contests_of([record(OURS, key="a-1", scenario="a"), record(OURS, key="a-2", scenario="a")])
     assert [one.title for one in found] == ["a (a-1)", "a (a-2)"]
