@@ -54,12 +54,11 @@ def settings_of(aim: Aim, settings: Settings) -> UnlearningSettings:
     """The preset for what is forgotten, with the knobs' values."""
     preset, retain_batch = OF[aim], int(settings["retain_batch"])
     shorter = (KNOBS["retain_batch"].at(aim).default + FORGET_BATCH[aim]) / (retain_batch + FORGET_BATCH[aim])
-    local = {
-        "learning_rate": settings["learning_rate"],
-        "retain_batch": retain_batch,
-        "forget_batch": FORGET_BATCH[aim],
-        **({"rounds": round(ROUNDS_OF_SAMPLES * shorter)} if aim == "samples" else {"steps": round(STEPS[aim] * shorter)}),
-    }
+    local = {"learning_rate": settings["learning_rate"], "retain_batch": retain_batch, "forget_batch": FORGET_BATCH[aim]}
+    if aim == "samples":
+        local["rounds"] = round(ROUNDS_OF_SAMPLES * shorter)
+    else:
+        local["steps"] = round(STEPS[aim] * shorter)
     chosen = {"psi": settings["psi"], "negation": NEGATION[aim], "forget_sample": FORGET_SAMPLE[aim]}
     return preset.model_copy(update={**chosen, "local": preset.local.model_copy(update=local)})
 

@@ -25,6 +25,8 @@ WATCHED = {
     "worst_site_accuracy": (-1, "{} less is right at the worst site than in the retrained model"),
 }
 """By metric: the sign of a gap that is bad, and what is said of one."""
+NAMES = {"ulira_auc": "U-LiRA", "rmia_auc": "RMIA"}
+"""Of metrics that are not called as their key is."""
 
 
 def worse_beside(contest: Contest) -> dict[str, str]:
@@ -42,7 +44,8 @@ def worse_beside(contest: Contest) -> dict[str, str]:
             continue
         over = mean(gaps)
         if bad * over.mean >= WORTH_TELLING and (over.decided or over.values == 1):
-            found[key.removesuffix("_accuracy").replace("_", " ")] = f"{words.format(three(abs(over.mean)))}."
+            name = NAMES.get(key, key.removesuffix("_accuracy").replace("_", " "))
+            found[name] = f"{words.format(three(abs(over.mean)))}."
     return found
 
 
