@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Where it is set, every process of a deployment's tests would compile all of excise anew before it begins.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What tests and benchmarks ask of the machine: images, a real PACS, a second reader of DICOM, a coordinator's proxy, a browser, its
 # other database. Each is installed where it is missing. Here, since prerequisites are read where they stand.
 FASHION := /usr/share/datasets/fashion-mnist
