@@ -84,8 +84,11 @@ class LocalSettings(Settings):
     forget_batch: int = Field(48, ge=1)
     """Forget images in one step, over all sites: each takes its share of them (docs/adr/0012). With `epochs`, at each site."""
     retain_batch: int = Field(96, ge=0)
-    """Retain images in one step, over all sites that hold any, in equal parts (docs/adr/0023); 0 trains on forget images
+    """Retain images in one step, over all sites that take part, in equal parts (docs/adr/0023); 0 trains on forget images
     alone."""
+    retain_batch_at_site: int = Field(8, ge=1)
+    """Retain images in one step that a site should have at least. Of more sites than `retain_batch` has so many for, those
+    that hold no forget images take turns (`server/turns.py`, docs/adr/0033-sites-take-turns.md)."""
     learning_rate: float = Field(0.01, gt=0)
     """Step size of SGD at the first step."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
@@ -116,7 +119,8 @@ class UnlearningSettings(Settings):
     """ψ: weight of forgetting against retaining in F(θ). 1 forgets only, as the published code does."""
     negation: float = Field(0.0, ge=0, le=20)
     """s: how far sites step away from their forget images in the first round, in units of what a few steps of training on them
-    would change (`client/unlearning/negation.py`, docs/adr/0027-a-step-away.md). 0: not at all."""
+    would change (`client/unlearning/negation.py`, docs/adr/0027-a-step-away.md). Less where fewer than a quarter of the sites
+    have any. 0: not at all."""
     weights: Literal["objective", "fedavg"] = "objective"
     """`objective` composes with p_k and trains with a_k, which is federated averaging on F; `fedavg` weighs by data size."""
     search: SearchSettings = SearchSettings()
@@ -141,13 +145,14 @@ class UnlearningSettings(Settings):
             raise ValueError("forget_sample is for classes; with calibrated targets every forget image must be searched")
         return self
 
-    def at_site(self, share: float, keeping: int) -> Self:
+    def at_site(self, share: float, keeping: int, forgetting: float) -> Self:
         """The same for one site: its part of what the sites do together.
 
         Parameters
         ----------
         share : of all forget images those that it holds, in [0, 1]
-        keeping : how many sites hold retain images
+        keeping : how many of the sites that take part hold retain images
+        forgetting : of all sites those that hold forget images, in [0, 1]
         """
         local, target = self.local, self.target.model_copy(update={"looks": math.ceil(share * self.target.looks) or 1})
         least = min(FEWEST_RETAINED, local.retain_batch)
@@ -155,7 +160,9 @@ class UnlearningSettings(Settings):
         local = local.model_copy(update={"retain_batch": part})
         if local.epochs is None:
             local = local.model_copy(update={"forget_batch": math.ceil(share * local.forget_batch) or 1})
-        return self.model_copy(update={"local": local, "target": target})
+        # A step away from the images of one site among many does harm (docs/adr/0027-a-step-away.md).
+        negation = self.negation * min(1.0, 4 * forgetting)
+        return self.model_copy(update={"negation": negation, "local": local, "target": target})
 
 
 class CompositionSettings(Settings):

@@ -22,6 +22,7 @@ from excise.server.post import Round
 from excise.server.record import Phase
 from excise.server.scores import Audit
 from excise.server.stopping import is_settled, kept_round, next_round
+from excise.server.turns import taking_part
 from excise.server.verdict import verdict
 from excise.server.weighting import SiteWeight, objective_weights, retain_weights, size_weights
 
@@ -168,8 +169,10 @@ class Unlearning:
     def _round(self, phase: Phase, recovers: bool) -> dict[str, Any]:
         """One round and its audit; returns the entry of the history."""
         plan, settings, r, base = self.federation.plan, self.candidate.unlearning, phase.rounds, phase.weights
-        weights, status = self._weights(recovers), self.federation.status
-        forget_images, keeping = sum(s.forget for s in status.values()), sum(s.retain > 0 for s in status.values())
+        weights, status = self._weights(r, recovers), self.federation.status
+        forget_images = sum(s.forget for s in status.values())
+        keeping = sum(status[site].retain > 0 for site in weights)
+        forgetting = sum(s.forget > 0 for s in status.values()) / len(status)
         teacher_digest = digest(self.teacher)
         self.federation.bring(Round("teacher"), self._teacher_for, m.ReferenceReply)
 
@@ -179,7 +182,7 @@ class Unlearning:
                 weights=base,
                 teacher_digest=teacher_digest,
                 request=plan.request,
-                settings=settings.at_site(status[site].forget / forget_images, keeping),
+                settings=settings.at_site(status[site].forget / forget_images, keeping, forgetting),
                 a_k=weights[site].a,
                 reference=self.reference,
                 trained=self.trained,
@@ -211,13 +214,13 @@ class Unlearning:
         audit = self.federation.audit({"model": phase.weights}, brief=True, payer=phase)["model"]
         return verdict({"original": before.choice(), "unlearned": audit.choice()}, self.federation.plan.request).excess
 
-    def _weights(self, recovers: bool) -> Mapping[str, SiteWeight]:
+    def _weights(self, r: int, recovers: bool) -> Mapping[str, SiteWeight]:
         settings, status = self.candidate.unlearning, self.federation.status
         forget, retain = ({site: getattr(s, of) for site, s in status.items()} for of in ("forget", "retain"))
         if recovers:
             return retain_weights(retain)
         rule = objective_weights if settings.weights == "objective" else size_weights
-        weights = rule(forget, retain, settings.psi)
+        weights = rule(*taking_part(forget, retain, settings.local, r), settings.psi)
         if settings.psi == 1:  # nobody has anything to do but the sites that forget
             return {site: weight for site, weight in weights.items() if weight.a > 0}
         return weights

@@ -22,7 +22,7 @@ class SiteWeight:
     a: float
 
 
-def objective_weights(forget: Mapping[str, int], retain: Mapping[str, int], psi: float) -> dict[str, SiteWeight]:
+def objective_weights(forget: Mapping[str, int], retain: Mapping[str, float], psi: float) -> dict[str, SiteWeight]:
     """p_k and a_k of every site that has a part in F; sites without one are left out.
 
     Parameters
@@ -46,7 +46,7 @@ def objective_weights(forget: Mapping[str, int], retain: Mapping[str, int], psi:
     return weights
 
 
-def size_weights(forget: Mapping[str, int], retain: Mapping[str, int], psi: float) -> dict[str, SiteWeight]:
+def size_weights(forget: Mapping[str, int], retain: Mapping[str, float], psi: float) -> dict[str, SiteWeight]:
     """Plain federated averaging: p_k by number of images, a_k as a site alone would choose it (ψ where it can forget)."""
     total = sum(forget.values()) + sum(retain.values())
     weights = {}

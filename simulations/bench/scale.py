@@ -132,7 +132,9 @@ class _Ran:
 def _run(sites: int, rounds: int, home: Path, progress: Progress) -> _Ran:
     """A whole run with the real apps; what the sites answer is kept."""
     progress(f"{sites} sites: making them")
-    local = LocalSettings(rounds=rounds, steps=1, learning_rate=1e-3)
+    # No turns: a round of all sites is the most that there can be.
+    everybody = {"retain_batch": max(96, sites), "retain_batch_at_site": 1}
+    local = LocalSettings(rounds=rounds, steps=1, learning_rate=1e-3, **everybody)
     scenario = noise_scenario(
         home,
         sites,

@@ -41,7 +41,8 @@ def write_scale_page(page: Path, found: Sequence[Scaled]) -> None:
         *paragraph(
             f"Written by `excise bench scale`: {_listed(found)} sites in one process, with the real server and client apps; "
             f"{IMAGES} made-up images of {SIDE} × {SIDE} pixels at each site, a net of three layers; sites whose number "
-            "ends in 1 or 5 have something to forget. Times are medians of the rounds, of which there are "
+            "ends in 1 or 5 have something to forget, and all take part in each round. Times are medians of the rounds, of "
+            "which there are "
             f"{', '.join(f'{len(one.seconds)} at {one.sites:,}' for one in found)}."
         ),
         "",

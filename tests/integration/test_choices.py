@@ -181,6 +181,19 @@ def test_each_site_takes_its_share_of_the_forget_batch(tmp_path: Path) -> None:
     assert counts[0] > counts[1] > counts[2] == 0
 
 
+def test_sites_that_forget_nothing_take_turns_where_the_retain_batch_is_too_small_for_all(tmp_path: Path) -> None:
+    plan, sites = prepared(
+        tmp_path,
+        request={"where": "site = site-1 and class = 1"},
+        unlearning={"local": {"retain_batch": 16, "rounds": 2}},
+    )
+    asked = asked_of(hurried(plan), sites, tmp_path / "run", UnlearnInstruction)
+    history = json.loads((tmp_path / "run" / "metrics.json").read_text())["unlearned"]["history"]
+    assert len(sites.configs) == 3
+    assert [sorted(entry["updates"]) for entry in history] == [["site-1", "site-2"], ["site-1", "site-3"]]
+    assert [query.settings.local.retain_batch for query in asked] == [8] * 4
+
+
 def test_a_class_that_becomes_rarer_is_to_be_less_certain(tmp_path: Path) -> None:
     plan, sites = prepared(tmp_path)  # forgets images of class 1 alone
     plan = hurried(plan)

@@ -32,6 +32,7 @@ from excise.common.settings import CompositionSettings, UnlearningSettings
 from excise.common.weights import difference, snapshot
 from excise.server.composition import known_rules, new_composer, recovery_rounds
 from excise.server.composition.composer import Update
+from excise.server.turns import taking_part
 from excise.server.weighting import SiteWeight, objective_weights, retain_weights
 from excise.simulations.baselines.central.ours import KNOBS, settings_of
 from excise.simulations.baselines.federated.problem import Composed, FederatedMethod, FederatedProblem
@@ -73,10 +74,9 @@ class Unlearning:
         local = self.settings.local
         reference = self.reference() if self.settings.target.kind == "calibrated" else {}
         self.searched = {name: self.search(name, reference) for name in self.problem.forgetting}
-        weights = objective_weights(self.problem.forget, self.problem.retain, self.settings.psi)
         for r in range(local.rounds):
             forget = {name: self.forget_set(name, found, reference, r) for name, found in self.searched.items()}
-            self.round(weights, forget, r, self.rule)
+            self.round(self.weights(r), forget, r, self.rule)
         for _ in range(recovery_rounds(self.rule)):  # steps of the schedule's middle: at its end they would be zero
             self.round(retain_weights(self.problem.retain), {}, local.rounds // 2, CompositionSettings())
         return self.federation.made()
@@ -117,13 +117,18 @@ class Unlearning:
         """A site's forget images with their targets in round `r`."""
         x, y = searched.images
         self.federation.traffic.add(name, down=sum(quantiles.nbytes for quantiles in reference.values()))
-        target, overshoot = self.at_site(name).target, None
+        target, overshoot = self.at_site(name, self.weights(r)).target, None
         if reference and is_corrected(target, r):
             looked = measured_rows(searched.logits_TNC, y, target.looks)
             overshoot = corrected_overshoot(self.federation.model, x[looked], y[looked], target, reference, self.forgotten)
             self.federation.passes += len(looked)
         targets = make_targets(searched.logits_TNC, y, target, reference, self.forgotten, overshoot)
         return ForgetSet(x, targets, distance=mix_of(y, self.problem.sites[name].retain[1]).distance())
+
+    def weights(self, r: int) -> dict[str, SiteWeight]:
+        """Of the sites that take part in round `r`."""
+        there = taking_part(self.problem.forget, self.problem.retain, self.settings.local, r)
+        return objective_weights(*there, self.settings.psi)
 
     def round(
         self, weights: Mapping[str, SiteWeight], forget: Mapping[str, ForgetSet], r: int, rule: CompositionSettings
@@ -133,7 +138,7 @@ class Unlearning:
         composer = new_composer(rule, base)
         for name, weight in weights.items():
             student, retain = copy.deepcopy(self.federation.model), self.problem.sites[name].retain
-            settings, generator = self.at_site(name), Generator().manual_seed(self.seed(name) * 1_000_003 + r)
+            settings, generator = self.at_site(name, weights), Generator().manual_seed(self.seed(name) * 1_000_003 + r)
             if name in forget and is_step_away(settings, r, forget[name].x):
                 scale = settings.negation * weight.a / settings.psi
                 result = step_away(student, *self.searched[name].images, scale, settings.local.clip_norm, generator)
@@ -147,10 +152,11 @@ class Unlearning:
         self.federation.model.load_state_dict(composer.result())
         self.federation.rounds += 1
 
-    def at_site(self, name: str) -> UnlearningSettings:
-        """The settings with the site's share of what the sites do together."""
-        forget = self.problem.forget
-        return self.settings.at_site(forget[name] / sum(forget.values()), len(self.problem.keeping))
+    def at_site(self, name: str, weights: Mapping[str, SiteWeight]) -> UnlearningSettings:
+        """The settings with the site's share of what the sites of a round do together."""
+        problem = self.problem
+        keeping, forgetting = sum(problem.retain[site] > 0 for site in weights), len(problem.forgetting) / len(problem.sites)
+        return self.settings.at_site(problem.forget[name] / sum(problem.forget.values()), keeping, forgetting)
 
     def seed(self, name: str) -> int:
         """Of what a site draws."""
