@@ -18,7 +18,7 @@ from excise.client.joining import keys_of
 from excise.client.setup import NODE_KEY, SIGNING_KEY, make_node_key
 from excise.common.decision import Decision, Standing
 from excise.common.request import ForgetRequest, RequestKind
-from excise.common.settings import LocalSettings, SearchSettings, TrainingSettings, UnlearningSettings
+from excise.common.settings import TrainingSettings
 from excise.common.signing import make_key, sign
 from excise.server import members
 from excise.server.carrying import LOCK
@@ -29,7 +29,7 @@ from excise.server.life import State
 from excise.server.requests import decide, draft, move
 from excise.server.setup import init, sites_authority
 from excise.server.store import Store
-from excise.simulations.bench.soak import noise_scenario
+from excise.simulations.bench.soak import noise_scenario, quick_rounds
 from excise.simulations.run import new_run_folder, simulate
 
 WHO = "bench"
@@ -101,9 +101,7 @@ def _ran(folder: Path, sites: int, progress: Progress) -> Path:
         folder.parent,
         sites,
         training=TrainingSettings(rounds=3, learning_rate=0.05),
-        unlearning=UnlearningSettings(
-            search=SearchSettings(max_steps=5), local=LocalSettings(rounds=ROUNDS, steps=1, learning_rate=1e-3)
-        ),
+        unlearning=quick_rounds(sites, ROUNDS),
     )
 
     def told(phase: str, done: int, total: int, _: str) -> None:

@@ -13,7 +13,7 @@ from scipy.stats import t as student_t
 
 from excise.common.errors import ConfigError
 from excise.common.models import ModelSpec, build_model
-from excise.common.settings import LocalSettings, RoundSettings, SearchSettings, UnlearningSettings
+from excise.common.settings import RoundSettings
 from excise.common.weights import save_weights, snapshot
 from excise.server.coordinator import Coordinator
 from excise.server.plan import Plan, VerificationSettings
@@ -21,7 +21,7 @@ from excise.server.record import RunFolder
 from excise.simulations.bench.answers import Kept
 from excise.simulations.bench.scale_memory import Held, Recorded, held
 from excise.simulations.bench.small_net import small_net
-from excise.simulations.bench.soak import SIDE, noise_scenario
+from excise.simulations.bench.soak import SIDE, noise_scenario, quick_rounds
 from excise.simulations.engine import one_thread, simulated_client
 from excise.simulations.local_grid import LocalGrid
 from excise.simulations.run import plan_for
@@ -132,16 +132,13 @@ class _Ran:
 def _run(sites: int, rounds: int, home: Path, progress: Progress) -> _Ran:
     """A whole run with the real apps; what the sites answer is kept."""
     progress(f"{sites} sites: making them")
-    # No turns: a round of all sites is the most that there can be.
-    everybody = {"retain_batch": max(96, sites), "retain_batch_at_site": 1}
-    local = LocalSettings(rounds=rounds, steps=1, learning_rate=1e-3, **everybody)
     scenario = noise_scenario(
         home,
         sites,
         IMAGES,
         WHERE,
         MODEL,
-        unlearning=UnlearningSettings(search=SearchSettings(max_steps=5), local=local),
+        unlearning=quick_rounds(sites, rounds),
         rounds=RoundSettings(deadline=86_400, window=WINDOW, watch=False),
         verification=VerificationSettings(resamples=100),
     )

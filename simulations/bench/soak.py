@@ -91,9 +91,7 @@ def soak(sites: int, rounds: int, home: Path, progress: Progress, deadline: floa
         home,
         sites,
         training=TrainingSettings(rounds=1, learning_rate=0.05),
-        unlearning=UnlearningSettings(
-            search=SearchSettings(max_steps=5), local=LocalSettings(rounds=rounds, steps=1, learning_rate=1e-3)
-        ),
+        unlearning=quick_rounds(sites, rounds),
         rounds=RoundSettings(quorum=0.5, deadline=deadline),
     )
     made = make_sites(scenario, home / "cache")
@@ -163,6 +161,13 @@ def _diverged(reply: Message, asked: Message) -> Message:
     update = SiteUpdate.from_record(reply.content)
     delta = {name: torch.full_like(tensor, math.nan) for name, tensor in update.delta.items()}
     return Message(replace(update, delta=delta).to_record(), reply_to=asked)
+
+
+def quick_rounds(sites: int, rounds: int) -> UnlearningSettings:
+    """A short search, and rounds of one small step in which all sites take part: none takes turns."""
+    together = max(LocalSettings().retain_batch, sites)
+    local = LocalSettings(rounds=rounds, steps=1, learning_rate=1e-3, retain_batch=together, retain_batch_at_site=1)
+    return UnlearningSettings(search=SearchSettings(max_steps=5), local=local)
 
 
 def noise_scenario(
