@@ -212,7 +212,7 @@ PRESETS: dict[str, UnlearningSettings] = {
         psi=0.05,
         search=SearchSettings(epsilon=0.1, eta=0.1, max_steps=10, stop="crossed"),
         target=TargetSettings(kind="nearest"),
-        local=LocalSettings(rounds=5, steps=18, forget_batch=6, retain_batch=48, learning_rate=0.05),
+        local=LocalSettings(rounds=5, steps=18, forget_batch=6, retain_batch=48, retain_batch_at_site=4, learning_rate=0.05),
     ),
     # The authors' public code, faults included, so that a comparison with it stays possible.
     "published": UnlearningSettings(

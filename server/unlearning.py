@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -140,7 +141,7 @@ class Unlearning:
         while step := next_round(phase.history, rounds, recovery, keep):
             self.progress(phase.rounds, rounds + recovery)
             entry = self._round(phase, recovers=step == "recover")
-            phase.history.append({key: entry[key] for key in ("round", "excess", "recovery")})
+            phase.history.append({key: entry[key] for key in ("round", "excess", "recovery", "asked")})
             phase.rounds += 1
             folder.save_phase(name, phase, entry)
             self._keep(phase, rounds)
@@ -169,7 +170,7 @@ class Unlearning:
     def _round(self, phase: Phase, recovers: bool) -> dict[str, Any]:
         """One round and its audit; returns the entry of the history."""
         plan, settings, r, base = self.federation.plan, self.candidate.unlearning, phase.rounds, phase.weights
-        weights, status = self._weights(r, recovers), self.federation.status
+        weights, status = self._weights(phase, recovers), self.federation.status
         forget_images = sum(s.forget for s in status.values())
         keeping = sum(status[site].retain > 0 for site in weights)
         forgetting = sum(s.forget > 0 for s in status.values()) / len(status)
@@ -195,7 +196,7 @@ class Unlearning:
         entry = self.federation.train(self.candidate.phase, phase, weights, question, composition)
         judged = settings.keep == "best" and (recovers or is_settled(r + 1, settings.local.rounds))
         excess = self._excess(phase, self.before) if judged and self.before else None
-        told: dict[str, Any] = {"pooled": {}, "sites": {}, "excess": excess, "recovery": recovers}
+        told: dict[str, Any] = {"pooled": {}, "sites": {}, "excess": excess, "recovery": recovers, "asked": sorted(weights)}
         if plan.rounds.watch:
             watched = self.federation.audit({"model": phase.weights})["model"]  # for the report's curves; decides nothing
             told |= {"pooled": watched.pooled, "sites": watched.sites}
@@ -214,13 +215,14 @@ class Unlearning:
         audit = self.federation.audit({"model": phase.weights}, brief=True, payer=phase)["model"]
         return verdict({"original": before.choice(), "unlearned": audit.choice()}, self.federation.plan.request).excess
 
-    def _weights(self, r: int, recovers: bool) -> Mapping[str, SiteWeight]:
+    def _weights(self, phase: Phase, recovers: bool) -> Mapping[str, SiteWeight]:
         settings, status = self.candidate.unlearning, self.federation.status
         forget, retain = ({site: getattr(s, of) for site, s in status.items()} for of in ("forget", "retain"))
         if recovers:
             return retain_weights(retain)
-        rule = objective_weights if settings.weights == "objective" else size_weights
-        weights = rule(*taking_part(forget, retain, settings.local, r), settings.psi)
+        had = Counter(site for entry in phase.history for site in entry.get("asked", ()))
+        there = taking_part(forget, retain, settings.local, had, self.federation.plan.seed, self.federation.roster.away)
+        weights = (objective_weights if settings.weights == "objective" else size_weights)(*there, settings.psi)
         if settings.psi == 1:  # nobody has anything to do but the sites that forget
             return {site: weight for site, weight in weights.items() if weight.a > 0}
         return weights

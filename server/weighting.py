@@ -5,7 +5,8 @@
 
 Site k trains on a_k·L_k^f + (1−a_k)·L_k^r, and Σ_k p_k·(site objective) is exactly F: the p_k-weighted mean of the updates
 is federated averaging on F. Weighting by data size optimises another objective, in which one small forget-holding site among
-many hardly counts; it is kept as `fedavg` for comparison.
+many hardly counts; it is kept as `fedavg` for comparison. Where sites take turns, n_k^r is what the site stands for
+(`server/turns.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def objective_weights(forget: Mapping[str, int], retain: Mapping[str, float], ps
 
     Parameters
     ----------
-    forget, retain : n_k^f and n_k^r by site, over the same sites
+    forget, retain : n_k^f and n_k^r by site, over the same sites; n_k^r need not be whole
     psi : ψ in (0, 1]
 
     Raises

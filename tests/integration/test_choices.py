@@ -13,7 +13,7 @@ import torch
 from excise.common.errors import ConfigError, Interrupted, QuorumError
 from excise.common.messages import AuditQuery, UnlearnInstruction
 from excise.common.weights import digest, load_weights
-from excise.server import unlearning
+from excise.server import turns, unlearning
 from excise.server.composition import known_rules
 from excise.server.plan import Plan
 from excise.server.record import Phase, RunFolder
@@ -181,17 +181,31 @@ def test_each_site_takes_its_share_of_the_forget_batch(tmp_path: Path) -> None:
     assert counts[0] > counts[1] > counts[2] == 0
 
 
-def test_sites_that_forget_nothing_take_turns_where_the_retain_batch_is_too_small_for_all(tmp_path: Path) -> None:
+def test_sites_that_forget_nothing_take_turns_in_a_resumed_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "FEWEST_TURNS", 1)
     plan, sites = prepared(
         tmp_path,
         request={"where": "site = site-1 and class = 1"},
-        unlearning={"local": {"retain_batch": 16, "rounds": 2}},
+        unlearning={"local": {"retain_batch": 16, "rounds": 3}},
     )
-    asked = asked_of(hurried(plan), sites, tmp_path / "run", UnlearnInstruction)
-    history = json.loads((tmp_path / "run" / "metrics.json").read_text())["unlearned"]["history"]
-    assert len(sites.configs) == 3
-    assert [sorted(entry["updates"]) for entry in history] == [["site-1", "site-2"], ["site-1", "site-3"]]
-    assert [query.settings.local.retain_batch for query in asked] == [8] * 4
+    plan = hurried(plan)
+    asked = asked_of(plan, sites, tmp_path / "run", UnlearnInstruction)
+    results = json.loads((tmp_path / "run" / "metrics.json").read_text())["unlearned"]
+    took_part = [entry["asked"] for entry in results["history"]]
+    assert took_part == [sorted(entry["updates"]) for entry in results["history"]]
+    assert sorted(took_part[:2]) == [["site-1", "site-2"], ["site-1", "site-3"]]
+    assert took_part[2] == took_part[0]
+    assert [query.settings.local.retain_batch for query in asked] == [8] * 6
+
+    def stop_after_a_round() -> bool:
+        log = tmp_path / "again" / "events.jsonl"
+        return log.exists() and '"unlearned_round"' in log.read_text()
+
+    with pytest.raises(Interrupted):
+        run(plan, sites, tmp_path / "again", stopped=stop_after_a_round)
+    again = run(plan, sites, tmp_path / "again")["unlearned"]
+    assert [entry["asked"] for entry in again["history"]] == took_part
+    assert again["digest"] == results["digest"]
 
 
 def test_a_class_that_becomes_rarer_is_to_be_less_certain(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from excise.client.unlearning.inference import predict
 from excise.common.errors import ConfigError
 from excise.common.settings import PRESETS, CompositionSettings, UnlearningSettings
 from excise.common.weights import Weights, difference, is_statistic, moved, snapshot
+from excise.server import turns
 from excise.server.composition import known_rules
 from excise.server.composition.composer import Update
 from excise.simulations.baselines.central.bad_teacher import knows_nothing
@@ -124,6 +125,17 @@ def test_ours_sends_quantiles_beside_models(problem: FederatedProblem) -> None:
     assert made.bytes_up == dict.fromkeys(SITES, rounds * one + quantiles)
     models = (rounds + 1) * one
     assert made.bytes_down == {"a": models + rounds * quantiles, "b": models, "c": models}
+
+
+def test_ours_lets_sites_that_forget_nothing_take_turns(problem: FederatedProblem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "FEWEST_TURNS", 1)
+    settings = settings_of("samples", {"learning_rate": 0.01, "psi": 0.4, "retain_batch": 32})
+    local = settings.local.model_copy(update={"retain_batch_at_site": 16, "rounds": 4})
+    made = ours.Unlearning(
+        replace(problem, whole_class=False), settings.model_copy(update={"local": local}), CompositionSettings()
+    ).run()
+    one, quantiles = size(problem), 8 * PRESETS["samples"].quantiles
+    assert made.bytes_up == {"a": 4 * one + quantiles, "b": 2 * one + quantiles, "c": 2 * one + quantiles}
 
 
 # ---- methods --------------------------------------------------------------------------------------------------------------

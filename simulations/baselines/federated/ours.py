@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -74,9 +75,13 @@ class Unlearning:
         local = self.settings.local
         reference = self.reference() if self.settings.target.kind == "calibrated" else {}
         self.searched = {name: self.search(name, reference) for name in self.problem.forgetting}
+        turns = Counter[str]()
         for r in range(local.rounds):
-            forget = {name: self.forget_set(name, found, reference, r) for name, found in self.searched.items()}
-            self.round(self.weights(r), forget, r, self.rule)
+            there = taking_part(self.problem.forget, self.problem.retain, local, turns, self.problem.seed)
+            weights = objective_weights(*there, self.settings.psi)
+            turns.update(weights.keys())
+            forget = {name: self.forget_set(name, found, reference, r, weights) for name, found in self.searched.items()}
+            self.round(weights, forget, r, self.rule)
         for _ in range(recovery_rounds(self.rule)):  # steps of the schedule's middle: at its end they would be zero
             self.round(retain_weights(self.problem.retain), {}, local.rounds // 2, CompositionSettings())
         return self.federation.made()
@@ -113,22 +118,19 @@ class Unlearning:
         self.federation.passes += path.passes
         return Searched((x[rows], y[rows]), path.logits_TNC)
 
-    def forget_set(self, name: str, searched: Searched, reference: Reference, r: int) -> ForgetSet:
+    def forget_set(
+        self, name: str, searched: Searched, reference: Reference, r: int, weights: Mapping[str, SiteWeight]
+    ) -> ForgetSet:
         """A site's forget images with their targets in round `r`."""
         x, y = searched.images
         self.federation.traffic.add(name, down=sum(quantiles.nbytes for quantiles in reference.values()))
-        target, overshoot = self.at_site(name, self.weights(r)).target, None
+        target, overshoot = self.at_site(name, weights).target, None
         if reference and is_corrected(target, r):
             looked = measured_rows(searched.logits_TNC, y, target.looks)
             overshoot = corrected_overshoot(self.federation.model, x[looked], y[looked], target, reference, self.forgotten)
             self.federation.passes += len(looked)
         targets = make_targets(searched.logits_TNC, y, target, reference, self.forgotten, overshoot)
         return ForgetSet(x, targets, distance=mix_of(y, self.problem.sites[name].retain[1]).distance())
-
-    def weights(self, r: int) -> dict[str, SiteWeight]:
-        """Of the sites that take part in round `r`."""
-        there = taking_part(self.problem.forget, self.problem.retain, self.settings.local, r)
-        return objective_weights(*there, self.settings.psi)
 
     def round(
         self, weights: Mapping[str, SiteWeight], forget: Mapping[str, ForgetSet], r: int, rule: CompositionSettings
