@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from excise.server.report import three
 from excise.simulations.contest.report.beside import worse_beside
-from excise.simulations.contest.report.contests import AUC, FAMILY, GOLD, OURS, Contest
+from excise.simulations.contest.report.contests import AUC, FAMILY, GOLD, OURS, TOW, Contest
 from excise.simulations.contest.report.standing import Lead, Standing, costs, share, standings
 from excise.simulations.contest.report.tables import Cell, Line, Table
 from excise.simulations.contest.search import BUDGET, DRAWN
@@ -145,7 +146,7 @@ def _loss(one: Standing) -> Item:
     federated = next((lead for lead in one.lost if lead.rival.federated), None)
     if federated is not None and federated is not worst:
         told.append(federated)
-    text = f"{three(one.score.mean)}, behind {' and '.join(_behind(one.contest, lead) for lead in told)}."
+    text = f"{three(one.score.mean)}, behind {' and '.join(_behind(one, lead) for lead in told)}."
     if (more := len(one.lost) - len(told)) > 0:
         text += f" {more} more {'are' if more > 1 else 'is'} ahead."
     if federated is None:
@@ -157,10 +158,13 @@ def _loss(one: Standing) -> Item:
     return Item(f"{one.contest.title}, {one.measure.name}", text)
 
 
-def _behind(contest: Contest, lead: Lead) -> str:
-    """By how much, to whom; and at what cost where that is more than unlearning may cost."""
-    spent = share(contest, lead.rival, "images")
-    return f"{lead.rival.name} by {_told(lead.by)}" + (f" at {three(spent)} of retraining's images" if spent > BUDGET else "")
+def _behind(one: Standing, lead: Lead) -> str:
+    """By how much, to whom; with its ToW beside its AUC, and at what cost where that is more than unlearning may cost."""
+    rival, spent = lead.rival, share(one.contest, lead.rival, "images")
+    closeness = f" (ToW {three(fmean(rival.over(one.contest.seeds, TOW.score)))})" if one.measure is AUC else ""
+    return f"{rival.name}{closeness} by {_told(lead.by)}" + (
+        f" at {three(spent)} of retraining's images" if spent > BUDGET else ""
+    )
 
 
 def _told(by: Interval) -> str:

@@ -141,7 +141,7 @@ def test_one_seed_has_no_interval_and_who_is_worse_is_behind() -> None:
     one = contest([record(OURS, tow=0.90, auc=0.53)], [record("PUF", tow=0.91, auc=0.52)], [record("NoT", tow=0.8)])
     points = said(one)
     assert points[0] == ("brain-mri, ToW: 0.900, behind PUF by 0.010 (one seed: no interval, so no tie).")
-    assert points[1].startswith("brain-mri, AUC distance: 0.030, behind NoT by 0.010")
+    assert points[1].startswith("brain-mri, AUC distance: 0.030, behind NoT (ToW 0.800) by 0.010")
     assert [str(rank) for rank in ranks(one.ranked(TOW)).values()] == ["3", "1", "2"]
     assert "With one seed there is no interval" in " ".join(rules([one]))
 
