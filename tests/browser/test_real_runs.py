@@ -40,7 +40,7 @@ resurfacing = false
 
 
 def test_a_simulation_is_seen_while_it_goes_on_and_afterwards(tmp_path: Path, chromium: Browser) -> None:
-    file = scenario_file(tmp_path, unlearning={"local": {"rounds": 12}})
+    file = scenario_file(tmp_path, unlearning={"local": {"rounds": 5}})
     command = ("simulate", "--dashboard", "--backend", "inprocess", "--scenario", file, "--out", tmp_path / "runs")
     with subprocess.Popen(
         [sys.executable, "-m", "excise.cli", *map(str, command), "--cache", str(tmp_path / "cache")],
