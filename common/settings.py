@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 FEWEST_RETAINED = 2
 """Retain images of a site's step at least: with five steps a round draws on ten, which is the fewest of `PrivacySettings`."""
 
+WHOLE_FROM = 0.25
+"""Share of the sites with forget images from which on `negation` is taken whole: one of many steps away less far (ADR 33)."""
+
 
 class Settings(BaseModel):
     """Immutable, keyword-only, and without unknown keys."""
@@ -160,8 +163,7 @@ class UnlearningSettings(Settings):
         local = local.model_copy(update={"retain_batch": part})
         if local.epochs is None:
             local = local.model_copy(update={"forget_batch": math.ceil(share * local.forget_batch) or 1})
-        # A step away from the images of one site among many does harm (docs/adr/0027-a-step-away.md).
-        negation = self.negation * min(1.0, 4 * forgetting)
+        negation = self.negation * min(1.0, forgetting / WHOLE_FROM)
         return self.model_copy(update={"negation": negation, "local": local, "target": target})
 
 

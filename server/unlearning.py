@@ -222,7 +222,8 @@ class Unlearning:
             return retain_weights(retain)
         had = Counter(site for entry in phase.history for site in entry.get("asked", ()))
         there = taking_part(forget, retain, settings.local, had, self.federation.plan.seed, self.federation.roster.away)
-        weights = (objective_weights if settings.weights == "objective" else size_weights)(*there, settings.psi)
+        rule = objective_weights if settings.weights == "objective" else size_weights
+        weights = rule(*there, settings.psi)
         if settings.psi == 1:  # nobody has anything to do but the sites that forget
             return {site: weight for site, weight in weights.items() if weight.a > 0}
         return weights

@@ -17,7 +17,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from excise.client.config import read_site_config
 from excise.common.errors import QuorumError
 from excise.common.messages import ReferenceQuery, SiteStatus, StatusQuery, UnlearnInstruction
-from excise.server import roster, vigil
+from excise.server import roster, turns, vigil
 from excise.server.coordinator import Coordinator
 from excise.server.plan import Plan
 from excise.server.post import Round
@@ -122,6 +122,27 @@ def test_a_site_that_left_is_not_asked_and_is_asked_again_when_it_is_back(tmp_pa
     ]
     assert grid.kinds(102).count("train.unlearn") == 2
     assert grid.kinds(102).count("query.status") == 1
+
+
+def test_a_site_that_left_has_no_turn_until_it_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "FEWEST_TURNS", 1)
+    plan, sites = prepared(
+        tmp_path,
+        request={"where": "site = site-1 and class = 1"},
+        rounds=HALF,
+        unlearning={"local": {"retain_batch": 16, "rounds": 5}},
+    )
+    grid = Moving(sites)
+
+    def the_next_one_leaves() -> None:
+        (next_one,) = [node for node in (101, 102) if "train.unlearn" not in grid.kinds(node)]
+        grid.gone.add(next_one)
+
+    at = {("unlearned", 1): the_next_one_leaves, ("unlearned", 3): grid.gone.clear}
+    first, absent, instead, known_later, back = used(carry_out(plan, grid, tmp_path / "run", at))
+    assert absent == ["site-1"]  # that it left shows when it is asked
+    assert instead == known_later == first
+    assert back == sorted({*ALL} - {*first} | {"site-1"})
 
 
 def test_a_site_that_comes_back_as_another_node_is_found_again(tmp_path: Path) -> None:

@@ -162,9 +162,8 @@ def _behind(one: Standing, lead: Lead) -> str:
     """By how much, to whom; with its ToW beside its AUC, and at what cost where that is more than unlearning may cost."""
     rival, spent = lead.rival, share(one.contest, lead.rival, "images")
     closeness = f" (ToW {three(fmean(rival.over(one.contest.seeds, TOW.score)))})" if one.measure is AUC else ""
-    return f"{rival.name}{closeness} by {_told(lead.by)}" + (
-        f" at {three(spent)} of retraining's images" if spent > BUDGET else ""
-    )
+    cost = f" at {three(spent)} of retraining's images" if spent > BUDGET else ""
+    return f"{rival.name}{closeness} by {_told(lead.by)}{cost}"
 
 
 def _told(by: Interval) -> str:
