@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from excise.client.permission import Forbidden
 from excise.client.policy import UpdatePrivacySettings
 from excise.common import files
 from excise.common.errors import DataError, SiteError, StorageError
+from tests.deployment import ROOT
 
 NOISE = UpdatePrivacySettings(clip=1.0, noise_multiplier=2.0)
 multipliers = st.floats(0.01, 100)
@@ -85,19 +88,24 @@ def test_looking_counts_nothing(tmp_path: Path) -> None:
     assert not Accountant(tmp_path).path.exists()
 
 
-def _count_for_ever(folder: Path) -> None:
-    while True:
-        Accountant(folder).count(NOISE)
+COUNTS = """
+import sys
+from pathlib import Path
+from excise.client.accountant import Accountant
+from excise.client.policy import UpdatePrivacySettings
+while True:
+    Accountant(Path(sys.argv[1])).count(UpdatePrivacySettings(clip=1.0, noise_multiplier=2.0))
+    print("counted", flush=True)
+"""
 
 
 def test_a_process_that_is_killed_leaves_a_count_that_can_be_gone_on_with(tmp_path: Path) -> None:
-    context, accountant = multiprocessing.get_context("spawn"), Accountant(tmp_path)
-    process = context.Process(target=_count_for_ever, args=(tmp_path,))
-    process.start()
-    while accountant.spent(1e-5).updates < 20:
-        assert process.is_alive()
-    process.kill()
-    process.join()
+    accountant, environment = Accountant(tmp_path), {**os.environ, "PYTHONPATH": str(ROOT)}
+    counting = [sys.executable, "-c", COUNTS, str(tmp_path)]
+    with subprocess.Popen(counting, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout
+        assert [process.stdout.readline() for _ in range(20)] == ["counted\n"] * 20
+        process.kill()  # amid its next counts
     before = accountant.spent(1e-5).updates
     accountant.count(NOISE)
     assert accountant.spent(1e-5).updates == before + 1 > 20

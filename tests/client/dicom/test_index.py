@@ -205,14 +205,12 @@ def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pyte
     assert alone.problems() == together.problems() == [Problem("broken", "not a DICOM file")]
 
 
-def fatal(_: Path, files: list[File]) -> list[index.Values | str]:
-    """Reads headers until it meets a file that ends the process."""
-    if any(file.path.endswith(b"fatal") for file in files):
-        os._exit(1)
-    return ["read" for _ in files]
-
-
 def test_a_file_that_ends_its_reader_is_left_out_and_the_scan_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fatal(_: Path, files: list[File]) -> list[index.Values | str]:  # in here, or every reader would import this module
+        if any(file.path.endswith(b"fatal") for file in files):
+            os._exit(1)
+        return ["read" for _ in files]
+
     for name in ("a", "b", "c.fatal", "d", "e", "f", "g"):
         (tmp_path / "images").mkdir(exist_ok=True)
         (tmp_path / "images" / name).write_text(name)
