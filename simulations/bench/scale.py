@@ -28,7 +28,8 @@ from excise.simulations.run import plan_for
 from excise.simulations.scenario import ScenarioPolicy
 from excise.simulations.sites import make_sites
 
-SITES = (4, 16, 64, 256, 1000)
+SITES = (4, 8, 16, 32, 64, 128, 256, 512, 1000)
+"""Nine, since the interval of a power is wide over a few: of five it is Student's t with three degrees of freedom."""
 IMAGES = 20
 """Images of a site."""
 WHERE = 'class = 1 and (site matches "*1" or site matches "*5")'
@@ -72,7 +73,7 @@ class Power:
 
 def rounds_of(sites: int) -> int:
     """Rounds that are measured: more where they are short."""
-    return max(3, min(6, 256 // sites))
+    return max(3, min(12, 256 // sites))
 
 
 def scale(numbers: Sequence[int], rounds: Callable[[int], int], home: Path, progress: Progress) -> list[Scaled]:

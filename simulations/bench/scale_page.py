@@ -60,8 +60,8 @@ def write_scale_page(page: Path, found: Sequence[Scaled]) -> None:
         "## Time",
         "",
         *paragraph(
-            "The sites take turns, so a round takes as long as all of them together; in a deployment they work at the same "
-            "time. Wall time tells of a machine's other work too, processor time hardly. "
+            "The sites compute one after another, so a round takes as long as all of them together; in a deployment they work "
+            "at the same time. Wall time tells of a machine's other work too, processor time hardly. "
             "*Coordinator alone*: wall time of a round in which sites are files (below), which no deployment shares out."
         ),
         "",
@@ -137,7 +137,7 @@ def scale_picture(found: Sequence[Scaled]) -> str:
         for one in found:
             time.plot([one.sites] * len(one.seconds), one.seconds, ".", color=RETAIN, alpha=0.35)
         medians = [statistics.median(one.seconds) for one in found]
-        time.plot(sites, medians, "o-", color=RETAIN, label="a round: sites in turn")
+        time.plot(sites, medians, "o-", color=RETAIN, label="a round: one site after another")
         alone = [statistics.median(one.held.seconds) for one in found]
         time.plot(sites, alone, "^-", color=HELD_OUT, label="coordinator alone")
         linear = [medians[-1] * end / sites[-1] for end in ends]

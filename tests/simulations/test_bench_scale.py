@@ -67,7 +67,7 @@ def test_powers_are_found() -> None:
 
 
 def test_there_are_more_rounds_where_they_are_short() -> None:
-    assert [rounds_of(sites) for sites in SITES] == [6, 6, 4, 3, 3]
+    assert [rounds_of(sites) for sites in SITES] == [12, 12, 4, 3, 3]
 
 
 @pytest.mark.parametrize(
