@@ -126,8 +126,10 @@ def _traces(of: Sequence[Record]) -> Table:
 
 def _add_columns(table: Table, columns: Iterable[str]) -> None:
     for column in columns:
-        is_name = column == "method"
-        table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
+        if column == "method":
+            table.add_column(column)
+        else:  # of numbers nothing is left out, however narrow the terminal: a long name takes a second line
+            table.add_column(column, justify="right", min_width=len("0.000"))
 
 
 def _by_entry(records: Sequence[Record]) -> list[list[Record]]:

@@ -39,7 +39,7 @@ def worse_beside(contest: Contest) -> dict[str, str]:
         return {}
     found = {}
     for key, (bad, words) in WATCHED.items():
-        gaps = ours.over(contest.seeds, partial(_gap, key))
+        gaps = ours.over(contest.seeds_of(key), partial(_gap, key))
         if not gaps or not all(map(math.isfinite, gaps)):
             continue
         over = mean(gaps)

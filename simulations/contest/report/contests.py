@@ -13,6 +13,8 @@ FAMILY, OURS = "excise, ", "excise, mean"
 """How the names of our methods begin; and the one that stands for them: to choose the best of many afterwards were unfair."""
 GOLD = "retrain again"
 """A second retraining, as a method: it is of what the others are measured against, so it has no rank."""
+TRACES = frozenset({"ulira_auc", "rmia_auc"})
+"""Metrics of attacks with shadow models, which may have been asked for under some seeds and of some methods alone."""
 Values = Mapping[str, float]
 
 
@@ -106,6 +108,24 @@ class Contest:
     def by_seed(self) -> list[Record]:
         """A record for each seed, of any method: for what is the same in all of them, such as the retrained model's scores."""
         return [next(runs.records[seed] for runs in self.methods.values() if seed in runs.records) for seed in self.seeds]
+
+    @property
+    def traced(self) -> tuple[int, ...]:
+        """Seeds under which there are shadow models, of some method at least."""
+        return tuple(seed for seed in self.seeds if self._traced(seed))
+
+    def _traced(self, seed: int) -> list[Record]:
+        return [runs.records[seed] for runs in self.methods.values() if seed in runs.records and runs.records[seed].shadows]
+
+    def seeds_of(self, key: str) -> tuple[int, ...]:
+        """Those that a metric is told of: all, or those with shadow models, without which there are no traces."""
+        return self.traced if key in TRACES else self.seeds
+
+    def references(self, key: str) -> list[Record]:
+        """A record for each seed that a metric is told of, which knows what it is of the original and the retrained."""
+        if key not in TRACES:
+            return self.by_seed
+        return [self._traced(seed)[0] for seed in self.traced]
 
     @property
     def ours(self) -> Runs | None:

@@ -168,8 +168,8 @@ def _models(contest: Contest, title: str, scores: dict[str, Score], form: Callab
     ]
     for runs in ordered(contest):
         if not _told(contest, runs):
-            cells = (_cell(runs.over(contest.seeds, partial(_of_record, score)), form) for score in scores.values())
-            lines.append(Line(runs.name, runs.kind, tuple(cells)))
+            told = (runs.over(contest.seeds_of(score.args[0]), partial(_of_record, score)) for score in scores.values())
+            lines.append(Line(runs.name, runs.kind, tuple(_cell(values, form) for values in told)))
     return Table(title, tuple(scores), tuple(lines))
 
 
@@ -226,7 +226,7 @@ def _retrained(record: Record) -> Values:
 
 
 def _over(contest: Contest, values_of: Callable[[Record], Values], score: Score) -> tuple[float, ...]:
-    return tuple(score(values_of(one), one.retrained) for one in contest.by_seed)
+    return tuple(score(values_of(one), one.retrained) for one in contest.references(score.args[0]))
 
 
 def _is_measured(contest: Contest, what: str) -> bool:

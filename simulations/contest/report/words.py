@@ -69,11 +69,11 @@ def not_run(contests: Sequence[Contest], scenarios: Iterable[str], methods: Iter
         of.setdefault(tuple(name for name in wanted if name not in contest.methods), []).append(contest.title)
     found += [Item(f"Methods in {', '.join(titles)}", f"{'; '.join(names)}.") for names, titles in of.items() if names]
     tried = [
-        contest.title
+        contest.title + (f" ({_seeds(contest.traced)})" if contest.traced != contest.seeds else "")
         for contest in contests
-        if any(one.shadows for runs in contest.methods.values() for one in runs.records.values())
+        if contest.traced
     ]
-    if len(tried) < len(contests):
+    if len(tried) < len(contests) or any(contest.traced != contest.seeds for contest in contests):
         found.append(Item("U-LiRA and RMIA", f"tried in {', '.join(tried) or 'no scenario'}: `--shadows` does that."))
     for contest in contests:
         lacking = [f"{one.name} with {_seeds(lacks)}" for one in contest.methods.values() if (lacks := contest.lacking(one))]

@@ -12,6 +12,7 @@ import pytest
 from excise.simulations.contest import cli
 from excise.simulations.contest.scenarios import SCENARIOS
 from tests.scenarios import scenario_file
+from tests.simulations.contest.made import record
 
 PAGE = Path(__file__).parents[3] / "docs" / "benchmark.md"
 Excise = Callable[..., tuple[int, str, str]]
@@ -28,6 +29,14 @@ def test_the_method_of_the_documentation_stands_in_the_table_beside_others(tmp_p
     assert ended == 0, error
     for words in ("original", "retrained", "ascent and descent", "fine-tune", "ToW", "tiny, one seed"):
         assert words in told
+
+
+def test_numbers_are_whole_in_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    cli.print_records([record("a method with a name that is long (one place)", tow=0.123)])
+    told = capsys.readouterr().out
+    assert "0.123" in told
+    assert "…" not in told
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,25 @@ def test_where_shadow_models_were_made_is_told() -> None:
     assert "U-LiRA and RMIA" not in {item.head for item in not_run([of_some], [], [])}
 
 
+def test_traces_are_told_of_the_seeds_and_by_the_records_that_have_shadow_models() -> None:
+    def traced(one: Record, auc: float) -> Record:
+        of = {"original": one.original | {"ulira_auc": 0.9}, "retrained": one.retrained | {"ulira_auc": 0.5}}
+        return replace(one, shadows=8, values=one.values | {"ulira_auc": auc}, **of)  # type: ignore[arg-type]
+
+    ours, others = over_seeds(OURS, [0.9] * 3), over_seeds("PUF", [0.9] * 3)
+    found = contest(others, [traced(ours[0], 0.6), traced(ours[1], 0.7), ours[2]])
+    assert found.traced == (0, 1)
+    more = tables_of(found)[1]
+    at = more.columns.index("U-LiRA AUC")
+    told = {line.name: line.cells[at].text for line in more.lines}
+    assert told == {"ideal": "0.500", "original": "0.900", "retrained": "0.500", OURS: "0.650", "PUF": "–"}
+    assert [one for one in said(found) if "U-LiRA" in one] == [
+        "brain-mri, U-LiRA: an attacker for each image tells the forgotten by 0.150 more than in the retrained model."
+    ]
+    not_told = {item.head: item.text for item in not_run([found], [], [])}
+    assert not_told["U-LiRA and RMIA"] == "tried in brain-mri (seeds 0, 1): `--shadows` does that."
+
+
 def test_two_scenarios_of_one_name_are_two_contests() -> None:
     found = contests_of([record(OURS, key="a-1", scenario="a"), record(OURS, key="a-2", scenario="a")])
     assert [one.title for one in found] == ["a (a-1)", "a (a-2)"]
