@@ -26,7 +26,9 @@ def bench_methods(
     scenario: Annotated[
         list[str] | None, typer.Option(help="A scenario of the benchmark, or a scenario's TOML file; several: once each.")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Two scenarios, one seed, no search: in half an hour.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two scenarios, one seed, no search: half an hour on one core.")
+    ] = False,
     full: Annotated[bool, typer.Option("--full", help="Every scenario of the benchmark: many hours.")] = False,
     only: Annotated[
         list[str] | None, typer.Option(help="A method that takes part; several: once each. All without it.")
