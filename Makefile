@@ -31,7 +31,7 @@ help:
 	@echo "make bench-ingest  speed and memory of reading DICOM; writes docs/results/ingest.md"
 	@echo "make bench-privacy what clipped, noised and sparse updates cost; writes docs/results/privacy.md"
 	@echo "make bench-soak    memory of 50 sites over 200 rounds, a quarter of an hour; writes docs/results/soak.md"
-	@echo "make bench-scale   time, memory and bytes from 4 to 1,000 sites, half an hour; writes docs/results/scale.md"
+	@echo "make bench-scale   time, memory and bytes from 4 to 1,000 sites, a quarter of an hour; writes docs/results/scale.md"
 	@echo "make bench-dashboard 50 viewers of a busy coordinator's dashboard, a quarter of an hour; writes docs/results/dashboard.md"
 	@echo "make test          run the tests; installs Orthanc, dcmtk, nginx, PostgreSQL and Chromium if missing"
 	@echo "make test-faults   kill every process of a deployment at every stage of a run; takes root and most of an hour"

@@ -11,10 +11,11 @@ import pytest
 
 from excise.simulations.contest import cli
 from excise.simulations.contest.scenarios import SCENARIOS
+from tests.deployment import ROOT
 from tests.scenarios import scenario_file
 from tests.simulations.contest.made import record
 
-PAGE = Path(__file__).parents[3] / "docs" / "benchmark.md"
+PAGE = ROOT / "docs" / "benchmark.md"
 Excise = Callable[..., tuple[int, str, str]]
 
 
@@ -29,6 +30,11 @@ def test_the_method_of_the_documentation_stands_in_the_table_beside_others(tmp_p
     assert ended == 0, error
     for words in ("original", "retrained", "ascent and descent", "fine-tune", "ToW", "tiny, one seed"):
         assert words in told
+
+
+def test_make_computes_each_quick_scenario() -> None:
+    (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "--jobs" in line]
+    assert re.findall(r"quick-(\S+)", line) == list(cli.QUICK)
 
 
 def test_numbers_are_whole_in_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,8 +232,8 @@ def test_where_shadow_models_were_made_is_told() -> None:
 
 def test_traces_are_told_of_the_seeds_and_by_the_records_that_have_shadow_models() -> None:
     def traced(one: Record, auc: float) -> Record:
-        of = {"original": one.original | {"ulira_auc": 0.9}, "retrained": one.retrained | {"ulira_auc": 0.5}}
-        return replace(one, shadows=8, values=one.values | {"ulira_auc": auc}, **of)  # type: ignore[arg-type]
+        original, retrained = {**one.original, "ulira_auc": 0.9}, {**one.retrained, "ulira_auc": 0.5}
+        return replace(one, shadows=8, original=original, retrained=retrained, values={**one.values, "ulira_auc": auc})
 
     ours, others = over_seeds(OURS, [0.9] * 3), over_seeds("PUF", [0.9] * 3)
     found = contest(others, [traced(ours[0], 0.6), traced(ours[1], 0.7), ours[2]])
