@@ -13,6 +13,7 @@ import math
 import sys
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -98,8 +99,17 @@ class Message:
         return cls(**values)
 
 
-def _fields(message: type[Message]) -> dict[str, tuple[Any, bool]]:
-    """Per field its declared type without None, and whether None is allowed."""
+_FIELDS: dict[type[Message], Mapping[str, tuple[Any, bool]]] = {}
+
+
+def _fields(message: type[Message]) -> Mapping[str, tuple[Any, bool]]:
+    """Per field its declared type without None, and whether None is allowed; found out once for each kind of message."""
+    if message not in _FIELDS:
+        _FIELDS[message] = _declared(message)
+    return _FIELDS[message]
+
+
+def _declared(message: type[Message]) -> dict[str, tuple[Any, bool]]:
     hints = typing.get_type_hints(message)
     result = {}
     for item in dataclasses.fields(message):

@@ -70,11 +70,11 @@ class Coordinator:
         results: dict[str, Any] = {"request": plan.request.id, "seed": plan.seed, "sites": {}}
         original = fit(federation, "original", None, plan.deployed, self.progress)
         before = federation.audit({"original": original.weights})["original"]
-        results["original"] = {**before.as_json(), "cost": original.cost, "digest": digest(original.weights)}
         mix = told_mix(before.sites, plan.model.strata, plan.model.multi_label)
         shifts = {str(s): round(mix.log_odds_shift(s), 4) for s in mix.known}
         self.folder.event("class_mix", distance=round(mix.distance(), 4), log_odds_shift=shifts)
         unlearned, audited = self._unlearn(original.weights, mix)
+        results["original"] = {**before.as_json(), "cost": original.cost, "digest": digest(original.weights)}
         results |= unlearned
         models = {ORIGINAL: original.weights, "unlearned": load_weights(self.folder.path / REVISED)}
         audits = {ORIGINAL: before, "unlearned": audited}

@@ -242,15 +242,19 @@ class Federation:
         """
         plan = self.plan
         query = m.AuditQuery(model=plan.model, candidates=dict(models), request=plan.request, parts=tuple(parts), brief=brief)
-        answer = self.ask(Round("audit"), lambda _: query, m.AuditReply)
-        replies = answer.replies
+        told: dict[str, dict[str, m.ModelAudit]] = {name: {} for name in models}
+        passes = 0
+
+        def use(site: str, reply: m.AuditReply) -> None:
+            nonlocal passes
+            passes += reply.passes
+            for name, of in told.items():
+                of[site] = reply.of(name)
+
+        answer = self.ask(Round("audit"), lambda _: query, m.AuditReply, use)
         if payer is not None:
-            passes = sum(reply.passes for reply in replies.values())
             payer.spend(seconds=answer.seconds, passes=passes, bytes_down=answer.bytes_down, bytes_up=answer.bytes_up)
-        return {
-            name: Audit.of({site: reply.of(name) for site, reply in replies.items()}, plan.model.strata, len(parts))
-            for name in models
-        }
+        return {name: Audit.of(dict(sorted(of.items())), plan.model.strata, len(parts)) for name, of in told.items()}
 
     def probe(self, models: Mapping[str, Weights]) -> Mapping[str, m.ProbeReply]:
         """What a linear probe of each model's features finds at each site, which a request has to ask for."""

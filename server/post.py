@@ -74,7 +74,7 @@ class Misplaced:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Sent:
     site: str
     round: Round

@@ -25,14 +25,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Audit:
-    """Scores of one model: pooled, by site, and the loss histogram's points of forget and held-out images.
+    """Scores of one model, pooled and by site.
 
-    `choice()` gives the first two with reference images in the place of held-out ones; choices are made on it.
+    `choice()` gives both with reference images in the place of held-out ones; choices are made on it.
     """
 
     pooled: dict[str, float]
     sites: dict[str, dict[str, float]]
-    losses: dict[str, tuple[list[float], list[float]]]
     parts: tuple[dict[str, float], ...] = ()
     """Pooled scores in which the forget set is that of one of the requests that were joined."""
     told: Mapping[str, ModelAudit] = field(default_factory=dict)
@@ -45,7 +44,6 @@ class Audit:
         return cls(
             pooled=pooled_scores(audits, classes),
             sites=_by_site(audits),
-            losses={side: loss_points(audits, side, classes) for side in ("forget", "held_out")},
             parts=tuple(
                 pooled_scores({site: on_part(audit, i) for site, audit in audits.items()}, classes) for i in range(parts)
             ),
@@ -59,13 +57,17 @@ class Audit:
         return {"pooled": pooled_scores(choosing, self.classes), "sites": _by_site(choosing)}
 
     def as_json(self) -> dict[str, Any]:
-        """What goes into the results: everything but what choices were made on; and the membership AUC of each site alone."""
+        """What goes into the results: everything but what choices were made on; and the membership AUC of each site alone.
+
+        ``losses`` are the points of a histogram of forget and of held-out images. Made when asked for, as `choice()` is.
+        """
         own = {site: membership({site: audit}, self.classes) for site, audit in self.told.items()}
         sites = {
             site: metrics | ({} if math.isnan(own.get(site, math.nan)) else {"membership_auc": own[site]})
             for site, metrics in self.sites.items()
         }
-        return {"pooled": self.pooled, "sites": sites, "losses": {k: list(v) for k, v in self.losses.items()}}
+        losses = {side: list(loss_points(self.told, side, self.classes)) for side in ("forget", "held_out")}
+        return {"pooled": self.pooled, "sites": sites, "losses": losses}
 
 
 def _by_site(audits: Mapping[str, ModelAudit]) -> dict[str, dict[str, float]]:

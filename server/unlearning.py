@@ -45,16 +45,22 @@ class Reference:
 
         answer = federation.ask(Round("reference"), question, m.ReferenceReply)
         federation.lacking -= set(answer.used)
-        self._replies = tuple(answer.replies.values())
-        passes = sum(reply.passes for reply in self._replies)
+        replies = tuple(answer.replies.values())
+        passes = sum(reply.passes for reply in replies)
         payer.spend(seconds=answer.seconds, passes=passes, bytes_down=answer.bytes_down, bytes_up=answer.bytes_up)
-        if told := self._pooled("unseen", points):
-            patients = sum(reply.patients.get(f"unseen/{ALL_CLASSES}", 0) for reply in self._replies)
+        # Pooled at once: what a thousand sites told would else be kept as long as the rounds last.
+        self._unseen, self._trained = (
+            {s.quantiles: _pooled(replies, name, s.quantiles) for s in tried} for name in ("unseen", "trained")
+        )
+        if told := self._unseen[points]:
+            patients = sum(reply.patients.get(f"unseen/{ALL_CLASSES}", 0) for reply in replies)
             rounded = {key: [round(q, 4) for q in quantiles] for key, quantiles in told.items()}
             federation.folder.event("reference", patients=int(patients), quantiles=rounded)
 
     def unseen(self, points: int, mix: ClassMix | None = None) -> m.Profiles:
         """The pooled losses at `points` evenly spaced levels, ascending, by class and of all; every patient counts once.
+
+        `points` are the quantiles of one of the settings that are tried.
 
         With `mix` those of each class are what they would be, had the teacher met the classes as often as the retain images
         hold them.
@@ -63,7 +69,7 @@ class Reference:
         ------
         DataError : no site has enough images
         """
-        if told := self._pooled("unseen", points):
+        if told := self._unseen[points]:
             return _shifted(told, mix) if mix else told
         raise DataError(
             "no site has enough reference images to calibrate on: of reference or of held-out images it needs at least its "
@@ -78,18 +84,19 @@ class Reference:
         ------
         DataError : no site has enough of them
         """
-        if told := self._pooled("trained", points):
+        if told := self._trained[points]:
             return told
         raise DataError("no site has enough retain images to compare the forget images with; use level = 'unseen'")
 
-    def _pooled(self, name: str, points: int) -> m.Profiles:
-        levels = (np.arange(points) + 0.5) / points
-        pooled = {}
-        for key in sorted({key for reply in self._replies for key in reply.profiles if key.startswith(f"{name}/")}):
-            told = [(np.array(r.profiles[key]), int(r.patients.get(key, 0))) for r in self._replies if r.profiles.get(key)]
-            if sum(patients for _, patients in told):
-                pooled[key.removeprefix(f"{name}/")] = tuple(float(value) for value in pooled_quantiles(told, levels))
-        return pooled if ALL_CLASSES in pooled else {}
+
+def _pooled(replies: Sequence[m.ReferenceReply], name: str, points: int) -> m.Profiles:
+    levels = (np.arange(points) + 0.5) / points
+    pooled = {}
+    for key in sorted({key for reply in replies for key in reply.profiles if key.startswith(f"{name}/")}):
+        told = [(np.array(r.profiles[key]), int(r.patients.get(key, 0))) for r in replies if r.profiles.get(key)]
+        if sum(patients for _, patients in told):
+            pooled[key.removeprefix(f"{name}/")] = tuple(float(value) for value in pooled_quantiles(told, levels))
+    return pooled if ALL_CLASSES in pooled else {}
 
 
 def _shifted(told: m.Profiles, mix: ClassMix) -> m.Profiles:

@@ -58,7 +58,9 @@ class Given:
     """
 
     def __init__(self, folder: Path, model: Mapping[str, torch.Tensor]) -> None:
-        self._folder, self._asked = folder, Counter[str]()
+        keys = {path.name.rpartition("-")[0] for path in folder.iterdir()}
+        # All that there are, so that a run adds none: what is kept here is not the coordinator's.
+        self._folder, self._asked = folder, Counter(dict.fromkeys(keys, 0))
         self._round, self._base = "", ""
         changed = {name: torch.full_like(x, STEP) for name, x in floating(model).items()}
         made_up = SiteUpdate(weights_in="", delta=changed, passes=0, seconds=0.0).to_record()

@@ -103,14 +103,15 @@ class _Watched:
         unlearning = plan.unlearning.model_copy(update={"local": local})
         self._plan, self._folder = plan.model_copy(update={"unlearning": unlearning}), folder
         model = load_weights(plan.deployed)
-        self._answers = Given(answers, model)
+        # Made by now, not in the run: what the grid keeps of each site is not the coordinator's.
+        self._grid = LocalGrid(Given(answers, model), plan.sites)
         self.update = sum(x.numel() * x.element_size() for x in model.values() if x.is_floating_point())
         self.peaks, self.looks, self.traced = list[float](), list[float](), 0
 
     def carry_out(self) -> None:
         gc.collect()
         self._before = processes.forget_peak()
-        Coordinator(LocalGrid(self._answers, self._plan.sites), self._plan, RunFolder(self._folder), self._after).run()
+        Coordinator(self._grid, self._plan, RunFolder(self._folder), self._after).run()
         self._peak()
 
     def _after(self, phase: str, *told: object) -> None:

@@ -1,6 +1,7 @@
 """The benchmark's run: for each scenario the settings of every method are searched, then each runs under each seed.
 
-What is done is kept at once, and found again: who interrupts it goes on where it was.
+What is done is kept at once, and found again: who interrupts it goes on where it was. A task is made when something of it is
+still to be done.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ from excise.simulations.contest.judge import Objective, accuracies, judge
 from excise.simulations.contest.record import Record, keep, path_of, read
 from excise.simulations.contest.search import SEEDS, Searched, Tried, judged_seeds, search, unsearched
 from excise.simulations.contest.shadows import check_number
-from excise.simulations.contest.task import Task, make_task
+from excise.simulations.contest.task import Task, key_of, make_task, scenario_aim
 from excise.simulations.contest.traces import traced
 from excise.simulations.judging.cost import Cost, shared_ratios
 from excise.simulations.scenario import Scenario
 
 NOTHING = Cost()
 Progress = Callable[[str], None]
+TaskOf = Callable[[int], Task]
+"""The task of a seed; made when it is first asked for, which trains two models."""
 
 
 def compare(
@@ -60,11 +63,12 @@ def compare(
     found = []
     for scenario in scenarios:
         task_of = cache(partial(_task, scenario, home, progress))
-        searched = _searched(task_of, entries, trials, home, progress)
+        searched = _searched(scenario, task_of, entries, trials, home, progress)
         for seed in judged_seeds(seeds):
-            task = task_of(seed)
-            judged = _judged(task, scenario, entries, searched, home, progress)
-            found += traced(judged, task, scenario, entries, shadows, home, progress) if shadows else judged
+            judged = _judged(scenario, seed, task_of, entries, searched, home, progress)
+            if shadows and any(one.shadows != shadows for one in judged):
+                judged = traced(judged, task_of(seed), scenario, entries, shadows, home, progress)
+            found += judged
     return found
 
 
@@ -73,26 +77,24 @@ def _task(scenario: Scenario, home: Path, progress: Progress, seed: int) -> Task
 
 
 def _searched(
-    task_of: Callable[[int], Task], entries: Mapping[str, Entry], trials: int, home: Path, progress: Progress
+    scenario: Scenario, task_of: TaskOf, entries: Mapping[str, Entry], trials: int, home: Path, progress: Progress
 ) -> dict[str, Searched]:
     """The settings of each method, by its name."""
-    if trials == 1 or not any(entry.knobs for entry in entries.values()):  # there is nothing to choose from
-        aim = task_of(0).aim
+    key, aim = key_of(scenario, home), scenario_aim(scenario)
+    if trials == 1:
         return {name: unsearched(knobs_of(entry.knobs, aim)) for name, entry in entries.items()}
-    tasks = {seed: task_of(seed) for seed in SEEDS}
-    objectives = {seed: Objective(task) for seed, task in tasks.items()}
-    first = tasks[SEEDS[0]]
+    objective_of = cache(lambda seed: Objective(task_of(seed)))
 
     def score(entry: Entry, settings: Settings, seed: int) -> Tried:
-        made = tried(partial(carry_out, entry, tasks[seed], settings, seed))
+        made = tried(partial(carry_out, entry, task_of(seed), settings, seed))
         if isinstance(made, str):
             return Tried(math.inf, math.inf)
-        return Tried(objectives[seed](made.model), shared_ratios(made.cost, tasks[seed].retraining)["images"])
+        return Tried(objective_of(seed)(made.model), shared_ratios(made.cost, task_of(seed).retraining)["images"])
 
     found = dict[str, Searched]()
     for name, entry in entries.items():
-        knobs = knobs_of(entry.knobs, first.aim)
-        found[name] = search(_study_name(first.key, entry.name, knobs), knobs, partial(score, entry), home, trials, progress)
+        knobs = knobs_of(entry.knobs, aim)
+        found[name] = search(_study_name(key, entry.name, knobs), knobs, partial(score, entry), home, trials, progress)
     return found
 
 
@@ -103,16 +105,34 @@ def _study_name(key: str, entry: str, knobs: Mapping[str, Knob]) -> str:
 
 
 def _judged(
+    scenario: Scenario,
+    seed: int,
+    task_of: TaskOf,
+    entries: Mapping[str, Entry],
+    searched: Mapping[str, Searched],
+    home: Path,
+    progress: Progress,
+) -> list[Record]:
+    """Records of one task; models that are still to be judged are judged side by side. Where none is, no task is made."""
+    key = key_of(scenario, home)
+    kept = {name: read(path_of(home, key, name, seed)) for name in entries}
+    due = [name for name, before in kept.items() if before is None or before.searched != searched[name]]
+    if due:
+        _judge(due, task_of(seed), scenario, entries, searched, home, progress)
+    done = (read(path_of(home, key, name, seed)) for name in entries)
+    return [one for one in done if one is not None]
+
+
+def _judge(
+    due: Sequence[str],
     task: Task,
     scenario: Scenario,
     entries: Mapping[str, Entry],
     searched: Mapping[str, Searched],
     home: Path,
     progress: Progress,
-) -> list[Record]:
-    """Records of one task; models that are still to be judged are judged side by side."""
-    kept = {name: read(path_of(home, task.key, name, task.seed)) for name in entries}
-    due = [name for name, before in kept.items() if before is None or before.searched != searched[name]]
+) -> None:
+    """Carry out the methods of these names, judge their models and keep the records."""
     made: dict[str, Outcome] = {}
     failed: dict[str, str] = {}
     for name in due:
@@ -124,13 +144,10 @@ def _judged(
             failed[name] = "the outputs of its model are not finite"
         else:
             made[name] = outcome
-    if due:
-        progress(f"{task.name}, seed {task.seed}: judging")
-        scores = _scores(task, scenario, made)
-        for name in due:
-            keep(_record(task, entries[name], searched[name], made.get(name), failed.get(name, ""), scores), home)
-    done = (read(path_of(home, task.key, name, task.seed)) for name in entries)
-    return [one for one in done if one is not None]
+    progress(f"{task.name}, seed {task.seed}: judging")
+    scores = _scores(task, scenario, made)
+    for name in due:
+        keep(_record(task, entries[name], searched[name], made.get(name), failed.get(name, ""), scores), home)
 
 
 @dataclass(frozen=True)

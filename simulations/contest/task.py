@@ -158,7 +158,7 @@ def make_task(scenario: Scenario, home: Path, progress: Progress) -> Task:
     whole = Task(
         name=scenario.name,
         seed=scenario.seed,
-        key=_key(scenario, home),
+        key=key_of(scenario, home),
         classes=made.classes,
         whole_class=scenario.request.kind is RequestKind.CLASS,
         wrong_labels=scenario.request.kind is RequestKind.LABELS,
@@ -286,7 +286,13 @@ def _digest(scenario: Scenario, images: Mapping[str, Images], stored: bool) -> s
     return digest.hexdigest()[:16]
 
 
-def _key(scenario: Scenario, home: Path) -> str:
+def scenario_aim(scenario: Scenario) -> Aim:
+    """What is forgotten in the tasks of a scenario; of several requests, what they have in common."""
+    kind = scenario.request.kind
+    return aim_of(kind is RequestKind.CLASS, kind is RequestKind.LABELS)
+
+
+def key_of(scenario: Scenario, home: Path) -> str:
     """Name of what is kept of a scenario: another for anything but the seed that its tasks depend on.
 
     It does not depend on where `home` is, so what is kept can be taken to another machine.

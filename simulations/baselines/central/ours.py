@@ -31,7 +31,7 @@ KNOBS = {
         0.5,
         OF["samples"].psi,
         log=True,
-        of={"classes": Knob(0.1, 0.5, OF["classes"].psi, log=True), "labels": Knob(0.01, 0.2, 0.03, log=True)},
+        of={"classes": Knob(0.1, 0.5, OF["classes"].psi, log=True), "labels": Knob(0.01, 0.2, 0.05, log=True)},
     ),
     "retain_batch": Knob(32, 160, 48, log=True, whole=True, of={"classes": 96, "labels": 100}),
 }
@@ -39,13 +39,14 @@ KNOBS = {
 samples and classes smaller retain batches (docs/adr/0026-small-retain-batches.md), a first round that steps away
 (docs/adr/0027-a-step-away.md), and of classes and wrong labels few large steps, of these from a few of each class
 (docs/adr/0032-few-large-steps-for-all.md)."""
-NEGATION: Mapping[Aim, float] = {"samples": 4.0, "classes": 0.0, "labels": 2.0}
+NEGATION: Mapping[Aim, float] = {"samples": 4.0, "classes": 0.0, "labels": 3.0}
 """How far ours steps away first, s: from a whole class not at all. It would come back in an epoch on retain images
 (docs/adr/0028-settings-of-rivals.md)."""
-FORGET_BATCH: Mapping[Aim, int] = {aim: preset.local.forget_batch for aim, preset in OF.items()} | {"labels": 8}
-FORGET_SAMPLE: Mapping[Aim, int | None] = {aim: preset.forget_sample for aim, preset in OF.items()} | {"labels": 24}
-ROUNDS_OF_SAMPLES, STEPS = OF["samples"].local.rounds, {"classes": 12, "labels": 10}
-"""With the first trial's batches. Larger ones go with fewer rounds of samples (docs/adr/0030-few-large-steps.md), and fewer
+FORGET_BATCH: Mapping[Aim, int] = {aim: preset.local.forget_batch for aim, preset in OF.items()} | {"labels": 4}
+FORGET_SAMPLE: Mapping[Aim, int | None] = {aim: preset.forget_sample for aim, preset in OF.items()} | {"labels": 6}
+ROUNDS: Mapping[Aim, int] = {aim: preset.local.rounds for aim, preset in OF.items()} | {"labels": 8}
+STEPS = {"classes": 12, "labels": 7}
+"""Both with the first trial's batches. Larger ones go with fewer rounds of samples (docs/adr/0030-few-large-steps.md), and fewer
 steps of a round else (docs/adr/0032-few-large-steps-for-all.md), for the same price. Of all this only the knobs are part of a
 search's name: who changes anything else removes ours' trials and records."""
 
@@ -56,9 +57,9 @@ def settings_of(aim: Aim, settings: Settings) -> UnlearningSettings:
     shorter = (KNOBS["retain_batch"].at(aim).default + FORGET_BATCH[aim]) / (retain_batch + FORGET_BATCH[aim])
     local = {"learning_rate": settings["learning_rate"], "retain_batch": retain_batch, "forget_batch": FORGET_BATCH[aim]}
     if aim == "samples":
-        local["rounds"] = round(ROUNDS_OF_SAMPLES * shorter)
+        local["rounds"] = round(ROUNDS[aim] * shorter)
     else:
-        local["steps"] = round(STEPS[aim] * shorter)
+        local["rounds"], local["steps"] = ROUNDS[aim], round(STEPS[aim] * shorter)
     chosen = {"psi": settings["psi"], "negation": NEGATION[aim], "forget_sample": FORGET_SAMPLE[aim]}
     return preset.model_copy(update={**chosen, "local": preset.local.model_copy(update=local)})
 
