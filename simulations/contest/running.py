@@ -21,7 +21,7 @@ from excise.simulations.contest.entry import Entry, Outcome, tried
 from excise.simulations.contest.in_a_row import carry_out, on_the_way
 from excise.simulations.contest.judge import Objective, accuracies, judge
 from excise.simulations.contest.record import Record, keep, path_of, read
-from excise.simulations.contest.search import SEEDS, Searched, Tried, judged_seeds, search, unsearched
+from excise.simulations.contest.search import Searched, Tried, judged_seeds, search, unsearched
 from excise.simulations.contest.shadows import check_number
 from excise.simulations.contest.task import Task, key_of, make_task, scenario_aim
 from excise.simulations.contest.traces import traced

@@ -46,9 +46,9 @@ FORGET_BATCH: Mapping[Aim, int] = {aim: preset.local.forget_batch for aim, prese
 FORGET_SAMPLE: Mapping[Aim, int | None] = {aim: preset.forget_sample for aim, preset in OF.items()} | {"labels": 6}
 ROUNDS: Mapping[Aim, int] = {aim: preset.local.rounds for aim, preset in OF.items()} | {"labels": 8}
 STEPS = {"classes": 12, "labels": 7}
-"""Both with the first trial's batches. Larger ones go with fewer rounds of samples (docs/adr/0030-few-large-steps.md), and fewer
-steps of a round else (docs/adr/0032-few-large-steps-for-all.md), for the same price. Of all this only the knobs are part of a
-search's name: who changes anything else removes ours' trials and records."""
+"""Both with the first trial's batches. Larger ones go with fewer rounds of samples (docs/adr/0030-few-large-steps.md), and
+fewer steps of a round else (docs/adr/0032-few-large-steps-for-all.md), for the same price. Of all this only the knobs are part
+of a search's name: who changes anything else removes ours' trials and records."""
 
 
 def settings_of(aim: Aim, settings: Settings) -> UnlearningSettings:
