@@ -16,6 +16,10 @@ from excise.server.composition import Update, new_composer
 from excise.simulations.bench import processes
 
 
+RESNET = ModelSpec(name="resnet18")
+"""11 million weights."""
+
+
 @dataclass(frozen=True)
 class Composed:
     """Seconds and memory of composing one round.
@@ -32,13 +36,13 @@ class Composed:
     models: float
 
 
-def composing(sites: Sequence[int], rule: str = "mean") -> list[Composed]:
-    """Compose simulated updates of a ResNet-18 (11 million weights); each number of sites in its own process."""
-    return [processes.alone(_compose, count, rule) for count in sites]
+def composing(sites: Sequence[int], rule: str = "mean", model: ModelSpec = RESNET) -> list[Composed]:
+    """Compose simulated updates of a model; each number of sites in its own process."""
+    return [processes.alone(_compose, count, rule, model) for count in sites]
 
 
-def _compose(sites: int, rule: str) -> Composed:
-    base = snapshot(build_model(ModelSpec(name="resnet18")))
+def _compose(sites: int, rule: str, model: ModelSpec) -> Composed:
+    base = snapshot(build_model(model))
     size = sum(x.numel() * x.element_size() for x in base.values())
     generator = Generator().manual_seed(0)
     delta = {name: 1e-3 * torch.randn(x.shape, generator=generator) for name, x in base.items() if x.is_floating_point()}
