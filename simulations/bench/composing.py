@@ -15,7 +15,6 @@ from excise.common.weights import Weights, snapshot
 from excise.server.composition import Update, new_composer
 from excise.simulations.bench import processes
 
-
 RESNET = ModelSpec(name="resnet18")
 """11 million weights."""
 
