@@ -31,7 +31,7 @@ SLACK = 0.05
 """By how much accuracy may stay below the original's and still count as back."""
 ROUNDING = 1e-6
 """Accuracies are means in float32: 19 of 20 is a hair below 0.95."""
-LOOKED = 64
+LOOKED = 16
 """Images that the relearn test looks at together."""
 
 
