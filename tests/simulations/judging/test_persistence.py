@@ -141,7 +141,7 @@ def test_a_goal_is_watched_as_if_every_image_were_looked_at(known_from: list[int
 
 
 def test_what_was_wrong_is_looked_at_first() -> None:
-    """Of 1,000 images the last hundred are wrong: they are found once, and from then on in one look."""
+    """Of 1,000 images the last hundred are wrong: they are found once; from then on no others are looked at."""
     x, y = torch.zeros(1000, 1), torch.zeros(1000, dtype=torch.int64)
     x[900:] = 1
     model, watch = _Taught(), _Watch((x, y), 0.95)
@@ -150,7 +150,7 @@ def test_what_was_wrong_is_looked_at_first() -> None:
     assert 900 < model.images < 1000
     model.images = 0
     assert not watch.reached(model)
-    assert model.images == LOOKED
+    assert 51 <= model.images < 51 + LOOKED  # at 51 wrong ones the goal is out of reach
 
 
 def test_19_of_20_is_95_of_100() -> None:
