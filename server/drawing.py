@@ -84,8 +84,12 @@ def legend_below(axes: Axes, columns: int) -> None:
 
 
 def plain(value: float, _: object = None) -> str:
-    """Tick label without an exponent where three digits do."""
-    return f"{value:.3g}"
+    """Tick label without an exponent: three digits, of thousands all.
+
+    >>> [plain(value) for value in (0.12345, 100, 1000, 12_000)]
+    ['0.123', '100', '1,000', '12,000']
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def signed(value: float, _: object = None) -> str:
