@@ -5,6 +5,8 @@ PYTHON ?= $(or $(firstword $(foreach name,python3.11 python3.12 python3,$(shell 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+ROOM := 9
+# GB that the installation takes, with what pip unpacks beside it: 7.8 in the end, nearly all of it torch.
 
 # Where it is set, every process of a deployment's tests would compile all of excise anew before it begins.
 unexport PYTHONDONTWRITEBYTECODE
@@ -46,6 +48,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null || { \
 	  echo "excise needs Python 3.11 or 3.12; found: $$("$(PYTHON)" --version 2>&1 || true)" >&2; \
 	  echo "Install python3.11 (on Debian: python3.11 and python3.11-venv) or name one: make PYTHON=/path/to/python3.11 setup" >&2; \
+	  exit 1; }
+	@free=$$(df -P -k . | awk 'NR == 2 {print int($$4 * 1024 / 1e9)}'); [ -e $(VENV) ] || [ "$$free" -ge $(ROOM) ] || { \
+	  echo "excise needs $(ROOM) GB of disk to be installed, nearly all of it for torch; free here: $$free GB" >&2; \
+	  echo "Make room, or clone to where there is some" >&2; \
 	  exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/pip install --constraint constraints.txt --editable '.[demo,dev]'
