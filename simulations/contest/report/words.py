@@ -108,12 +108,11 @@ def _summary(contests: Sequence[Contest], stood: Sequence[Standing], dear: Mappi
     compared = [one for one in stood if one.leads]
     if not compared:
         return f"Nothing can be said of ours: there is no scenario in which {NAME} and a method that is not ours have a model."
-    count = {word: sum(one.word == word for one in compared) for word in ("first", "tie", "behind")}
-    text = (
-        f"Of {len(compared)} comparisons (scenario by measure), {NAME} is first in {count['first']}, ties in {count['tie']} "
-        f"and is behind in {count['behind']}. "
-    )
-    if count["behind"] == 0:
+    text = f"Of {len(compared)} comparisons (scenario by measure), {NAME} is {_places(compared)}"
+    measures = dict.fromkeys(one.measure.name for one in compared)
+    by = {name: _places([one for one in compared if one.measure.name == name]) for name in measures}
+    text += f": {'; '.join(f'by {name} {places}' for name, places in by.items())}. "
+    if not any(one.lost for one in compared):
         scores = {name: [one.score.mean for one in compared if one.measure.name == name] for name in ("ToW", AUC.name)}
         text += "It loses to no other method: " + "; ".join(f"{name} {_range(of)}" for name, of in scores.items() if of) + ". "
     if again := [one for one in stood if one.again]:
@@ -128,6 +127,11 @@ def _summary(contests: Sequence[Contest], stood: Sequence[Standing], dear: Mappi
             f"; more than {BUDGET:g} in {len(dear)} of {len(contests)}." if dear else "."
         )
     return text
+
+
+def _places(compared: Sequence[Standing]) -> str:
+    count = {word: sum(one.word == word for one in compared) for word in ("first", "tie", "behind")}
+    return f"first in {count['first']}, ties in {count['tie']} and is behind in {count['behind']}"
 
 
 def _absent(contest: Contest, found: Sequence[Standing]) -> list[Item]:

@@ -121,7 +121,10 @@ def test_a_loss_is_told_with_its_figures_and_to_whom() -> None:
         "and PUF by 0.010 [0.010 to 0.010]. 1 more is ahead.",
         "brain-mri, cost: 0.200 of retraining's images and 0.200 of retraining's seconds, where at most 0.125 was to be.",
     ]
-    assert "is first in 0, ties in 1 and is behind in 1" in honest([lost]).summary
+    assert (
+        "is first in 0, ties in 1 and is behind in 1: by ToW first in 0, ties in 0 and is behind in 1; "
+        "by AUC distance first in 0, ties in 1 and is behind in 0. "
+    ) in honest([lost]).summary
     places = {name: str(rank) for name, rank in ranks(lost.ranked(TOW)).items()}
     assert places == {SCRUB: "=1", "PUF": "2", "NoT": "3", OURS: "4", "FedOSD": "5"}
     assert str(ranks(lost.ranked(TOW, federated=True))["PUF"]) == "=1"
