@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -141,7 +142,12 @@ def make_task(scenario: Scenario, home: Path, progress: Progress) -> Task:
     """
     if scenario.model.multi_label or scenario.after:
         raise ConfigError("the benchmark takes requests, of single labels, to a model that the scenario itself trains")
-    made = make_sites(scenario, home, lambda done, of: progress(f"making sites, {done} of {of}"))
+
+    def counted(done: int, of: int) -> None:
+        if done == of or done % math.ceil(of / 100) == 0:  # where it is no terminal each is a line
+            progress(f"making sites, {done} of {of}")
+
+    made = make_sites(scenario, home, counted)
     sites = {config.parent.name: _images(config, scenario) for config in made.configs}
     forget = torch.cat([site.forget[1] for site in sites.values()])
     if not len(forget):
