@@ -74,7 +74,8 @@ def not_run(contests: Sequence[Contest], scenarios: Iterable[str], methods: Iter
         if contest.traced
     ]
     if len(tried) < len(contests) or any(contest.traced != contest.seeds for contest in contests):
-        found.append(Item("U-LiRA and RMIA", f"tried in {', '.join(tried) or 'no scenario'}: `--shadows` does that."))
+        where = f"{', '.join(tried)} alone" if tried else "no scenario"
+        found.append(Item("U-LiRA and RMIA", f"tried in {where}; the option --shadows tries them."))
     for contest in contests:
         lacking = [f"{one.name} with {_seeds(lacks)}" for one in contest.methods.values() if (lacks := contest.lacking(one))]
         if lacking:

@@ -217,7 +217,7 @@ def test_what_was_not_run_is_told_from_the_records() -> None:
     assert told == {
         "Scenarios": "fashion-x.",
         "Methods in brain-mri": "SalUn.",
-        "U-LiRA and RMIA": "tried in no scenario: `--shadows` does that.",
+        "U-LiRA and RMIA": "tried in no scenario; the option --shadows tries them.",
         "Seeds in brain-mri": "FedOSD with seeds 1, 2: not ranked.",
         "Further seeds in brain-mri": "some methods have seed 3 as well; no figure is of that.",
     }
@@ -229,7 +229,7 @@ def test_what_was_not_run_is_told_from_the_records() -> None:
 def test_where_shadow_models_were_made_is_told() -> None:
     without, of_some = contest([record(OURS)]), contest([replace(record(OURS, scenario="traced"), shadows=8)])
     told = {item.head: item.text for item in not_run([without, of_some], [], [])}
-    assert told["U-LiRA and RMIA"] == "tried in traced: `--shadows` does that."
+    assert told["U-LiRA and RMIA"] == "tried in traced alone; the option --shadows tries them."
     assert "U-LiRA and RMIA" not in {item.head for item in not_run([of_some], [], [])}
 
 
@@ -249,7 +249,7 @@ def test_traces_are_told_of_the_seeds_and_by_the_records_that_have_shadow_models
         "brain-mri, U-LiRA: an attacker for each image tells the forgotten by 0.150 more than in the retrained model."
     ]
     not_told = {item.head: item.text for item in not_run([found], [], [])}
-    assert not_told["U-LiRA and RMIA"] == "tried in brain-mri (seeds 0, 1): `--shadows` does that."
+    assert not_told["U-LiRA and RMIA"] == "tried in brain-mri (seeds 0, 1) alone; the option --shadows tries them."
 
 
 def test_two_scenarios_of_one_name_are_two_contests() -> None:
