@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ROOM := 9
-# GB that the installation takes, with what pip unpacks beside it: 7.8 in the end, nearly all of it torch.
+# GB that the installation takes, with what pip unpacks beside it: 7.7 in the end, nearly all of it torch.
 
 # Where it is set, every process of a deployment's tests would compile all of excise anew before it begins.
 unexport PYTHONDONTWRITEBYTECODE

@@ -100,6 +100,7 @@ class Message:
 
 
 _FIELDS: dict[type[Message], Mapping[str, tuple[Any, bool]]] = {}
+"""By kind of message. Not `functools.cache`: mypy takes no class of a dataclass for a key of it."""
 
 
 def _fields(message: type[Message]) -> Mapping[str, tuple[Any, bool]]:

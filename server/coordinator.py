@@ -74,6 +74,7 @@ class Coordinator:
         shifts = {str(s): round(mix.log_odds_shift(s), 4) for s in mix.known}
         self.folder.event("class_mix", distance=round(mix.distance(), 4), log_odds_shift=shifts)
         unlearned, audited = self._unlearn(original.weights, mix)
+        # Not before: of a thousand sites it is many numbers, which all rounds would keep.
         results["original"] = {**before.as_json(), "cost": original.cost, "digest": digest(original.weights)}
         results |= unlearned
         models = {ORIGINAL: original.weights, "unlearned": load_weights(self.folder.path / REVISED)}

@@ -118,12 +118,12 @@ def _judged(
     kept = {name: read(path_of(home, key, name, seed)) for name in entries}
     due = [name for name, before in kept.items() if before is None or before.searched != searched[name]]
     if due:
-        _judge(due, task_of(seed), scenario, entries, searched, home, progress)
+        _make_records(due, task_of(seed), scenario, entries, searched, home, progress)
     done = (read(path_of(home, key, name, seed)) for name in entries)
     return [one for one in done if one is not None]
 
 
-def _judge(
+def _make_records(
     due: Sequence[str],
     task: Task,
     scenario: Scenario,
